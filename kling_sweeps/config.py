@@ -1,0 +1,253 @@
+"""From Hydra's DictConfig to frozen dataclasses: here it ends, and with it what Hydra would let pass."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from kling_sweeps import metrics
+from kling_sweeps.config_reader import Reader, close
+from kling_sweeps.emulator.settings import EmulatorSettings
+from kling_sweeps.errors import ConfigError
+from kling_sweeps.model import Model, read_model
+from kling_sweeps.request import GenerationRequest
+from kling_sweeps.settings import (
+    BudgetSettings,
+    Cell,
+    Policy,
+    PollSettings,
+    ProviderSettings,
+    Settings,
+)
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
+
+KEYS = (
+    "prompt negative_prompt cfg_scale aspect_ratio duration sample "
+    "model prompts metrics provider tracking store budget dry_run unknown retry on_interrupt fail_fast"
+).split()
+CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
+EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
+# The environment variable in which a command's id reaches its worker processes.
+COMMAND_ID = "KLING_SWEEPS_COMMAND"
+PROVIDERS = ("auto", "fal", "emulator")
+ID = re.compile(r"[\w.-]+")
+FACTOR = re.compile(r"(?<!\\)\$\{\s*([A-Za-z_]\w*)\s*\}")
+
+
+def read_all(jobs: Iterable[tuple[DictConfig, DictConfig]]) -> tuple[Settings, list[Cell]]:
+    """Read every job, given as its config and Hydra's own part; raise ConfigError with all problems."""
+    problems: dict[str, None] = {}
+    read = []
+    for cfg, hydra in jobs:
+        try:
+            read.append(read_job(cfg, hydra))
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+    if len({repr(settings) for settings, _ in read}) > 1:
+        shared = "provider, store, tracking, metrics, budget and dry_run"
+        problems[f"{shared} are the same for all runs of a sweep; sweep something else"] = None
+    if not read and not problems:
+        problems["the sweep has no runs: one of its keys is swept over nothing"] = None
+    if problems:
+        raise ConfigError(*problems)
+    return read[0][0], [cell for _, cell in read]
+
+
+def read_job(cfg: DictConfig, hydra: DictConfig) -> tuple[Settings, Cell]:
+    """Read one job's config; raise ConfigError with everything that is wrong with it."""
+    reader = _JobReader(cfg, hydra)
+    settings, cell = reader.settings(), reader.cell()
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return settings, cell
+
+
+class _JobReader(Reader):
+    """Reads the config of one job, with Hydra's own part beside it."""
+
+    def __init__(self, cfg: DictConfig, hydra: DictConfig) -> None:
+        super().__init__(cfg)
+        self.hydra = hydra
+
+    def settings(self) -> Settings:
+        for key, valid in (("store", ["dir"]), ("tracking", ["uri"])):
+            self.group(key, valid)
+        spec = self.value("metrics", {}) or {}
+        try:
+            metrics.build(spec)
+        except ConfigError as error:
+            self.report(*error.problems)
+        sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
+        return Settings(
+            sweep=sweep,
+            command=os.environ.get(COMMAND_ID) or self.folder(),
+            provider=self.provider(),
+            store_dir=Path(str(self.value("store.dir"))).expanduser(),
+            tracking_uri=self.tracking_uri(),
+            metrics=spec,
+            budget=self.budget(),
+            policy=Policy(
+                **{key: self.choice(key, valid) for key, valid in CHOICES.items()},
+                fail_fast=self.flag("fail_fast"),
+            ),
+            dry_run=self.flag("dry_run"),
+        )
+
+    def folder(self) -> str:
+        """Return the name of the folder that Hydra gives a command, which all its jobs share."""
+        is_sweep = self.hydra.mode == RunMode.MULTIRUN
+        return "-".join(Path(self.hydra.sweep.dir if is_sweep else self.hydra.run.dir).parts[-2:])
+
+    def budget(self) -> BudgetSettings:
+        self.group("budget", (f.name for f in fields(BudgetSettings)))
+        return BudgetSettings(
+            max_usd=self.number("budget.max_usd"),
+            partial=self.flag("budget.partial"),
+            allow_unknown_price=self.flag("budget.allow_unknown_price"),
+        )
+
+    def provider(self) -> ProviderSettings:
+        self.group("provider", (f.name for f in fields(ProviderSettings)))
+        self.group("provider.poll", (f.name for f in fields(PollSettings)))
+        name = self.value("provider.name")
+        if name not in PROVIDERS:
+            self.report(f"provider={name} is unknown; valid are {', '.join(PROVIDERS)}")
+        return ProviderSettings(
+            name=str(name),
+            base_url=self.base_url(),
+            **{key: self.number(f"provider.{key}") for key in ("timeout_s", "pause_s", "history_wait_s")},
+            poll=PollSettings(**{f.name: self.number(f"provider.poll.{f.name}") for f in fields(PollSettings)}),
+            max_video_mb=self.number("provider.max_video_mb"),
+            emulator=self.emulator(),
+        )
+
+    def emulator(self) -> EmulatorSettings:
+        """Read what the emulator is started with; its own class knows what is allowed."""
+        self.group("provider.emulator", EMULATOR_KEYS)
+        whole = {key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_KEYS[:-1]}
+        try:
+            return EmulatorSettings(**whole, latency_s=self.number("provider.emulator.latency_s"))
+        except ValueError as error:
+            self.report(f"provider.emulator: {error}")
+            return EmulatorSettings()
+
+    def base_url(self) -> str | None:
+        url = self.value("provider.base_url")
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(str(url))
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.path.strip("/") or parts.username or parts.query:
+            self.report(
+                "provider.base_url is not the address of a server alone, like http://127.0.0.1:8900"
+            )
+        return str(url).rstrip("/")
+
+    def tracking_uri(self) -> str:
+        uri = str(self.value("tracking.uri"))
+        if "${oc.env:" not in str(self.raw.get("tracking", {}).get("uri")) and urlsplit(uri).password:
+            self.report(
+                "tracking.uri holds a password, which would be kept in Hydra's config dumps: "
+                "set MLFLOW_TRACKING_URI in the environment instead"
+            )
+        return uri
+
+    def cell(self) -> Cell | None:
+        model = self.model()
+        if model is None:
+            return None
+        prompt, text, factors = self.prompt()
+        self.unknown_keys(model)
+        values = {k: self.value(k) for k in self.raw if k in model.arguments} | {"prompt": text}
+        arguments, problems = model.read_arguments(values)
+        if text is None:  # which is reported already
+            problems = [problem for problem in problems if not problem.startswith("prompt=")]
+        self.report(*problems)
+        sample = self.number("sample", whole=True)
+        if self.problems:
+            return None
+        request = GenerationRequest(model.endpoint, arguments, sample, model.price_usd(arguments))
+        return Cell(request, model.name, prompt, factors, self.name(request, prompt, factors))
+
+    def model(self) -> Model | None:
+        try:
+            return read_model(self.value("model", {}))
+        except ValueError as error:
+            self.report(str(error))
+            return None
+
+    def prompt(self) -> tuple[str, str | None, dict[str, str]]:
+        """Return the prompt's id or text, its text (None where it has none) and its factors."""
+        prompt, texts = str(self.raw.get("prompt")), self.prompt_texts
+        if prompt not in texts and ID.fullmatch(prompt):
+            self.report(
+                f"prompt={prompt} is not in the prompt set{close(prompt, texts)} "
+                "(a text of one word goes into a prompt set of your own)"
+            )
+            return prompt, None, {}
+        template = texts.get(prompt, prompt)
+        key = "prompt"
+        if prompt in texts:
+            is_mapping = isinstance(self.raw["prompts"][prompt], dict)
+            key = f"prompts.{prompt}" + ".text" * is_mapping
+        factors = {name: str(self.value(name)) for name in FACTOR.findall(template)}
+        text = self.value(key)
+        if text is None and not any(problem.startswith(f"{key}: ") for problem in self.problems):
+            self.report(f"{key} has no text")
+        return prompt if prompt in texts else str(text), text, factors
+
+    @cached_property
+    def prompt_texts(self) -> dict[str, str]:
+        """Return the unresolved text of every prompt of the set, by id."""
+        texts = {}
+        for prompt, entry in (self.raw.get("prompts") or {}).items():
+            text = entry.get("text") if isinstance(entry, dict) else entry
+            if isinstance(entry, dict) and set(entry) != {"text"} or text is None:
+                self.report(f"prompts.{prompt} is neither a text nor a mapping with `text` alone")
+            elif not isinstance(text, str):
+                self.report(f"prompts.{prompt} is {text!r}, not a text; YAML wants it in quotes")
+            texts[str(prompt)] = str(text)
+        return texts
+
+    def unknown_keys(self, model: Model) -> None:
+        """Report top-level keys that neither this project, the model nor a template knows."""
+        factors = {name for text in self.prompt_texts.values() for name in FACTOR.findall(text)}
+        known = {*KEYS, *model.arguments, *factors, *FACTOR.findall(str(self.raw.get("prompt")))}
+        for key in self.raw:
+            if key == "sweep":
+                self.report("a file of conf/sweep/ must begin with `# @package _global_`")
+            elif key not in known:
+                self.report(f"{key} is unknown{close(key, known)}")
+            elif key not in model.arguments and key in KEYS[1:5] and self.value(key) is not None:
+                self.report(f"{key}={self.value(key)}: {model.name} takes no {key}")
+
+    def name(self, request: GenerationRequest, prompt: str, factors: Mapping[str, str]) -> str:
+        """Return what a person calls the run, like `potter · cfg 0.5 · 16:9 · 5 s · #0`."""
+        given = {o.split("=", 1)[0].lstrip("+") for o in self.hydra.overrides.task}
+        swept = [value for name, value in factors.items() if name in given]
+        arguments = dict(request.arguments)
+        shown = {
+            "cfg_scale": "cfg {:g}", "aspect_ratio": "{}", "duration": "{} s"
+        }  # fmt: skip
+        settings = [form.format(arguments[k]) for k, form in shown.items() if k in arguments]
+        parts = [prompt, *swept, *settings, f"#{request.sample}"]
+        return " · ".join(_short(part) for part in parts)
+
+
+def _short(text: str) -> str:
+    """Return a text on one line of at most 40 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else f"{line[:39].rstrip()}…"
