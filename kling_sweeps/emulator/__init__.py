@@ -1,0 +1,105 @@
+"""fal's queue on this machine: its protocol over HTTP, with real H.264 files that cost nothing.
+
+    python -m kling_sweeps.emulator --port 8900
+
+The real fal client talks to it. A request's `Host` says which of fal's hosts it is for
+(queue.fal.run, fal.run, api.fal.ai and the backups queue.falrun.com, falrun.com); where that says
+nothing, the path does, and a POST is a submission to the queue. Every answer carries the header
+`x-kling-sweeps-emulator: 1`, and every frame of every video the word "emulated".
+
+Where fal leaves the choice, the less comfortable one is made: a request that is running when it is
+cancelled completes and is charged, and only requests that have ended are in the history.
+
+
+The ledger
+----------
+`GET /_emulator/ledger` lists every submission that was accepted, the oldest first: `request_id`, `endpoint`, `arguments`, `charged_usd`, `status` (IN_QUEUE, IN_PROGRESS, COMPLETED),
+`status_code` and `error_type` of its result, `answered` (whether an answer with its request id was
+sent whole) and `submitted_at` (seconds since 1970). A video is charged when it is complete; a failure
+is not, except for a 422 whose fault says so.
+
+`GET /_emulator` says what this is. `GET /_emulator/counters` counts requests by kind: `submits`
+(POSTs to the queue), `accepted`, `runs` (POSTs to fal.run), `status_polls`, `results`, `cancels`,
+`history`, `pricing`, `file_downloads`; PUT or DELETE starts again from zero. None of these needs a key.
+
+
+Faults
+------
+`PUT /_emulator/faults` replaces all rules by a JSON list of others, `GET` lists them with how often
+each was `applied`, `DELETE` removes them. A rule is an object:
+
+    {"at": "submit", "fault": "drop", "times": 1, "match": "potter"}
+
+`at` and `fault` are from the table below. These keys choose the events that a rule applies to; of
+several rules the first that applies is followed:
+
+    match        only where the prompt contains this text, or the request id is this one
+    nth          only the nth such event (1 is the first)
+    times        at most this many times; without it, for ever
+    probability  with this chance, drawn from a generator with `seed` (default 0)
+
+The options of a fault stand beside them, here with their defaults. A rule that can't be followed is
+refused with 422 and the valid names, and the rules before it stay in force.
+
+Everywhere but at `generate`:
+    drop                    the connection is closed without an answer
+    reset                   the connection is reset (RST) without an answer
+    hang                    no answer for `seconds` (30), then closed
+    error_500               a JSON error
+    unavailable_503         a JSON error
+    nginx_502, nginx_504    an HTML error page of a proxy
+    html_200                a page where JSON is expected
+
+At `submit`, `status`, `result`, `cancel` and `history`:
+    unauthorized_401        the key is not known
+    locked_403              the account is locked
+    too_many_429            with a Retry-After of `retry_after` seconds, if that is not 0
+
+At `submit` each has the option `accepted`: whether the submission is accepted (and run, and charged)
+all the same. It is true by default for drop, hang, html_200 and cut, false for all others.
+    timeout_408             a time-out
+    cut                     the connection is closed after a `share` (0.5) of the answer's body
+
+At `generate`, where the request itself fails:
+    moderation_422          content_policy_violation; `charged` (false)
+    no_media_422            no_media_generated; `charged` (false)
+    error_500               internal_server_error
+    downstream_400          downstream_service_error
+    generation_timeout_504, request_timeout_504, startup_timeout_504
+    runner_disconnected_503, runner_connection_error_503, runner_scheduling_failure_503
+    runner_incomplete_response_502, runner_server_error_500
+    slow                    nothing fails; it takes `seconds` (5) longer
+
+At `status` and `cancel`:
+    not_found_404
+
+At `result`:
+    result_504              a JSON 504, though the request is complete
+    not_found_404, expired_410
+    in_progress_400         "Request is still in progress", though it is complete
+
+At `history` (`match` is not used there):
+    lag                     what ended less than `seconds` (60) ago is missing
+    small_pages             at most `size` (1) items a page
+    missing                 nothing is found
+    unfinished_too          requests that wait or run are listed too, at once
+
+At `file`:
+    truncated               the connection is closed after a `share` (0.5) of what was promised;
+                            ranges are honoured
+    truncated_no_range      the same, with the whole file promised whatever range was asked for
+    no_range                the whole file, whatever range was asked for
+    zero_bytes              an empty file
+    not_a_video             an HTML page with a 200
+    wrong_type              the video under another `content_type` ("application/octet-stream")
+    absurd_length           a Content-Length of `length` (10^15), and zeros
+    endless                 `bytes` (10^9) zeros without a Content-Length
+    not_found_404, expired_410
+    redirect                a 302 to `location` ("http://elsewhere.invalid/video.mp4")
+    slow                    the file spread over `seconds` (5)
+"""
+
+from .process import EmulatorProcess
+from .settings import EmulatorSettings
+
+__all__ = ["EmulatorProcess", "EmulatorSettings"]

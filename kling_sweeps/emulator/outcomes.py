@@ -1,0 +1,117 @@
+"""How a generation ends: with a video, or with one of fal's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import models
+from .faults import Fault
+from .submission import Outcome, Submission
+
+# Failures that the model reports: status code, type, message.
+_OF_THE_MODEL = {
+    "moderation_422": (
+        422,
+        "content_policy_violation",
+        "The content could not be processed because it was flagged by a content checker.",
+    ),
+    "no_media_422": (422, "no_media_generated", "The model did not generate any media."),
+    "error_500": (500, "internal_server_error", "An unexpected error occurred."),
+    "downstream_400": (
+        400,
+        "downstream_service_error",
+        "The downstream service refused the request.",
+    ),
+    "generation_timeout_504": (504, "generation_timeout", "The generation took too long."),
+}
+# Failures that the queue reports.
+_OF_THE_REQUEST = {
+    "request_timeout_504": (
+        504,
+        "request_timeout",
+        "The request timed out before it was processed",
+    ),
+    "startup_timeout_504": (504, "startup_timeout", "The runner did not start in time"),
+    "runner_disconnected_503": (503, "runner_disconnected", "The runner disconnected"),
+    "runner_connection_error_503": (
+        503,
+        "runner_connection_error",
+        "The runner could not be reached",
+    ),
+    "runner_scheduling_failure_503": (
+        503,
+        "runner_scheduling_failure",
+        "No runner could be scheduled",
+    ),
+    "runner_incomplete_response_502": (
+        502,
+        "runner_incomplete_response",
+        "The runner's response was incomplete",
+    ),
+    "runner_server_error_500": (500, "runner_server_error", "The runner failed"),
+    "client_cancelled_499": (499, "client_cancelled", "The request was cancelled by the client"),
+}
+
+
+def of_fault(fault: Fault, submission: Submission) -> Outcome:
+    """Return the failure that a fault at `generate` stands for."""
+    if fault.name in _OF_THE_REQUEST:
+        return of_request(fault.name)
+    code, kind, message = _OF_THE_MODEL[fault.name]
+    price = models.price_usd(submission.endpoint, submission.arguments)
+    charged = price if fault.options.get("charged") else 0.0
+    return _of_model(code, [{"loc": ["body", "prompt"], "msg": message, "type": kind}], charged)
+
+
+def of_request(name: str) -> Outcome:
+    """Return a failure that the queue reports, by its name in this module's table."""
+    code, kind, message = _OF_THE_REQUEST[name]
+    return Outcome(code, {"detail": message, "error_type": kind}, error=message, error_type=kind)
+
+
+def of_problems(problems: list[models.Problem]) -> Outcome:
+    """Return the failure of arguments that the model refuses; it isn't charged."""
+    return _of_model(422, problems, 0.0)
+
+
+def of_render_failure(error: Exception) -> Outcome:
+    """Return the failure of an emulator that couldn't render."""
+    detail = [
+        {
+            "loc": ["body"],
+            "msg": f"the emulator could not render: {error}",
+            "type": "internal_server_error",
+        }
+    ]
+    return _of_model(500, detail, 0.0)
+
+
+def of_video(name: str, file_size: int, submission: Submission) -> Outcome:
+    """Return the success of a request whose video is the file `name`."""
+    price = models.price_usd(submission.endpoint, submission.arguments)
+    return Outcome(200, video=name, file_size=file_size, charged_usd=price)
+
+
+def body(outcome: Outcome, base_url: str) -> Any:
+    """Return an outcome's body as JSON values, the video's address included."""
+    if outcome.video is None:
+        return outcome.body
+    video: Mapping[str, Any] = {
+        "url": f"{base_url}/files/{outcome.video}",
+        "content_type": "video/mp4",
+        "file_name": outcome.video,
+        "file_size": outcome.file_size,
+    }
+    return {"video": video}
+
+
+def _of_model(code: int, detail: list[models.Problem], charged_usd: float) -> Outcome:
+    first = detail[0]
+    return Outcome(
+        code,
+        {"detail": detail},
+        error=first["msg"],
+        error_type=first["type"],
+        charged_usd=charged_usd,
+    )

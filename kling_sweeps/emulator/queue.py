@@ -1,0 +1,171 @@
+"""The queue: accepted submissions, slots to run them in, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from . import models, outcomes
+from .faults import Faults
+from .journal import Journal
+from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
+from .settings import EmulatorSettings
+from .submission import IN_QUEUE, Outcome, Submission
+
+
+class RequestQueue:
+    """All submissions; at most `settings.slots` of them run, the others wait in their order."""
+
+    def __init__(
+        self, settings: EmulatorSettings, folder: Path, journal: Journal, faults: Faults
+    ) -> None:
+        self.folder = folder
+        self._settings, self._journal, self._faults = settings, journal, faults
+        self._submissions = {known.request_id: known for known in journal.read()}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._threads = ThreadPoolExecutor(render_workers(settings.slots), "render")
+        self._stopping = threading.Event()
+        self._changed = asyncio.Event()
+
+    def start(self) -> None:
+        """Take up again what an earlier emulator left unfinished."""
+        self._threads.submit(prepare)
+        self._fill_slots()
+
+    async def stop(self) -> None:
+        """Stop rendering at the next frame; the next emulator takes up what is unfinished."""
+        self._stopping.set()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._threads.shutdown(cancel_futures=True)
+
+    def all(self) -> list[Submission]:
+        """Return every accepted submission, the oldest first."""
+        return list(self._submissions.values())
+
+    def find(self, request_id: str) -> Submission | None:
+        """Return the submission of an id."""
+        return self._submissions.get(request_id)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot is taken."""
+        return len(self._tasks) >= self._settings.slots
+
+    def accept(
+        self,
+        endpoint: str,
+        arguments: dict[str, Any],
+        low_priority: bool,
+        start_timeout_s: float | None,
+    ) -> Submission:
+        """Accept a submission: from here on it is run and charged, whatever the client hears of it."""
+        accepted = Submission(
+            len(self._submissions), endpoint, arguments, low_priority, start_timeout_s
+        )
+        self._journal.accepted(accepted)
+        self._submissions[accepted.request_id] = accepted
+        if start_timeout_s is not None:
+            asyncio.get_running_loop().call_later(start_timeout_s, self._expire, accepted)
+        self._fill_slots()
+        return accepted
+
+    def mark_answered(self, submission: Submission) -> None:
+        """Note that the client was sent the request id."""
+        submission.answered = True
+        self._journal.answered(submission)
+
+    def position(self, submission: Submission) -> int:
+        """Return how many requests are before this one; 0 when it isn't waiting."""
+        waiting = self._waiting()
+        return waiting.index(submission) if submission in waiting else 0
+
+    def cancel(self, submission: Submission) -> bool:
+        """Cancel what still waits; what runs goes on, as it may at fal. False when it has ended."""
+        if submission.outcome is not None:
+            return False
+        if submission.status == IN_QUEUE:
+            self._end(submission, outcomes.of_request("client_cancelled_499"))
+        return True
+
+    async def change(self) -> None:
+        """Wait until any request starts or ends."""
+        await self._changed.wait()
+
+    async def ended(self, submission: Submission) -> Outcome:
+        """Wait until a request has ended."""
+        while submission.outcome is None:
+            await self.change()
+        return submission.outcome
+
+    def _waiting(self) -> list[Submission]:
+        waiting = [known for known in self._submissions.values() if known.status == IN_QUEUE]
+        return sorted(waiting, key=lambda known: (known.low_priority, known.ordinal))
+
+    def _fill_slots(self) -> None:
+        while not self.is_full and not self._stopping.is_set() and (waiting := self._waiting()):
+            submission = waiting[0]
+            submission.started_at = time.time()
+            self._tasks[submission.request_id] = asyncio.create_task(self._run(submission))
+        self._announce()
+
+    async def _run(self, submission: Submission) -> None:
+        try:
+            outcome = await self._generate(submission)
+        except (RenderStopped, asyncio.CancelledError):
+            return
+        del self._tasks[submission.request_id]
+        self._end(submission, outcome)
+
+    async def _generate(self, submission: Submission) -> Outcome:
+        fault = self._faults.pick("generate", submission.prompt, submission.request_id)
+        latency = self._settings.latency_s
+        if fault is not None and fault.name == "slow":
+            latency, fault = latency + fault.options["seconds"], None
+        wait = asyncio.create_task(asyncio.sleep(latency))
+        if fault is not None:
+            outcome = outcomes.of_fault(fault, submission)
+        elif problems := models.problems(submission.arguments):
+            outcome = outcomes.of_problems(problems)
+        else:
+            outcome = await self._render(submission)
+        await wait
+        return outcome
+
+    async def _render(self, submission: Submission) -> Outcome:
+        name, arguments = (
+            f"{submission.request_id}_output.mp4",
+            models.with_defaults(submission.arguments),
+        )
+        try:
+            await self._write(name, arguments, submission.request_id)
+        except RenderStopped:
+            raise
+        except Exception as error:  # whatever it is, the request has to end
+            return outcomes.of_render_failure(error)
+        return outcomes.of_video(name, (self.folder / name).stat().st_size, submission)
+
+    async def _write(self, name: str, arguments: Mapping[str, Any], request_id: str) -> None:
+        path = self.folder / name
+        if not is_rendered(path):
+            work = (path, arguments, request_id, self._settings, self._stopping)
+            await asyncio.get_running_loop().run_in_executor(self._threads, render_video, *work)
+
+    def _end(self, submission: Submission, outcome: Outcome) -> None:
+        submission.end(outcome)
+        self._journal.ended(submission)
+        self._fill_slots()
+
+    def _expire(self, submission: Submission) -> None:
+        if submission.status == IN_QUEUE:
+            self._end(submission, outcomes.of_request("request_timeout_504"))
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,54 @@
+"""Rendering in threads, without importing synthesis before it is needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .settings import EmulatorSettings
+
+
+class RenderStopped(Exception):
+    """The emulator is going down, so the video is not finished."""
+
+
+def render_workers(slots: int) -> int:
+    """Return how many videos are rendered at once: a core each, a slot each."""
+    return max(1, min(slots, os.cpu_count() or 1))
+
+
+def is_rendered(path: Path) -> bool:
+    """Return whether the video is there; files appear under their name when they are whole."""
+    return path.exists()
+
+
+def prepare() -> None:
+    """Import what rendering needs, so that the first video doesn't wait for it."""
+    from . import synthesis
+
+    del synthesis
+
+
+def render_video(
+    path: Path,
+    arguments: Mapping[str, Any],
+    request_id: str,
+    settings: EmulatorSettings,
+    stopping: threading.Event,
+) -> None:
+    """Render a request's video to `path`. Raises RenderStopped when `stopping` is set meanwhile."""
+    import cv2
+
+    from .synthesis import render
+
+    cv2.setNumThreads(1)
+
+    def check() -> None:
+        if stopping.is_set():
+            raise RenderStopped
+
+    size = settings.frame_size(arguments["aspect_ratio"])
+    render(path, arguments, request_id, size, settings.fps, check)
