@@ -1,0 +1,256 @@
+"""The journal of one generation: every step on disk before the next begins, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kling_sweeps.errors import RunError
+
+
+class Stage(StrEnum):
+    """How far a generation has come."""
+
+    NEW = "new"  # nothing is bought
+    UNKNOWN = "unknown"  # a submission left, and its answer is not known
+    SUBMITTED = "submitted"  # fal has it
+    COMPLETED = "completed"  # fal has finished it
+    FETCHED = "fetched"  # its result is here
+    FINISHED = "finished"  # its video is here
+    FAILED = "failed"  # fal will not make it
+
+
+# What each event of a journal leads to; an event that is not named leaves the stage as it is.
+NEXT = {
+    "submitting": Stage.UNKNOWN,
+    "not_submitted": Stage.NEW,
+    "submitted": Stage.SUBMITTED,
+    "completed": Stage.COMPLETED,
+    "fetched": Stage.FETCHED,
+    "downloaded": Stage.FINISHED,
+    "failed": Stage.FAILED,
+    "cancelled": Stage.NEW,
+    "forgotten": Stage.NEW,
+    "retrying": Stage.NEW,
+}
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What re-attaches to a submitted request: its id, and the addresses fal gave with it."""
+
+    endpoint: str
+    request_id: str
+    status_url: str = ""
+    response_url: str = ""
+    cancel_url: str = ""
+
+
+# What each event says of the money that an attempt cost.
+COSTS = {
+    "submitting": "unknown",
+    "not_submitted": "free",
+    "submitted": "in flight",
+    "completed": "spent",
+    "cancelled": "free",
+    "forgotten": "free",
+}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One submission: `cost` is free, unknown, in flight, spent, or perhaps (a failure fal may charge)."""
+
+    at: datetime
+    sweep: str
+    command: str
+    price_usd: float | None
+    cost: str
+    request_id: str | None = None
+
+    @property
+    def committed_usd(self) -> float:
+        """Return what the attempt has cost or may have cost, in USD."""
+        return 0.0 if self.cost == "free" else self.price_usd or 0.0
+
+
+def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """Return the submissions of a journal in their order."""
+    made: list[Attempt] = []
+    for event in events:
+        name = event["event"]
+        if name == "submitting":
+            at = datetime.fromisoformat(event["at"])
+            by = event.get("sweep", ""), event.get("command", "")
+            made.append(Attempt(at, *by, event.get("price_usd"), "unknown"))
+        cost = COSTS.get(name)
+        if name == "failed":
+            cost = "perhaps" if event["may_have_cost"] else "free"
+        if cost and made:
+            request_id = event.get("request_id", made[-1].request_id)
+            made[-1] = replace(made[-1], cost=cost, request_id=request_id)
+    return made
+
+
+@dataclass(frozen=True)
+class State:
+    """What a journal says: the stage, the request at fal, and how long each part took in seconds.
+
+    `failed` is what fal's status said of a completed request. `spent_usd` is what all attempts have
+    cost, `committed_usd` with what they may have. `retries` counts how often one that failed was begun
+    anew without anybody's word; `is_lost` says that fal no longer has what was paid for.
+    """
+
+    stage: Stage = Stage.NEW
+    ticket: Ticket | None = None
+    submitting_at: datetime | None = None
+    queue_s: float | None = None
+    inference_s: float | None = None
+    download_s: float | None = None
+    error: RunError | None = None
+    failed: bool = False
+    spent_usd: float = 0.0
+    committed_usd: float = 0.0
+    retries: int = 0
+    is_lost: bool = False
+    is_cancelled: bool = False
+
+    @property
+    def request_id(self) -> str | None:
+        return self.ticket and self.ticket.request_id
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether fal has, or may have, something that is not here yet."""
+        return self.stage not in (Stage.NEW, Stage.FINISHED, Stage.FAILED)
+
+    @property
+    def is_failed(self) -> bool:
+        """Tell whether nothing more comes of it unless it is paid for again."""
+        return self.stage is Stage.FAILED or self.is_lost and self.is_open
+
+
+def fold(events: Iterable[Mapping[str, Any]]) -> State:
+    """Return the state that a journal's events lead to."""
+    events = list(events)
+    stage, retries = Stage.NEW, 0
+    seen: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        name = event["event"]
+        stage = NEXT.get(name, stage)
+        if name in ("submitting", "retrying", "cancelled", "forgotten"):
+            seen.clear()
+        if name == "retrying":
+            retries = retries + 1 if event["why"] == "failed" else 0
+        seen[name] = event
+    made = attempts(events)
+    return State(
+        stage=stage,
+        retries=retries,
+        spent_usd=round(sum(a.committed_usd for a in made if a.cost == "spent"), 4),
+        committed_usd=round(sum(a.committed_usd for a in made), 4),
+        **_facts(seen),
+    )
+
+
+def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    submitted, completed = seen.get("submitted", {}), seen.get("completed", {})
+    failed, submitting = seen.get("failed"), seen.get("submitting")
+    started = seen.get("started") or completed
+    inference_s = completed.get("inference_s")
+    if inference_s is None and completed:
+        inference_s = _seconds(started, completed)
+    queue_s = _seconds(submitted, started) if submitted and started else None
+    if queue_s is not None and started is completed:
+        queue_s = max(0.0, queue_s - inference_s)
+    return {
+        "ticket": Ticket(**{f.name: submitted[f.name] for f in fields(Ticket)}) if submitted else None,
+        "submitting_at": submitting and datetime.fromisoformat(submitting["at"]),
+        "queue_s": queue_s,
+        "inference_s": inference_s,
+        "download_s": seen.get("downloaded", {}).get("seconds"),
+        "error": failed and _error(failed),
+        "failed": completed.get("failed", False),
+        "is_lost": "lost" in seen,
+        "is_cancelled": "cancelling" in seen,
+    }
+
+
+def _seconds(first: Mapping[str, Any], last: Mapping[str, Any]) -> float:
+    begin, end = (datetime.fromisoformat(event["at"]) for event in (first, last))
+    return max(0.0, (end - begin).total_seconds())
+
+
+def _error(failed: Mapping[str, Any]) -> RunError:
+    error = RunError(
+        failed["message"], error_type=failed["error_type"], may_have_cost=failed["may_have_cost"]
+    )
+    error.stage = failed["stage"]
+    return error
+
+
+# What makes a line of JSON that lacks its end, or only its line break, no JSON for good.
+CUT_OFF = " (cut off)\n"
+
+
+class Journal:
+    """An append-only file of JSON lines, each forced to disk before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, event: str, **facts: Any) -> None:
+        """Write one event; a line that a crash cut off before, by its last byte even, never counts."""
+        line = json.dumps({"at": _now(), "event": event, **facts}, ensure_ascii=False)
+        is_new = not self.path.exists()
+        with open(self.path, "ab+") as file:
+            if file.tell() and not self._ends_whole(file):
+                line = CUT_OFF + line
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self.path.parent)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return every whole event; what a crash cut off is passed over."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        return [event for line in lines[:-1] if (event := _parse(line))]
+
+    def state(self) -> State:
+        return fold(self.events())
+
+    @staticmethod
+    def _ends_whole(file: Any) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, so that a new file's name survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

@@ -1,0 +1,77 @@
+"""What a provider does: it takes requests, queues them, and answers about them by id."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from kling_sweeps.journal import Ticket
+from kling_sweeps.request import GenerationRequest
+
+
+# The type of the error that a cancelled request has for a result.
+CANCELLED = "client_cancelled"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a provider says of a request: `stage` is IN_QUEUE, IN_PROGRESS or COMPLETED.
+
+    `queue_position` counts from 0, `inference_s` is the provider's own measure in seconds, `failed`
+    tells a completed request that has an error for a result, `log` is the last line of its log.
+    """
+
+    stage: str
+    queue_position: int | None = None
+    inference_s: float | None = None
+    failed: bool = False
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class PastRequest:
+    """One line of a provider's request history."""
+
+    request_id: str
+    sent_at: datetime | None
+    arguments: Mapping[str, Any] | None
+    output: Mapping[str, Any] | None
+
+
+class Provider(Protocol):
+    """Generates videos, paid for once each. All methods belong to one event loop.
+
+    `forgets` tells a provider that was started just now and knows nothing of earlier requests.
+    """
+
+    forgets: bool
+
+    async def check(self, endpoint: str) -> None:
+        """Raise CredentialsError or UnavailableError where submitting could only fail."""
+
+    async def submit(self, request: GenerationRequest) -> Ticket:
+        """Submit once; raise a SubmissionError that says whether it may have been bought."""
+
+    async def status(self, ticket: Ticket) -> Status:
+        """Return where a request is; raise PollError, LockedAccountError or LostResultError."""
+
+    async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
+        """Return a completed request's result; raise GenerationError with what failed instead.
+
+        `failed` is what the status said. Raises PollError where asking again may help.
+        """
+
+    async def cancel(self, ticket: Ticket) -> bool:
+        """Ask to cancel; return False where it had completed already."""
+
+    def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
+        """Yield the requests sent to an endpoint since `start`, with their arguments."""
+
+    async def download(self, url: str, path: Path) -> None:
+        """Fetch a file whole; raise DownloadError."""
+
+    async def close(self) -> None:
+        """Close all connections."""

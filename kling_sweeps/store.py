@@ -1,0 +1,132 @@
+"""Generations as plain files, one folder each, found again by what they were made from.
+
+    <root>/<key[:2]>/<key>/
+        request.json     endpoint, arguments, sample, price
+        journal.jsonl    every step, appended
+        result.json      what fal answered
+        video.mp4
+        measurements/    one folder for each set of metrics
+        lock             held by whoever works on the generation
+    <root>/claims/<request id>   the key that owns a request of fal's
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import AsyncFileLock, FileLock
+
+from kling_sweeps.errors import UnavailableError
+from kling_sweeps.journal import Journal, State, Ticket, sync_folder
+from kling_sweeps.request import GenerationRequest
+
+
+class Store:
+    """All generations of one provider under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check(self) -> None:
+        """Make the folder; raise UnavailableError where it can't be written."""
+        probe = self.root / f".writable-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UnavailableError(
+                f"store.dir: {self.root} can't be written ({error.strerror}); "
+                "choose another folder with store.dir=PATH"
+            ) from None
+
+    def entry(self, request: GenerationRequest) -> Entry:
+        return Entry(self.root / request.key[:2] / request.key, self)
+
+    def claim(self, request_id: str, key: str) -> bool:
+        """Note that a request at fal belongs to `key`; return False where another key has it."""
+        claims = self.root / "claims"
+        claims.mkdir(parents=True, exist_ok=True)
+        path = claims / "".join(c if c.isalnum() or c in "-_." else "_" for c in request_id)
+        part = claims / f".{key}.part"
+        with open(part, "w") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(part, path)  # which is there whole, or not at all
+        except FileExistsError:
+            return path.read_text() == key
+        finally:
+            part.unlink()
+        sync_folder(claims)
+        return True
+
+
+class Entry:
+    """The folder of one generation."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder = folder
+        self.store = store
+        self.video = folder / "video.mp4"
+        self.journal = Journal(folder / "journal.jsonl")
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    def state(self) -> State:
+        return self.journal.state()
+
+    def make_folder(self) -> None:
+        """Make the folder, which outlives a power cut from here on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(self.folder.parent)
+        sync_folder(self.store.root)
+
+    def create(self, request: GenerationRequest) -> None:
+        """Make the folder and write `request.json`, where they are not there yet; under the lock."""
+        self.make_folder()
+        if not (self.folder / "request.json").exists():
+            self.write_json("request.json", request.as_dict())
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        with self.replacing(name) as part:
+            part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary name; what is there when the block ends becomes `name`, forced to disk."""
+        part = self.folder / f"{name}.part"
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, self.folder / name)
+        sync_folder(self.folder)
+
+    def submitted(self, ticket: Ticket, how: str) -> bool:
+        """Journal that fal has the request under this ticket, unless another key has taken it over."""
+        is_mine = self.store.claim(ticket.request_id, self.key)
+        if is_mine:
+            self.journal.append("submitted", **vars(ticket), how=how)
+        return is_mine
+
+    def measurements(self, fingerprint: str) -> Path:
+        """Return the folder of a measurement, which is there once it has been made."""
+        return self.folder / "measurements" / fingerprint
+
+    def lock(self) -> FileLock:
+        return FileLock(self.folder / "lock")
+
+    def async_lock(self) -> AsyncFileLock:
+        return AsyncFileLock(self.folder / "lock", poll_interval=0.2, run_in_executor=False)

@@ -1,0 +1,186 @@
+"""Submitting a request, once; and finding it again where the answer was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import stamina
+
+from kling_sweeps.budget import Budget
+from kling_sweeps.errors import (
+    CredentialsError,
+    LockedAccountError,
+    LostResultError,
+    NeverSentError,
+    PollError,
+    RateLimitedError,
+    RejectedError,
+    UnknownError,
+)
+from kling_sweeps.journal import Ticket, attempts
+from kling_sweeps.provider import Provider
+from kling_sweeps.request import GenerationRequest
+from kling_sweeps.settings import Policy, ProviderSettings
+from kling_sweeps.store import Entry, Store
+from kling_sweeps.workers import Workers
+
+SUBMIT_ATTEMPTS = 6
+# Clocks differ, and fal may note a request a little before it was noted here.
+CLOCK_SKEW = timedelta(minutes=5)
+# What a submission may end in without having been bought; anything else is unknown.
+NOT_BOUGHT = (NeverSentError, RejectedError, RateLimitedError, LockedAccountError, CredentialsError)
+
+Notify = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all the generations of a command work with.
+
+    `first_left` is set once a submission of the command has left; until then only one at a time may
+    go through the `door`.
+    """
+
+    provider: Provider
+    store: Store
+    budget: Budget
+    workers: Workers
+    sweep: str
+    command: str
+    settings: ProviderSettings
+    policy: Policy = Policy()
+    door: asyncio.Lock = field(default_factory=asyncio.Lock)
+    first_left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One request that is to be submitted, or was, nobody knows how it ended."""
+
+    means: Means
+    request: GenerationRequest
+    entry: Entry
+    notify: Notify
+
+    async def submit(self) -> None:
+        """Send the request; only what was certainly not bought is sent again."""
+        self.notify("submitting", "")
+        give_up = time.monotonic() + self.means.settings.timeout_s
+        async for attempt in stamina.retry_context(on=_send_again, attempts=SUBMIT_ATTEMPTS, timeout=None):
+            with attempt:
+                await self._submit_unlocked(give_up)
+
+    async def _submit_unlocked(self, give_up: float) -> None:
+        """Submit once the account is not locked; until then nothing is given up."""
+        while True:
+            try:
+                return await self._submit_after_the_first()
+            except LockedAccountError as error:
+                if time.monotonic() > give_up:
+                    raise
+                self.notify("paused", str(error))
+                await asyncio.sleep(self.means.settings.pause_s)
+
+    async def _submit_after_the_first(self) -> None:
+        """Submit; the first submission of a command alone, so that a wrong key is refused with nothing sent."""
+        if self.means.first_left.is_set():
+            try:
+                return await _to_its_end(self._submit_once())
+            except CredentialsError as error:
+                raise RejectedError(str(error), error_type="unauthorized") from None
+        async with self.means.door:
+            if not self.means.first_left.is_set():
+                await _to_its_end(self._submit_once())
+                self.means.first_left.set()
+                return
+        await self._submit_after_the_first()
+
+    async def _submit_once(self) -> None:
+        price_usd = self.request.price_usd
+        self.means.budget.reserve(self.entry.key, price_usd or 0.0)
+        self.entry.journal.append(
+            "submitting", sweep=self.means.sweep, command=self.means.command, price_usd=price_usd
+        )
+        try:
+            ticket = await self.means.provider.submit(self.request)
+        except UnknownError:
+            return  # which is what "submitting" stands for
+        except NOT_BOUGHT as error:
+            self.entry.journal.append("not_submitted", error=str(error))
+            self.means.budget.settle(self.entry.key, self.entry.state().committed_usd)
+            raise
+        # A lost repeat of equal arguments may have taken this id over; then its own is still to be found.
+        self.entry.submitted(ticket, how="answered")
+
+    async def look_up(self) -> None:
+        """Find a submission whose answer was lost in fal's history, for as long as that may lag.
+
+        A history that can't be read proves nothing: it is asked again for as long, and then given up.
+        """
+        self.notify("looking up", "its answer was lost")
+        since = self.entry.state().submitting_at
+        assert since is not None  # UNKNOWN begins with "submitting"
+        wait_s = self.means.settings.history_wait_s
+        until = since + timedelta(seconds=wait_s)
+        give_up = max(until, datetime.now(UTC) + timedelta(seconds=wait_s))
+        while True:
+            begin = datetime.now(UTC)
+            try:
+                if await self._adopt(since):
+                    return
+                if begin > until:
+                    return self._not_listed(since)
+            except (PollError, LockedAccountError, LostResultError) as error:
+                if begin > give_up:
+                    raise self._unknown(since, f"can't be read ({error})") from None
+                self.notify("looking up", str(error))
+            await asyncio.sleep(self.means.settings.poll.interval(wait_s))
+
+    async def _adopt(self, since: datetime) -> bool:
+        """Take over the request of the history that has these arguments, no owner, and the nearest time."""
+        history = self.means.provider.history(self.request.endpoint, since - CLOCK_SKEW)
+        mine = [past async for past in history if past.arguments == self.request.arguments]
+        mine.sort(key=lambda past: abs((past.sent_at or since) - since))
+        # What an earlier attempt of this key was given is no answer to this one.
+        earlier = {attempt.request_id for attempt in attempts(self.entry.journal.events())}
+        tickets = (Ticket(self.request.endpoint, past.request_id) for past in mine)
+        return any(
+            self.entry.submitted(ticket, how="adopted")
+            for ticket in tickets
+            if ticket.request_id not in earlier
+        )
+
+    def _not_listed(self, since: datetime) -> None:
+        """Pay again where the user said so; otherwise raise."""
+        if self.means.policy.unknown != "resubmit":
+            raise self._unknown(since, "does not list it")
+        self.entry.journal.append("retrying", why="unknown")
+
+    def _unknown(self, since: datetime, history: str) -> UnknownError:
+        cost = "what it costs" if self.request.price_usd is None else f"{self.request.price_usd:.2f} USD"
+        return UnknownError(
+            f"the submission of {since:%Y-%m-%d %H:%M:%S} UTC was sent, its answer was lost, and fal's "
+            f"history {history}. It may have been bought, for {cost}. Run the command again later, "
+            "which looks for it again, or with unknown=resubmit, which pays again"
+        )
+
+
+async def _to_its_end(work: Awaitable[None]) -> None:
+    """Await work that a cancellation does not break off, but only follows."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _send_again(error: Exception) -> bool | float:
+    """Tell stamina whether, and after how many seconds, to submit again."""
+    if isinstance(error, RateLimitedError) and error.retry_after_s is not None:
+        return max(error.retry_after_s, 0.1)
+    return isinstance(error, (NeverSentError, RateLimitedError))
