@@ -1,0 +1,183 @@
+"""What was measured on one video, in memory and as plain files in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+
+from kling_sweeps import opencv as cv2
+from kling_sweeps.filmstrip import Filmstrip
+from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested
+from kling_sweeps.video import Video
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VALUES, FRAMES, FILMSTRIP = "values.json", "frames.parquet", "filmstrip.png"
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The numbers of one video and how they came about.
+
+    `values`: metric name -> float, NaN where it could not be measured. `frames`: a row a frame, with
+    `frame`, `time_s` and a column a series. `errors`: name of a metric, or `video`, -> what went wrong.
+    `facts`: the file's properties and colour tags. `versions`: of decoder, libraries and metrics.
+    `filmstrip`: BGR uint8, 240 pixels high.
+    """
+
+    values: Mapping[str, float]
+    frames: pd.DataFrame
+    errors: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    filmstrip: np.ndarray | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / FRAMES, lambda path: self.frames.to_parquet(path, index=False))
+        if self.filmstrip is not None:
+            png = cv2.imencode(".png", self.filmstrip)[1].tobytes()
+            _replace(folder / FILMSTRIP, lambda path: path.write_bytes(png))
+        _replace(folder / VALUES, lambda path: path.write_text(self._json(), encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Measurement:
+        """Read what `save` wrote; raise `FileNotFoundError` where it did not finish."""
+        import pandas as pd
+
+        folder = Path(folder)
+        saved = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+        values = {name: nan if value is None else value for name, value in saved.pop("values").items()}
+        strip = folder / FILMSTRIP
+        return cls(
+            values=values,
+            frames=pd.read_parquet(folder / FRAMES),
+            filmstrip=cv2.imread(str(strip)) if strip.exists() else None,
+            **saved,
+        )
+
+    def _json(self) -> str:
+        saved = {
+            "values": self.values,
+            "errors": self.errors,
+            "facts": self.facts,
+            "versions": self.versions,
+        }
+        return json.dumps(_strict(saved), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def is_measured(folder: Path) -> bool:
+    """Tell whether a folder holds a whole measurement."""
+    return (folder / VALUES).exists()
+
+
+def observe(
+    video: Video, metrics: Sequence[FrameMetric], requested: Requested | None = None
+) -> Measurement:
+    """Show every frame of a video to every metric, once; raise `VideoError` where there is none."""
+    cv2.load()
+    errors: dict[str, str] = {}
+    for metric in metrics:
+        with _recorded(metric, errors):
+            metric.start(video, requested or Requested())
+    times_s, strip = _decoded(video, metrics, errors)
+    values = {name: value for metric in metrics for name, value in _values(metric, errors).items()}
+    if video.facts.problem:
+        errors["video"] = video.facts.problem
+    return Measurement(
+        values=values,
+        frames=_table(times_s, metrics),
+        errors=errors,
+        facts=asdict(video.facts),
+        versions=_versions(metrics),
+        filmstrip=strip.image(),
+    )
+
+
+def _decoded(
+    video: Video, metrics: Sequence[FrameMetric], errors: dict[str, str]
+) -> tuple[list[float], Filmstrip]:
+    times_s, strip = [], Filmstrip(expected=video.declared_frames)
+    for frame in video:
+        times_s.append(frame.time_s)
+        strip.update(frame)
+        for metric in metrics:
+            if metric.name not in errors:
+                with _recorded(metric, errors):
+                    metric.update(frame)
+    return times_s, strip
+
+
+@contextmanager
+def _recorded(metric: FrameMetric, errors: dict[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        errors.setdefault(metric.name, f"{type(error).__name__}: {error}")
+
+
+def _values(metric: FrameMetric, errors: dict[str, str]) -> dict[str, float]:
+    computed: Mapping[str, float] = {}
+    if metric.name not in errors:
+        with _recorded(metric, errors):
+            computed = metric.compute()
+    found = {value.name: float(computed.get(value.name, nan)) for value in metric.values}
+    return {name: value if isfinite(value) else nan for name, value in found.items()}
+
+
+def _table(times_s: list[float], metrics: Sequence[FrameMetric]) -> pd.DataFrame:
+    import pandas as pd
+
+    series = {name: values for metric in metrics for name, values in metric.series.items()}
+    columns = {"frame": range(len(times_s)), "time_s": times_s, **series}
+    return pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
+
+
+def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:
+    libraries = {
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+        "opencv": cv2.load().__version__,
+        "numpy": np.__version__,
+        "planes": str(PLANES_VERSION),
+    }
+    return libraries | {f"metric.{metric.name}": str(metric.version) for metric in metrics}
+
+
+def read_values(folder: Path) -> dict[str, float]:
+    """Read the values alone, without those that could not be measured."""
+    values = json.loads((folder / VALUES).read_text(encoding="utf-8"))["values"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_errors(folder: Path) -> dict[str, str]:
+    """Read what went wrong: the name of a metric, or `video`, -> why."""
+    return json.loads((folder / VALUES).read_text(encoding="utf-8"))["errors"]
+
+
+def _strict(value: Any) -> Any:
+    # JSON knows no NaN.
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

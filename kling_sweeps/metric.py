@@ -1,0 +1,119 @@
+"""The contract of a metric: a dataclass whose fields are its parameters.
+
+A metric measures one frame at a time in `per_frame` and sums up in `compute`, whose default is the mean
+over the frames. It declares each value it produces, and its `version` goes up with every change of its
+formula, so that old and new numbers never mix:
+
+    @dataclass
+    class Brightness(FrameMetric):
+        version = 1
+        values = (Value("brightness", "mean of Y", unit="0..1", range=(0, 1), direction="neither",
+                        source="arithmetic mean"),)
+
+        def per_frame(self, frame):
+            return {"brightness": frame.luma.mean() / 255}
+
+A metric that raises gives NaN and a message; it never ends the pass over the video.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kling_sweeps.frame import Frame
+    from kling_sweeps.video import Video
+
+# Goes up when decoding or the planes of a frame change what all metrics see.
+PLANES_VERSION = 1
+
+Direction = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number that a metric produces, as the tables of the documentation show it.
+
+    `range` is what it can be, both ends included, and `direction` which way is better, if any.
+    """
+
+    name: str
+    meaning: str
+    unit: str
+    range: tuple[float, float]
+    direction: Direction
+    source: str
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What the video was asked to be: width over height, and seconds; None where nothing was asked."""
+
+    aspect_ratio: float | None = None
+    duration_s: float | None = None
+
+
+@dataclass
+class FrameMetric(ABC):
+    """Something measured on the frames of one video: `start`, `update` for each frame, `compute`.
+
+    An instance serves one video. `series` holds what `per_frame` returned: name -> a float a frame.
+    """
+
+    version: ClassVar[int]
+    values: ClassVar[tuple[Value, ...]]
+
+    name: str = field(default="", init=False)
+    series: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
+
+    def start(self, video: Video, requested: Requested) -> None:
+        """Learn which video comes and what was requested; `video.facts` are known in `compute`."""
+
+    @abstractmethod
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Measure one frame: series name -> value, NaN where there is none."""
+
+    def update(self, frame: Frame) -> None:
+        """Measure the next frame and keep its values."""
+        for name, value in self.per_frame(frame).items():
+            self.series.setdefault(name, []).append(float(value))
+
+    def compute(self) -> dict[str, float]:
+        """Sum up: each declared value by name, NaN where nothing was sampled."""
+        return {value.name: mean(self.series.get(value.name, [])) for value in self.values}
+
+
+def samples(series: Iterable[float]) -> np.ndarray:
+    """Give the numbers of a series without its NaN, as float64."""
+    array = np.fromiter(series, np.float64)
+    return array[~np.isnan(array)]
+
+
+def mean(series: Iterable[float]) -> float:
+    """Average a series without its NaN; NaN where nothing is left."""
+    sampled = samples(series)
+    return float(sampled.mean()) if sampled.size else float("nan")
+
+
+def percentile(series: Iterable[float], rank: float) -> float:
+    """Give the percentile of a series without its NaN, interpolated; NaN where nothing is left."""
+    sampled = samples(series)
+    return float(np.percentile(sampled, rank)) if sampled.size else float("nan")
+
+
+def parameters(metric: FrameMetric | type[FrameMetric]) -> dict[str, Any]:
+    """List a metric's parameters by name, with their values, or their defaults for a class."""
+    return {
+        item.name: getattr(metric, item.name, item.default) for item in fields(metric) if item.init
+    }
+
+
+def positive(name: str, number: float) -> None:
+    """Raise `ValueError` for a parameter that is not above 0."""
+    if not number > 0:
+        raise ValueError(f"{name}={number!r}: expected more than 0")

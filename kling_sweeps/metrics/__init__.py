@@ -1,0 +1,211 @@
+"""The metrics by name, and `measure`, which takes them all in one pass over a video.
+
+A new metric is a file here, a line in `METRICS` and a line in `conf/metrics/`. One of your own needs no
+place here: name it in YAML by `target`, as `my_metric: {target: "package.module:Class", size: 3}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kling_sweeps.errors import ConfigError
+from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, parameters
+from kling_sweeps.metrics.color import Colorfulness, Saturation
+from kling_sweeps.metrics.file import File
+from kling_sweeps.metrics.luma import Luma
+from kling_sweeps.metrics.motion import Motion
+from kling_sweeps.metrics.sharpness import Sharpness
+from kling_sweeps.metrics.vbench import TemporalFlickering
+
+if TYPE_CHECKING:
+    from kling_sweeps.measurement import Measurement
+
+Spec = Mapping[str, Mapping[str, Any] | None]
+
+METRICS: Mapping[str, type[FrameMetric]] = {
+    "file": File,
+    "luma": Luma,
+    "saturation": Saturation,
+    "colorfulness": Colorfulness,
+    "sharpness": Sharpness,
+    "motion": Motion,
+    "vbench_temporal_flickering": TemporalFlickering,
+}
+
+DEFAULT: Spec = {name: {} for name in METRICS}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value as the table of metrics shows it; `metric` is its name in `conf/metrics/`."""
+
+    metric: str
+    name: str
+    meaning: str
+    unit: str
+    range: tuple[float, float]
+    direction: str
+    version: int
+    source: str
+
+
+def build(spec: Spec | None = None) -> list[FrameMetric]:
+    """Make the metrics of a specification; raise `ConfigError` with all that is wrong with it."""
+    metrics, problems = [], []
+    for name, settings in (DEFAULT if spec is None else spec).items():
+        try:
+            metrics.append(_built(name, settings))
+        except ConfigError as error:
+            problems += error.problems
+    problems += _produced_twice(metrics)
+    if problems:
+        raise ConfigError(*problems)
+    return metrics
+
+
+def fingerprint(spec: Spec | None = None) -> str:
+    """Digest the metrics with their versions and parameters: 16 hex digits, equal for equal numbers."""
+    identity = {
+        metric.name: [_identity(type(metric)), metric.version, parameters(metric)]
+        for metric in build(spec)
+    }
+    canonical = json.dumps([PLANES_VERSION, identity], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def describe(spec: Spec | None = None) -> list[Row]:
+    """List every value that the metrics of a specification produce."""
+    return [
+        Row(
+            metric.name,
+            value.name,
+            value.meaning,
+            value.unit,
+            value.range,
+            value.direction,
+            metric.version,
+            value.source,
+        )
+        for metric in build(spec)
+        for value in metric.values
+    ]
+
+
+def measure(
+    path: str | Path,
+    metrics: Spec | None = None,
+    *,
+    aspect_ratio: str | None = None,
+    duration: float | None = None,
+    threads: int = 0,
+) -> Measurement:
+    """Measure a video in one decode.
+
+    `aspect_ratio` ("16:9") and `duration` (seconds) are what was requested; without them their
+    errors are NaN. `threads` decode; 0 leaves their number to FFmpeg. Raises `VideoError` where
+    nothing can be decoded and `ConfigError` for a bad specification. A metric that fails is NaN
+    and has its message in `errors`, a file with a broken tail has one under `video`.
+    """
+    from kling_sweeps.measurement import observe
+    from kling_sweeps.video import Video
+
+    requested = Requested(_ratio(aspect_ratio), None if duration is None else float(duration))
+    return observe(Video(Path(path), threads), build(metrics), requested)
+
+def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ConfigError(f"metrics.{name}={settings!r}: expected its parameters, or nothing")
+    arguments = dict(settings or {})
+    kind = _kind(name, arguments.pop("target", None))
+    _check(name, kind, arguments)
+    try:
+        metric = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"metrics.{name}: {error}") from error
+    metric.name = name
+    return metric
+
+
+def _kind(name: str, target: str | None) -> type[FrameMetric]:
+    if target is not None:
+        return _imported(name, target)
+    if name not in METRICS:
+        raise ConfigError(f"metrics.{name} is not a metric{_instead(name, METRICS)}")
+    return METRICS[name]
+
+
+def _imported(name: str, target: str) -> type[FrameMetric]:
+    module, _, attribute = str(target).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"metrics.{name}.target={target!r} can't be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, FrameMetric)):
+        raise ConfigError(f"metrics.{name}.target={target!r} is not a class derived from FrameMetric")
+    return kind
+
+
+def _check(name: str, kind: type[FrameMetric], arguments: Mapping[str, Any]) -> None:
+    defaults = parameters(kind)
+    problems = [
+        f"metrics.{name}.{key} is not a parameter{_instead(key, defaults)}"
+        for key in arguments
+        if key not in defaults
+    ]
+    problems += [
+        f"metrics.{name}.{key}={value!r}: expected {type(defaults[key]).__name__}, as {defaults[key]!r}"
+        for key, value in arguments.items()
+        if key in defaults and not _fits(value, defaults[key])
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return not isinstance(default, int | str) or isinstance(value, type(default))
+
+
+def _instead(name: str, valid: Mapping[str, Any]) -> str:
+    if not valid:
+        return "; there are none"
+    close = get_close_matches(name, valid, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ";"
+    shown = (key if valid is METRICS else f"{key}={value!r}" for key, value in valid.items())
+    return f"{meant} valid: {', '.join(shown)}"
+
+
+def _produced_twice(metrics: list[FrameMetric]) -> list[str]:
+    first: dict[str, str] = {}
+    problems = []
+    for metric in metrics:
+        for value in metric.values:
+            if value.name in first:
+                both = f"metrics.{first[value.name]} and metrics.{metric.name}"
+                problems.append(f"{both} both give {value.name}")
+            first.setdefault(value.name, metric.name)
+    return problems
+
+
+def _identity(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _ratio(aspect_ratio: str | None) -> float | None:
+    if aspect_ratio is None:
+        return None
+    try:
+        width, height = map(float, aspect_ratio.split(":"))
+        return width / height
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9") from error

@@ -1,0 +1,66 @@
+"""The file as delivered, and against what was requested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, nan
+from typing import TYPE_CHECKING
+
+from kling_sweeps.metric import FrameMetric, Requested, Value
+
+if TYPE_CHECKING:
+    from kling_sweeps.frame import Frame
+    from kling_sweeps.video import Video
+
+DECODED = "counted while decoding"
+
+
+@dataclass
+class File(FrameMetric):
+    """Describe the file by what the decoder and its time stamps gave, not by its header."""
+
+    version = 1
+    values = (
+        Value("width", "width as displayed", "px", (1, inf), "neither", DECODED),
+        Value("height", "height as displayed", "px", (1, inf), "neither", DECODED),
+        Value("fps", "frames a second", "1/s", (0, inf), "neither", "time stamps"),
+        Value("frames", "frames that could be decoded", "1", (1, inf), "neither", DECODED),
+        Value("duration_s", "until the last frame's end", "s", (0, inf), "neither", "time stamps"),
+        Value("bitrate_mbps", "size over duration", "Mbit/s", (0, inf), "neither", "file size"),
+        Value(
+            "aspect_error",
+            "distance from the requested aspect ratio",
+            "1",
+            (0, inf),
+            "lower",
+            "abs(width / height / requested - 1)",
+        ),
+        Value(
+            "duration_error_s",
+            "longer than requested",
+            "s",
+            (-inf, inf),
+            "neither",
+            "delivered - requested; 0 is best",
+        ),
+    )
+
+    def start(self, video: Video, requested: Requested) -> None:
+        """Remember the video, whose facts are known after its last frame."""
+        self._video, self._requested = video, requested
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Measure nothing: the decoder counts by itself."""
+        return {}
+
+    def compute(self) -> dict[str, float]:
+        """Give the facts, and the two errors, NaN where nothing was requested."""
+        facts = self._video.facts
+        aspect_ratio = self._requested.aspect_ratio or nan
+        duration_s = self._requested.duration_s or nan
+        return {
+            **{value.name: float(getattr(facts, value.name)) for value in self.values[:6]},
+            "aspect_error": abs(facts.width / facts.height / aspect_ratio - 1),
+            "duration_error_s": facts.duration_s - duration_s,
+        }

@@ -1,0 +1,92 @@
+"""Worker processes that decode: whatever a file does to a decoder, it does to one worker alone."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as OutOfTime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pebble import ProcessExpired, ProcessPool
+
+from kling_sweeps.errors import VideoError
+
+TIMEOUT_S = 900
+
+
+class Workers:
+    """As many processes as there are cores or videos; they start when they are first needed."""
+
+    def __init__(self, videos: int, timeout_s: float = TIMEOUT_S) -> None:
+        self.number = max(1, min(os.cpu_count() or 1, videos))
+        self.timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if "_pool" in vars(self):
+            self._pool.stop()
+            self._pool.join()
+
+    @cached_property
+    def _pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPool(self.number, initializer=_start, context=context)
+
+    async def verify(self, video: Path) -> None:
+        """Raise VideoError where a file is not a whole video."""
+        await self._run(_verify, video)
+
+    async def measure(
+        self, folder: Path, video: Path, spec: dict, aspect_ratio: str | None, duration: str | None
+    ) -> float:
+        """Measure a video into a folder; return the seconds it took. Raises VideoError."""
+        return await self._run(_measure, folder, video, spec, aspect_ratio, duration)
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        future = self._pool.schedule(function, args=args, timeout=self.timeout_s)
+        try:
+            return await asyncio.wrap_future(future)
+        except ProcessExpired as error:
+            raise VideoError(
+                f"the decoder crashed on the file (exit code {error.exitcode})", error_type="decoder_crashed"
+            ) from None
+        except OutOfTime:
+            raise VideoError(
+                f"the decoder was not done with the file after {self.timeout_s:g} s", error_type="decoder_hung"
+            ) from None
+
+
+def _start() -> None:
+    """Leave Ctrl-C to the parent, and the other cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _verify(video: Path) -> None:
+    from kling_sweeps.video import verify
+
+    verify(video)
+
+
+def _measure(
+    folder: Path, video: Path, spec: dict, aspect_ratio: str | None, duration: str | None
+) -> float:
+    from kling_sweeps import metrics
+
+    begin = time.monotonic()
+    requested = {"aspect_ratio": aspect_ratio, "duration": duration and float(duration)}
+    metrics.measure(video, spec, threads=1, **requested).save(folder)
+    return round(time.monotonic() - begin, 3)
