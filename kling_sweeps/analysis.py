@@ -1,0 +1,292 @@
+"""What notebooks import: the runs, frames and videos of an experiment, and what a setting changes.
+
+    from kling_sweeps.analysis import effects, frames_df, runs_df, video_path
+
+    runs = runs_df("cfg")
+    effects(runs, "cfg_scale", ["luma_contrast", "motion"])
+
+They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`, unless given.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import av
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kling_sweeps.frame import Frame
+from kling_sweeps.tracking import experiment_name, mlflow_client
+from kling_sweeps.video import frames
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+# These may look like numbers and are names all the same.
+NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
+# Two params for the same thing: where one is the factor, the other can't be held constant.
+TWINS = ({"prompt", "prompt_text"}, {"model", "endpoint"})
+BOOKKEEPING = {"cost_usd", "queue_s", "inference_s", "download_s", "measure_s"}
+FOUND = ("run_id", "run_name", "status", "error_type", "provider", "request_key", "artifact_uri")
+TICK = Fraction(1, 90_000)
+
+
+def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Return the runs of an experiment, a row each, in the order they were begun, failed ones included.
+
+    `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
+    Columns: `run_id`, `run_name`, `status`, `error_type`, `provider`, `request_key`, `artifact_uri`,
+    every param by its name, as numbers where all its values are, and every metric by its name, NaN
+    where a run has none. A param whose name is taken is called `params.NAME`. `.attrs["params"]` and
+    `.attrs["metrics"]` list the columns of each kind. Raises LookupError where there is no such
+    experiment, or more than one.
+    """
+    client = mlflow_client(_uri(tracking_uri))
+    found = _runs(client, _experiment_id(client, experiment))
+    logged = {name for run in found for name in run.data.metrics}
+    metrics = sorted(name for name in logged if not name.startswith("frame/"))
+    rows = [_row(run, {*FOUND, *metrics}) for run in found]
+    params = sorted({name for row in rows for name in row} - {*FOUND, *logged})
+    table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
+    for name in set(params) - NAMES:
+        table[name] = _numbers(table[name])
+    table.attrs.update(params=params, metrics=metrics)
+    return table
+
+
+def frames_df(runs: pd.DataFrame, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Return the frames of all finished runs of `runs_df`, a row a frame.
+
+    Columns: `run_id` and the params of its run, `frame` from 0, `time_s` in seconds, and a series for
+    each metric that is measured by frame, NaN where there is no value.
+    """
+    client = mlflow_client(_uri(tracking_uri))
+    tables = []
+    for row in runs[runs["status"] == "FINISHED"].to_dict("records"):
+        with tempfile.TemporaryDirectory() as folder:
+            series = pd.read_parquet(client.download_artifacts(row["run_id"], "frames.parquet", folder))
+        labels = {_free(name, series): row[name] for name in ("run_id", *_listed(runs, "params"))}
+        tables.append(series.assign(**labels)[[*labels, *series]])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def video_path(run_id: str, tracking_uri: str | None = None) -> Path:
+    """Return the path of a run's video; raise LookupError for a run that has none."""
+    found = mlflow_client(_uri(tracking_uri)).list_artifacts(run_id, "video")
+    if not found:
+        raise LookupError(f"run {run_id} has no video")
+    return artifact_path(run_id, found[0].path, tracking_uri)
+
+
+def artifact_path(run_id: str, artifact: str, tracking_uri: str | None = None) -> Path:
+    """Return the path of a run's artifact, or of a temporary copy of what is not on this machine."""
+    client = mlflow_client(_uri(tracking_uri))
+    root = urlsplit(client.get_run(run_id).info.artifact_uri)
+    if root.scheme in ("", "file"):
+        local = Path(unquote(root.path) if root.scheme else root.geturl(), artifact)
+        if not local.exists():
+            raise LookupError(f"run {run_id} has no {artifact}: {local} is not there")
+        return local
+    return Path(client.download_artifacts(run_id, artifact))
+
+
+def preview(video: str | Path, height: int = 240) -> bytes:
+    """Return a small silent copy of a video as mp4, at most `height` pixels high, to embed in a page."""
+    pictures = (_picture(frame, height) for frame in frames(video))
+    first = next(pictures)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "26", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
+        stream.codec_context.time_base = TICK
+        for picture in chain([first], pictures):
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def effects(
+    runs: pd.DataFrame,
+    factor: str,
+    metrics: Sequence[str] | None = None,
+    reference: object = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Return what each level of a factor does to each metric, against a reference level.
+
+    Finished runs that differ in the factor and the sample alone form a block. Its samples are averaged,
+    since they say nothing of other blocks, and a level is compared with the reference by a paired t
+    test of the blocks that have both. Where there is one such block, its samples are compared by Welch's t
+    test, which speaks of that block alone. A row a metric and level, with the columns
+
+    - `n_runs`, `mean`: of all runs of the level that have the metric,
+    - `n`, `unit`: how many `blocks` have both levels, or how many `samples` the level with fewer has,
+    - `difference`: to the reference, over those blocks; 0 in the reference's own row, where `n` is 0,
+    - `low`, `high`: its confidence interval, each row for itself; NaN where n < 2 or nothing varies,
+    - `p_holm`: its p value by Holm's correction for all comparisons of the table; NaN as above.
+
+    `metrics` are all that were measured and `reference` is the lowest level unless given. Raises
+    LookupError for a factor, level or metric that the runs do not have.
+    """
+    levels, names = _levels(runs, factor), _chosen(runs, metrics)
+    reference = levels[0] if reference is None else reference
+    if reference not in levels:
+        raise LookupError(f"{factor} has no level {reference!r}; it has {levels}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
+    finished = runs[runs["status"] == "FINISHED"]
+    labels = pd.DataFrame({"level": finished[factor], "block": _blocks(finished, factor)})
+    rows = []
+    for metric in names:
+        values = labels.assign(value=finished[metric]).dropna()
+        for level in levels:
+            rows.append({"metric": metric, factor: level, **_compare(values, level, reference, confidence)})
+    table = pd.DataFrame(rows)
+    table["p_holm"] = _holm(table.pop("p"))
+    return table
+
+
+def _uri(tracking_uri: str | None) -> str:
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    path = uri.removeprefix("sqlite:///")
+    # MLflow would make an empty database here, and say that it has no experiment.
+    if path != uri and not Path(path).exists():
+        raise LookupError(f"there is no {Path(path).absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
+    return uri
+
+
+def _experiment_id(client, experiment: str) -> str:
+    known = {e.name: e.experiment_id for e in client.search_experiments()}
+    if experiment in known:
+        return known[experiment]
+    meant = [experiment_name(experiment, provider) for provider in ("fal", "emulator")]
+    found = [name for name in meant if name in known]
+    if len(found) > 1:
+        names = " or ".join(map(repr, found))
+        raise LookupError(f"{experiment!r} was both generated and emulated: say {names}")
+    if not found:
+        raise LookupError(f"there is no experiment {experiment!r}; there are {sorted(known)}")
+    return known[found[0]]
+
+
+def _runs(client, experiment_id: str) -> list:
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _row(run, taken: set[str]) -> dict:
+    found = {name: getattr(run.info, name, None) or run.data.tags.get(name) for name in FOUND}
+    params = {_free(name, taken): value for name, value in run.data.params.items()}
+    return {**found, **params, **run.data.metrics}
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    return f"params.{name}" if name in taken else name
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Return a column as numbers, or as it is where some of it are not."""
+    try:
+        return pd.to_numeric(column)
+    except ValueError:
+        return column
+
+
+def _listed(runs: pd.DataFrame, kind: str) -> list[str]:
+    if kind not in runs.attrs:
+        raise LookupError(f"the table lacks .attrs[{kind!r}]: copy .attrs from that of runs_df")
+    return [name for name in runs.attrs[kind] if name in runs]
+
+
+def _picture(frame: Frame, height: int) -> av.VideoFrame:
+    small = frame.bgr_scaled(min(1.0, height / frame.height))
+    rows, columns = (side // 2 * 2 for side in small.shape[:2])  # what yuv420p can hold
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(small[:rows, :columns]), format="bgr24")
+    picture.pts, picture.time_base = round(frame.time_s / TICK), TICK
+    return picture
+
+
+def _levels(runs: pd.DataFrame, factor: str) -> list:
+    params = _listed(runs, "params")
+    levels = sorted(runs[factor].dropna().unique().tolist()) if factor in params else []
+    if not levels:
+        raise LookupError(f"the runs have no param {factor!r}; they have {params}")
+    return levels
+
+
+def _chosen(runs: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
+    known = _listed(runs, "metrics")
+    if metrics is None:
+        return [name for name in known if name not in BOOKKEEPING]
+    if missing := [name for name in metrics if name not in known]:
+        raise LookupError(f"the runs have no metric {missing[0]!r}; they have {known}")
+    return list(metrics)
+
+
+def _blocks(runs: pd.DataFrame, factor: str) -> pd.Series | int:
+    """Return the number of each run's block."""
+    ignored = {"sample", factor}.union(*(twins for twins in TWINS if factor in twins))
+    # A text that no two levels share is made by the factor, as by one of a template.
+    if "prompt_text" in runs and runs.groupby("prompt_text")[factor].nunique().max() < 2:
+        ignored.add("prompt_text")
+    constant = [name for name in _listed(runs, "params") if name not in ignored]
+    return runs.groupby(constant, dropna=False).ngroup() if constant else 0
+
+
+def _compare(values: pd.DataFrame, level: object, reference: object, confidence: float) -> dict:
+    """Return a row of `effects`, its p value not yet corrected, from the columns level, block and value."""
+    own, others = (values[values["level"] == which] for which in (level, reference))
+    row = {"n_runs": len(own), "mean": own["value"].mean()}
+    if level == reference:
+        return row | {"n": 0, "unit": "", "difference": 0.0, "low": np.nan, "high": np.nan, "p": np.nan}
+    means = [side.groupby("block")["value"].mean() for side in (own, others)]
+    differences = means[0].sub(means[1]).dropna()
+    if len(differences) == 1:
+        own, others = (side.loc[side["block"] == differences.index[0], "value"] for side in (own, others))
+        return row | _welch(own, others, confidence)
+    return row | _paired(differences, confidence)
+
+
+def _paired(differences: pd.Series, confidence: float) -> dict:
+    n = len(differences)
+    error = differences.std() / np.sqrt(n) if n else np.nan
+    return {"n": n, "unit": "blocks"} | _tested(differences.mean(), error, n - 1, confidence)
+
+
+def _welch(own: pd.Series, others: pd.Series, confidence: float) -> dict:
+    shares = [side.var() / len(side) for side in (own, others)]
+    spread = sum(share**2 / max(len(side) - 1, 1) for share, side in zip(shares, (own, others), strict=True))
+    freedom = sum(shares) ** 2 / spread if spread else np.nan
+    tested = _tested(own.mean() - others.mean(), np.sqrt(sum(shares)), freedom, confidence)
+    return {"n": min(len(own), len(others)), "unit": "samples"} | tested
+
+
+def _tested(difference: float, error: float, freedom: float, confidence: float) -> dict:
+    """Return a difference with its interval and p value by Student's t, NaN where its error is none."""
+    row = {"difference": difference, "low": np.nan, "high": np.nan, "p": np.nan}
+    # What is left of equal numbers after rounding is no variation.
+    if not error > 1e-12 * abs(difference):
+        return row
+    margin = error * stats.t.ppf((1 + confidence) / 2, freedom)
+    p = 2 * stats.t.sf(abs(difference) / error, freedom)
+    return row | {"low": difference - margin, "high": difference + margin, "p": p}
+
+
+def _holm(p: pd.Series) -> pd.Series:
+    """Return p values corrected for their number (Holm 1979), NaN kept."""
+    order = p.dropna().sort_values()
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.minimum(np.maximum.accumulate(order.to_numpy() * factors), 1.0)
+    return pd.Series(corrected, index=order.index, dtype=float).reindex(p.index)

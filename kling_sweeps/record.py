@@ -1,0 +1,113 @@
+"""What the tracker is told of a run: its metrics, its tags, its description."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from kling_sweeps.measurement import Measurement, read_errors
+from kling_sweeps.run import Landed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The series that are worth a chart; all others are in frames.parquet.
+CHARTED = ("luma_mean", "sharpness", "motion")
+CHART_POINTS = 300
+
+
+class Point(NamedTuple):
+    """One value of a metric, its time in milliseconds since 1970 and its step."""
+
+    name: str
+    value: float
+    at_ms: int
+    step: int
+
+
+def content(landed: Landed) -> str:
+    """Return what tells a run from its earlier or later self: how it ended, and what it was measured with."""
+    ended = landed.error.error_type if landed.error else "finished"
+    measured = landed.measurement.name if landed.measurement else "not measured"
+    return f"{landed.state.request_id} {ended} {measured}"
+
+
+def start_ms(landed: Landed) -> int:
+    """Return when a run was submitted, or else now, in milliseconds since 1970."""
+    submitted = landed.state.submitting_at
+    return int((submitted.timestamp() if submitted else time.time()) * 1000)
+
+
+def tags(landed: Landed) -> dict[str, str]:
+    """Return what a run is found by, and why it failed if it did."""
+    found = {"request_id": landed.state.request_id or ""}
+    if landed.measurement and (flaws := read_errors(landed.measurement)):
+        found["measurement_errors"] = "; ".join(f"{name}: {why}" for name, why in flaws.items())
+    if landed.error:
+        found |= {
+            "error": str(landed.error),
+            "error_type": landed.error.error_type,
+            "error_stage": landed.error.stage,
+        }
+    if perhaps := round(landed.state.committed_usd - landed.state.spent_usd, 4):
+        found["may_have_cost_usd"] = f"{perhaps:g}"
+    return found
+
+
+def metrics(landed: Landed) -> list[Point]:
+    """Return a run's metrics: what it cost and how long each part took, and what was measured."""
+    at_ms = start_ms(landed)
+    has_price = landed.cell.request.price_usd is not None
+    seconds = {name: getattr(landed.state, name) for name in ("queue_s", "inference_s", "download_s")}
+    values = {"cost_usd": landed.state.spent_usd if has_price else None, **seconds}
+    if landed.measurement is None:
+        return _points(values, at_ms)
+    measured = Measurement.load(landed.measurement)
+    values |= {"measure_s": _measure_s(landed), **measured.values}
+    return _points(values, at_ms) + list(_series(measured.frames, at_ms))
+
+
+def description(landed: Landed) -> str:
+    """Return the run in Markdown, for MLflow's run page."""
+    cell = landed.cell
+    lines = [f"**{cell.name}**", "", *(f"> {line}" for line in cell.prompt_text.splitlines()), ""]
+    if negative := cell.request.arguments.get("negative_prompt"):
+        lines += [f"Without: {' '.join(negative.split())}", ""]
+    if error := landed.error:
+        lines += [f"**Failed** ({error.error_type}, at {error.stage}): {error}", ""]
+    lines.append(f"`{cell.request.endpoint}`")
+    return "\n".join(lines)
+
+
+def file_name(name: str) -> str:
+    """Return a run's name as a file name of letters, digits, dots, dashes and underscores."""
+    parts = (part.strip().replace(":", "x").replace("#", "sample-") for part in name.split("·"))
+    return "_".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p) for p in parts)
+
+
+def _points(values: Mapping[str, float | None], at_ms: int) -> list[Point]:
+    """Return the values that there are; MLflow's charts have no use for NaN."""
+    return [
+        Point(name, float(value), at_ms, 0)
+        for name, value in values.items()
+        if value is not None and value == value
+    ]
+
+
+def _measure_s(landed: Landed) -> float | None:
+    made = [
+        event["seconds"]
+        for event in landed.entry.journal.events()
+        if event["event"] == "measured" and event["fingerprint"] == landed.measurement.name
+    ]
+    return made[-1] if made else None
+
+
+def _series(frames: pd.DataFrame, start_ms: int) -> Iterator[Point]:
+    """Yield the charted series, a point a frame, their times those of the video."""
+    thinned = frames.iloc[:: -(-len(frames) // CHART_POINTS) or 1]
+    for name in set(CHARTED) & set(thinned.columns):
+        for frame, time_s, value in zip(thinned["frame"], thinned["time_s"], thinned[name], strict=True):
+            if value == value:
+                yield Point(f"frame/{name}", float(value), start_ms + int(time_s * 1000), int(frame))
