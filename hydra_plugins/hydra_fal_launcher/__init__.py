@@ -1,0 +1,1 @@
+"""A Hydra launcher that generates all the videos of a sweep at once."""

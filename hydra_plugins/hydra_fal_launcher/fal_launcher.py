@@ -1,0 +1,33 @@
+"""The launcher as Hydra sees it; what is heavy waits in `_core`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from .config import FalLauncherConf  # noqa: F401  registers the launcher's config
+
+
+class FalLauncher(Launcher):
+    """Generates and measures all jobs' videos concurrently, then lets Hydra run job by job."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self.max_in_flight = max_in_flight
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from . import _core
+
+        return _core.launch(self, job_overrides, initial_job_idx)

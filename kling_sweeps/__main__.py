@@ -1,0 +1,95 @@
+"""`python -m kling_sweeps`: one run, or with `+sweep=NAME` a sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import uuid
+from typing import Any
+
+
+def main() -> int:
+    """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused."""
+    import hydra
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from kling_sweeps.config import COMMAND_ID, CONF
+    from kling_sweeps.errors import RefusedError, RunError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
+    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
+    os.environ[COMMAND_ID] = uuid.uuid4().hex
+    trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except RunError:
+        return 1  # it was printed and tracked when it happened
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except (RefusedError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        if trace:
+            raise
+        return _refuse(error)
+    return 0
+
+
+def job(cfg: Any) -> None:
+    """Do one job: what a launcher has landed for it is done, else all of it is done here."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from kling_sweeps import session
+    from kling_sweeps.config import read_job
+    from kling_sweeps.errors import RefusedError, RunError
+
+    hydra = HydraConfig.get()
+    try:
+        session.run_one(*read_job(cfg, hydra))
+    except (RefusedError, RunError) as error:
+        if hydra.mode is RunMode.RUN:
+            raise SystemExit(1 if isinstance(error, RunError) else _refuse(error)) from None
+        # Any launcher and sweeper hears of it; others of the sweep may have been submitted.
+        raise error if isinstance(error, RunError) else RunError(str(error), error_type="refused") from None
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-") or argument.startswith(("+", "~"))
+
+
+def _refuse(error: Exception) -> int:
+    print(_message(error), "Nothing was submitted.", sep="\n", file=sys.stderr)
+    return 2
+
+
+def _message(error: Exception) -> str:
+    """Return an error with its causes, which is where Hydra says what was wrong."""
+    from kling_sweeps.config import KEYS
+    from kling_sweeps.config_reader import close
+
+    first, causes = error, [str(error)]
+    while error := error.__cause__:
+        if str(error) not in causes[-1]:
+            causes.append(str(error))
+    if key := re.match(r"Could not override '(\S+)'", causes[0]):
+        advice = "; write +sweep=NAME" if key[1] == "sweep" else close(key[1], KEYS)
+        return f"{key[1]} is not a key of the configuration{advice}"
+    if value := re.match(r"Ambiguous value for argument '(\w+)=(.*)'$", causes[0].splitlines()[0]):
+        return f"{value[1]}={value[2]} has a comma outside of quotes{_quoting(*value.groups())}"
+    if (text := getattr(first, "override", None)) and "=" in text and not text.startswith("hydra"):
+        causes[0] += _quoting(*text.split("=", 1))
+    return "\n".join(causes)
+
+
+def _quoting(key: str, value: str) -> str:
+    text = value.strip("'\"").replace("'", "\\'")
+    return f"\n  For one text write    {key}=\"'{text}'\"\n  To sweep over several values, add -m"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

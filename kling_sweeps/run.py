@@ -1,0 +1,241 @@
+"""The runs of a command: all generated and measured at once, each handed over as it lands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from kling_sweeps import metrics, opencv, providers
+from kling_sweeps.budget import Budget
+from kling_sweeps.errors import GenerationError, RefusedError, RunError, UnavailableError
+from kling_sweeps.generation import generate
+from kling_sweeps.journal import Stage, State
+from kling_sweeps.measurement import is_measured
+from kling_sweeps.plan import Plan, make_plan
+from kling_sweeps.provider import CANCELLED, Provider
+from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.store import Entry, Store
+from kling_sweeps.submission import Means
+from kling_sweeps.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Hears how the runs of a command come along; called from any thread."""
+
+    def update(self, cell: Cell, stage: str, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A run that is over: its video measured in `measurement`, a folder, or an error."""
+
+    cell: Cell
+    entry: Entry
+    state: State
+    measurement: Path | None = None
+    error: RunError | None = None
+
+
+class Runs:
+    """The runs of one command, on one store and one provider."""
+
+    def __init__(self, settings: Settings, cells: Sequence[Cell]) -> None:
+        self.settings = settings
+        self.provider_name = providers.resolve(settings.provider)
+        self.forgets = self.provider_name == "emulator" and not settings.provider.base_url
+        self.store = Store(settings.store_dir / self.provider_name)
+        try:
+            self.plan: Plan = make_plan(cells, self.store, settings.policy.retry, self.forgets)
+        except OSError as error:
+            raise UnavailableError(f"store.dir: {error.filename} can't be read: {error.strerror}") from None
+
+        if settings.budget.partial:
+            self.plan = self.plan.fitted(settings.budget.max_usd)
+        fitting = [planned.cell for planned in self.plan.planned if planned.fits]
+        self.cells = list({cell.request.key: cell for cell in reversed(fitting)}.values())[::-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return metrics.fingerprint(self.settings.metrics)
+
+    def check(self) -> None:
+        """Raise RefusedError where the plan is over budget or the store can't be written."""
+        if not self.settings.budget.allow_unknown_price:
+            self.plan.check_price()
+        self.plan.check_budget(self.settings.budget.max_usd)
+        self.store.check()
+
+    def in_flight(self) -> list[tuple[Cell, State]]:
+        """Return the cells that fal has, or may have, and that are not here yet."""
+        states = ((cell, self.store.entry(cell.request).state()) for cell in self.cells)
+        return [(cell, state) for cell, state in states if state.is_open]
+
+    def land(self, observer: Observer, max_in_flight: int) -> Iterator[Landed]:
+        """Generate and measure every distinct cell, and yield each as soon as it is over.
+
+        Raises RefusedError where the provider can't be used; then nothing was submitted.
+        """
+        finished: queue.SimpleQueue[Landed | BaseException | None] = queue.SimpleQueue()
+        with ExitStack() as stack:
+            provider = None
+            if self.plan.pending:
+                provider = stack.enter_context(providers.opened(self.settings.provider, self.provider_name))
+            workers = stack.enter_context(Workers(len(self.cells)))
+            means = provider and self._means(provider, workers)
+            crew = _Crew(self, means, workers, observer, asyncio.Semaphore(max_in_flight), finished)
+            stack.enter_context(_in_thread(crew.work(), finished))
+            while (landed := finished.get()) is not None:
+                if isinstance(landed, BaseException):
+                    raise landed
+                yield landed
+
+
+    def _means(self, provider: Provider, workers: Workers) -> Means:
+        settings = self.settings
+        budget = Budget(self.store.root / "budgets" / settings.command, settings.budget.max_usd)
+        budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned})
+        return Means(
+            provider,
+            self.store,
+            budget,
+            workers,
+            settings.sweep,
+            settings.command,
+            settings.provider,
+            settings.policy,
+        )
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Whoever works on the runs, in the event loop's thread; without means there is only to measure."""
+
+    runs: Runs
+    means: Means | None
+    workers: Workers
+    observer: Observer
+    places: asyncio.Semaphore
+    finished: queue.SimpleQueue
+
+    async def work(self) -> None:
+        if self.means is None:
+            return await self._land_all()
+        provider = self.means.provider
+        try:
+            await asyncio.to_thread(opencv.load)  # what can't measure shall not buy
+            for endpoint in {cell.request.endpoint for cell in self.runs.cells}:
+                await provider.check(endpoint)
+            await self._land_all()
+        except asyncio.CancelledError:
+            if self.means.policy.on_interrupt == "cancel":
+                await asyncio.gather(*(self._cancel(*one) for one in self.runs.in_flight()))
+            raise
+        finally:
+            await provider.close()
+
+    async def _land_all(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for cell in self.runs.cells:
+                    group.create_task(self._land(cell))
+        except* RefusedError as refused:
+            raise refused.exceptions[0] from None
+
+    async def _cancel(self, cell: Cell, state: State) -> None:
+        """Cancel a request that waits in fal's queue; one that runs is paid for in any case."""
+        if state.stage is not Stage.SUBMITTED:
+            return
+        provider = self.means.provider
+        try:
+            if (await provider.status(state.ticket)).stage != "IN_QUEUE":
+                return
+            journal = self.runs.store.entry(cell.request).journal
+            journal.append("cancelling")
+            await provider.cancel(state.ticket)
+            if (await provider.status(state.ticket)).failed:
+                await provider.result(state.ticket, failed=True)
+        except GenerationError as error:
+            if error.error_type == CANCELLED:
+                journal.append("cancelled")
+                self.observer.update(cell, "cancelled", "")
+        except RunError as error:
+            log.warning("%s could not be cancelled: %s", cell.name, error)
+
+    async def _land(self, cell: Cell) -> None:
+        entry = self.runs.store.entry(cell.request)
+        measurement = error = None
+        try:
+            async with self.places:
+                state = await self._generate(cell)
+            error = state.error
+            if error is None:
+                measurement = await self._measure(cell, entry)
+        except RunError as failed:
+            error = failed
+        except RefusedError:
+            raise  # nothing was submitted, and nothing can be
+        except Exception as unexpected:  # one run's bad luck must not cost the others
+            log.exception("%s failed unexpectedly", cell.name)
+            error = RunError(f"{type(unexpected).__name__}: {unexpected}", error_type="unexpected")
+        self.observer.update(cell, "landed", "")
+        self.finished.put(Landed(cell, entry, entry.state(), measurement, error))
+
+    async def _generate(self, cell: Cell) -> State:
+        state = self.runs.store.entry(cell.request).state()
+        if self.means is None:
+            return state
+        return await generate(
+            self.means, cell.request, lambda stage, text: self.observer.update(cell, stage, text)
+        )
+
+    async def _measure(self, cell: Cell, entry: Entry) -> Path:
+        folder = entry.measurements(self.runs.fingerprint)
+        if is_measured(folder):
+            return folder
+        self.observer.update(cell, "measuring", "")
+        arguments = cell.request.arguments
+        seconds = await self.workers.measure(
+            folder,
+            entry.video,
+            self.runs.settings.metrics,
+            arguments.get("aspect_ratio"),
+            arguments.get("duration"),
+        )
+        entry.journal.append("measured", fingerprint=folder.name, seconds=seconds)
+        return folder
+
+
+@contextmanager
+def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
+    """Run a coroutine in a thread of its own, cancelled when the block ends; None or its error follows."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(task)
+            finished.put(None)
+        except BaseException as error:
+            finished.put(error)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    thread = threading.Thread(target=run, name="fal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # the loop is closed: the work was done
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()

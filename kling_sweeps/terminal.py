@@ -1,0 +1,262 @@
+"""What a person sees in the terminal: the plan before, the runs while, the results after."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kling_sweeps.errors import NotTrackedError
+from kling_sweeps.journal import State, attempts
+from kling_sweeps.measurement import read_errors, read_values
+from kling_sweeps.metrics import build
+from kling_sweeps.plan import WORDS, Plan
+from kling_sweeps.run import Landed, Runs
+from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.tracking import Tracker
+
+OVER = ("failed", "tracked", "cancelled")
+STYLES = {
+    "failed": "red",
+    "tracked": "green",
+    "in the store": "green",
+    "to generate": "yellow",
+    "to look up": "magenta",
+    "to collect": "cyan",
+    "over budget": "red",
+    "to generate again": "yellow",
+}
+SHOWN = 20
+METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
+# Stages that are over in no time are not worth a line in a log.
+QUIET = ("waiting", "fetching result", "landed", "tracking")
+
+
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more: what is paid for is still collected."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console(highlight=False)
+if not console.is_terminal:
+    console.width = 160
+
+
+def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
+    """Print every cell with its state and price, and the total."""
+    _say_provider(provider, settings)
+    is_new = "" if settings.store_dir.exists() else " (new)"
+    console.print(Text(f"Store: {settings.store_dir.absolute()}{is_new}"), soft_wrap=True)
+    cells = [planned.cell for planned in plan.planned]
+    table = _table(cells)
+    table.add_column("status")
+    table.add_column("USD", justify="right")
+    for planned in plan.planned:
+        status = Text(planned.status, style=STYLES.get(planned.status, "dim"))
+        table.add_row(*_row(planned.cell, table), status, _usd(planned.cost_usd))
+    console.print(table)
+    counts = Counter(planned.status for planned in plan.planned)
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items())
+    price = "prices as on fal; the emulator charges nothing" if provider == "emulator" else "on fal"
+    console.print(
+        f"{len(cells)} run{'s' * (len(cells) != 1)}: {summary}. "
+        f"[bold]{plan.total_usd:.2f} USD[/bold] ({price}; budget.max_usd={settings.budget.max_usd:g})",
+        soft_wrap=True,
+    )
+
+
+def _say_provider(provider: str, settings: Settings) -> None:
+    where = settings.provider.base_url or ("this machine" if provider == "emulator" else "fal.ai")
+    if provider == "emulator":
+        why = ": no fal credentials are set" if settings.provider.name == "auto" else ""
+        console.print(f"[yellow]Emulated[/yellow] on {where}{why}. The videos are synthetic.")
+    else:
+        console.print(f"[bold]fal[/bold] at {where}, for money.")
+
+
+def _usd(amount: float | None) -> str:
+    return "?" if amount is None else f"{amount:.2f}" if amount else "–"
+
+
+def _values(cell: Cell) -> dict[str, str]:
+    return {key: str(value) for key, value in cell.params.items()}
+
+
+def _table(cells: Sequence[Cell]) -> Table:
+    """Print the settings that all runs share; return a table with a column for each other one."""
+    rows = [_values(cell) for cell in cells]
+    names = [name for name in rows[0] if name not in ("prompt", "prompt_text", "endpoint", "sample")]
+    varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    fixed = (f"{name}={_short(rows[0][name])}" for name in names if name not in varying)
+    console.print(Text("  ".join(fixed), style="dim"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right", style="dim", min_width=2)
+    for name in dict.fromkeys(["prompt", *varying]):
+        table.add_column(name, max_width=max(12, console.width // 5), no_wrap=True, overflow="ellipsis")
+    table.add_column("sample", min_width=6)
+    return table
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split()) or "''"
+    return line if len(line) <= 40 else f"{line[:39]}…"
+
+
+def _row(cell: Cell, table: Table) -> list[Text]:
+    values = _values(cell)
+    named = [str(column.header) for column in table.columns[1:]]
+    texts = [" ".join(values[name].split()) or "''" for name in named if name in values]
+    return [Text(text) for text in (str(table.row_count), *texts)]
+
+
+@dataclass
+class _Line:
+    """Where one run is, and since when (monotonic seconds)."""
+
+    cell: Cell
+    stage: str = "planned"
+    text: str = ""
+    begin: float = field(default_factory=time.monotonic)
+    end: float | None = None
+    is_new: bool = False
+
+    @property
+    def elapsed(self) -> str:
+        return f"{(self.end or time.monotonic()) - self.begin:.0f} s"
+
+
+class Progress:
+    """The runs as they come along: a live table in a terminal, a line a change elsewhere."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.lines = {cell.request.key: _Line(cell) for cell in cells}
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        if not console.is_terminal:
+            yield self
+            return
+        with Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True):
+            yield self
+
+    def update(self, cell: Cell, stage: str, text: str) -> None:
+        with self.lock:
+            line = self.lines[cell.request.key]
+            changed = line.stage != stage
+            line.stage, line.text = stage, text
+            line.is_new |= stage not in (*QUIET, *OVER)
+            if stage in OVER:
+                line.end = time.monotonic()
+        if changed and stage not in QUIET and not console.is_terminal and (line.is_new or text):
+            said = f"{line.elapsed:>6}  {line.cell.name}: {stage} {text}".rstrip()
+            console.print(Text(said), soft_wrap=True)
+
+    def over(self, landed: Landed) -> None:
+        """Note that a run is over, one way or the other."""
+        if landed.error:
+            self.update(landed.cell, "failed", f"{landed.error.error_type}: {landed.error}")
+        else:
+            self.update(landed.cell, "tracked", "")
+
+    def _render(self) -> Group:
+        with self.lock:
+            lines = list(self.lines.values())
+        over = Counter(line.stage for line in lines if line.stage in OVER)
+        active = [line for line in lines if line.stage not in OVER]
+        active.sort(key=lambda line: (line.stage in ("planned", "waiting"), line.begin))
+        table = Table(box=None, pad_edge=False)
+        table.add_column("run")
+        table.add_column("stage", no_wrap=True, min_width=12)
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=console.width // 3)
+        table.add_column("elapsed", no_wrap=True, min_width=7)
+        for line in active[:SHOWN]:
+            stage = Text(line.stage, style="cyan")
+            table.add_row(Text(line.cell.name), stage, Text(line.text), line.elapsed)
+        rest = f", {len(active) - SHOWN} more waiting" if len(active) > SHOWN else ""
+        counts = f"{over['tracked']} of {len(lines)} tracked, {over['failed']} failed{rest}"
+        return Group(table, Text(counts, style="bold"))
+
+
+def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None:
+    """Print what each run gave, the money spent, and where the runs can be compared."""
+    if not landed:
+        return
+    order = {cell.request.key: number for number, cell in enumerate(runs.cells)}
+    landed = sorted(landed, key=lambda one: order[one.cell.request.key])
+    table = _table([one.cell for one in landed])
+    shown = _shown_metrics(runs.settings)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("result", min_width=8)
+    for one in landed:
+        measured = read_values(one.measurement) if one.measurement else {}
+        numbers = [f"{measured[name]:.4g}" if name in measured else "" for name in shown]
+        style, result = ("red", one.error.error_type) if one.error else ("green", "tracked")
+        table.add_row(*_row(one.cell, table), *numbers, Text(result, style=style))
+    console.print(table)
+    for one in landed:
+        if one.error:
+            failed = Text.assemble(("failed ", "red"), f"{one.cell.name}: {one.error}")
+            console.print(failed, soft_wrap=True)
+        elif flawed := read_errors(one.measurement):
+            console.print(Text(f"flawed {one.cell.name}: {flawed}", style="yellow"), soft_wrap=True)
+    console.print(Text(_spent(landed, runs)), soft_wrap=True)
+    if not all(isinstance(one.error, NotTrackedError) for one in landed):
+        console.print(Text(tracker.address()), soft_wrap=True)
+
+
+def _shown_metrics(settings: Settings) -> list[str]:
+    """Return the metrics that fit on a line, the user's own first."""
+    own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
+    names = [value.name for metric in build(own) for value in metric.values]
+    return [*names, *METRICS][: max(1, (console.width - 60) // 14)]
+
+
+def show_in_flight(runs: Runs) -> None:
+    """Say what fal still has, what it costs, and how it is collected; nothing where there is nothing."""
+    in_flight = runs.in_flight()
+    if not in_flight:
+        return
+    if runs.forgets:
+        console.print(f"{len(in_flight)} not finished; the same command renders them again.")
+        return
+    cost = sum(cell.request.price_usd or 0 for cell, _ in in_flight)
+    for cell, state in in_flight:
+        request = state.request_id or "its submission's answer was lost"
+        console.print(Text(f"{WORDS[state.stage]}: {cell.name} ({request})"), soft_wrap=True)
+    console.print(
+        f"{len(in_flight)} left with fal, for {cost:.2f} USD. The same command collects them.",
+        soft_wrap=True,
+    )
+
+
+def _spent(landed: Sequence[Landed], runs: Runs) -> str:
+    """Say what this command has cost, and what it may have."""
+    made = [
+        attempt
+        for one in landed
+        for attempt in attempts(one.entry.journal.events())
+        if attempt.command == runs.settings.command
+    ]
+    spent = sum(attempt.committed_usd for attempt in made if attempt.cost == "spent")
+    perhaps = sum(attempt.committed_usd for attempt in made) - spent
+    if not made:
+        return "Nothing was generated."
+    more = f", and {perhaps:.2f} USD perhaps" if perhaps else ""
+    if runs.provider_name == "emulator":
+        return f"On fal this would have cost {spent:.2f} USD{more}; the emulator charged nothing."
+    return f"{spent:.2f} USD spent{more}."
