@@ -1,0 +1,92 @@
+"""A finished sweep and an emulator, real ones, that many tests look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kling_sweeps.emulator.process import EmulatorProcess
+from kling_sweeps.emulator.settings import EmulatorSettings
+
+SMALL = ["provider.emulator.width=320", "provider.emulator.height=180", "provider.emulator.latency_s=0"]
+# What a developer's own shell may hold and a test must not see.
+FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Runs `python -m kling_sweeps` in a folder of its own, as a user does."""
+
+    folder: Path
+
+    def __call__(self, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        return subprocess.run(
+            [sys.executable, "-m", "kling_sweeps", *overrides],
+            cwd=self.folder,
+            env={**clean, "FAL_HOME_DIR": str(self.folder / "no-fal-login"), **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """A running emulator and what it says of itself."""
+
+    base_url: str
+
+    def ledger(self) -> list[dict]:
+        return httpx.get(f"{self.base_url}/_emulator/ledger").raise_for_status().json()
+
+    def set_faults(self, *rules: dict) -> None:
+        httpx.put(f"{self.base_url}/_emulator/faults", json=list(rules)).raise_for_status()
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Give the command in an empty folder."""
+    return Command(tmp_path)
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """Start an emulator of small videos and no latency."""
+    with EmulatorProcess(EmulatorSettings(width=320, height=180, latency_s=0)) as process:
+        yield Emulator(process.base_url)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The finished `+sweep=cfg`: where it ran, what it said, and what the emulator accepted."""
+
+    command: Command
+    completed: subprocess.CompletedProcess[str]
+    ledger: list[dict]
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Run the main job once, with a key, against an emulator that stands where fal does."""
+    command = Command(tmp_path_factory.mktemp("sweep"))
+    with EmulatorProcess(EmulatorSettings(width=320, height=180, latency_s=0)) as process:
+        completed = command(
+            "+sweep=cfg", "provider=fal", f"provider.base_url={process.base_url}", FAL_KEY=SECRET
+        )
+        ledger = Emulator(process.base_url).ledger()
+    return Sweep(command, completed, ledger)
+
+
+SECRET = "0f1e2d3c-sweep-test:5b4a39281706f5e4d3c2b1a0"

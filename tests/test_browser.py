@@ -1,0 +1,134 @@
+"""What a person sees: `mlflow server` on the finished sweep, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Sweep
+from playwright.sync_api import Page, sync_playwright
+
+from kling_sweeps.analysis import runs_df
+
+# H.264 is in the Chromium of a distribution and in Chrome, not in the one that playwright brings.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+# The assistant that MLflow opens on a first visit covers a third of the page.
+NO_ASSISTANT = """
+    localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+    localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+"""
+# The charts that are in view: their types, how many runs they show, and how many lines or bars are drawn.
+CHARTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => ({
+    type: plot.data[0].type,
+    runs: plot.data[0].type === 'bar' ? plot.data[0].x.length : new Set(plot.data.map(t => t.name)).size,
+    points: Math.min(...plot.data.map(trace => trace.x.length)),
+    drawn: new Set([...plot.querySelectorAll('path.js-line, .bars .point path')]
+        .filter(path => path.getTotalLength() > 0).map(path => path.getAttribute('d'))).size,
+}))"""
+PLAYS = "video => video.readyState >= 2 && video.videoWidth > 0 && video.currentTime > 0.2"
+TIMEOUT_S = 90
+
+
+@contextmanager
+def started(command: list[str], folder: Path, **env: str) -> Iterator[subprocess.Popen]:
+    """Run a command in a process group of its own, and end all of the group."""
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **env},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start MLflow's own server on the sweep's database."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", sweep.command.tracking_uri]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with started(command, folder, **quiet) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """Open an empty page in a headless Chromium."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
+        page.set_default_timeout(TIMEOUT_S * 1000)
+        page.add_init_script(NO_ASSISTANT)
+        yield page
+        browser.close()
+
+
+def test_the_printed_address_opens_the_charts(sweep, server, page):
+    """Shows all ten runs in drawn charts, frame by frame and as bars, where the sweep said they are."""
+    (path,) = re.findall(r"http://127\.0\.0\.1:5000(/#/\S+compareRunsMode=CHART\S*)", sweep.completed.stdout)
+    page.goto(server + path)
+    page.wait_for_function(f"""() => {{
+        const charts = ({CHARTS})();
+        return ['scatter', 'bar'].every(type => charts.some(c => c.type === type && c.drawn === 10));
+    }}""")
+    charts = page.evaluate(CHARTS)
+    assert {chart["runs"] for chart in charts} == {10}
+    lines = [chart for chart in charts if chart["type"] == "scatter"]
+    assert len(lines) == 3
+    assert all(chart["points"] >= 119 for chart in lines)
+    names = set(page.locator("a[href*='/runs/']").all_inner_texts())
+    assert names == set(runs_df("cfg", sweep.command.tracking_uri)["run_name"])
+
+
+def test_a_runs_page_plays_its_video(sweep, server, page):
+    """Plays the mp4 among the artifacts of a run, found by clicking there from the run's page."""
+    run = runs_df("cfg", sweep.command.tracking_uri).iloc[0]
+    page.goto(f"{server}/#/experiments/{Path(run['artifact_uri']).parts[-3]}/runs/{run['run_id']}")
+    page.get_by_role("heading", name=run["run_name"]).wait_for()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("video", exact=True).click()
+    page.get_by_text(re.compile(r"\.mp4$")).first.click()
+    video = page.locator("video")
+    # A browser only plays by itself what is muted.
+    video.evaluate("video => { video.muted = true; return video.play() }")
+    page.wait_for_function(f"() => ({PLAYS})(document.querySelector('video'))")
+    assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [run["width"], run["height"]]
+    assert video.evaluate("video => video.duration") == pytest.approx(run["duration_s"], abs=0.1)

@@ -1,0 +1,191 @@
+"""Configs are composed by Hydra, read into requests, and refused with everything that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from kling_sweeps.config import CONF, read_all, read_job
+from kling_sweeps.errors import ConfigError
+from kling_sweeps.settings import Cell, Settings
+
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = {"model", "prompts", "metrics", "provider", "tracking", "sweep"}
+
+
+def job(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    return cfg, cfg.hydra
+
+
+def read(*overrides: str) -> tuple[Settings, Cell]:
+    return read_job(*job(*overrides))
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(*overrides)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_opens_with_its_command(file: Path):
+    """Says in its first words how it is used."""
+    comment = [line for line in file.read_text().splitlines() if not line.startswith("# @")]
+    head = comment[:3]
+    assert all(line.startswith("#") for line in head[:1])
+    assert any("python -m kling_sweeps" in line for line in head)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f for f in FILES if f.parent.name in GROUPS and f.stem != "base"],
+    ids=lambda path: f"{path.parent.name}={path.stem}",
+)
+def test_every_file_composes_and_is_read(file: Path):
+    """Makes a valid run of every choice of every group."""
+    group = file.parent.name
+    overrides = [f"+sweep={file.stem}"] if group == "sweep" else [f"{group}={file.stem}"]
+    if file.stem == "scene":
+        overrides.append("prompt=scene")
+    _, cell = read(*overrides)
+    assert cell.request.price_usd > 0
+
+
+def test_the_default_run_sends_all_five_arguments():
+    """Sends what fal would take for a default, too."""
+    _, cell = read()
+    assert cell.request.endpoint == "fal-ai/kling-video/v2.1/master/text-to-video"
+    assert set(cell.request.arguments) == {
+        "prompt",
+        "negative_prompt",
+        "cfg_scale",
+        "aspect_ratio",
+        "duration",
+    }
+    assert cell.request.arguments["negative_prompt"] == "blur, distort, and low quality"
+    assert cell.request.arguments["cfg_scale"] == 0.5
+    assert cell.request.arguments["duration"] == "5"
+    assert cell.request.price_usd == 1.40
+    assert cell.name == "potter · cfg 0.5 · 16:9 · 5 s · #0"
+
+
+def test_the_default_set_has_eight_prompts():
+    """Names a potter and seven others, no two alike."""
+    cfg, _ = job()
+    texts = set(OmegaConf.to_container(cfg.prompts).values())
+    assert "potter" in cfg.prompts
+    assert len(texts) >= 8
+
+
+def test_ten_seconds_cost_twice_as_much():
+    """Takes the price from the model's file."""
+    assert read("duration=10")[1].request.price_usd == 2.80
+
+
+def test_a_text_is_a_prompt():
+    """Takes a quoted text where no id is meant."""
+    _, cell = read("prompt='A cat, asleep'")
+    assert cell.prompt == cell.prompt_text == "A cat, asleep"
+
+
+def test_a_template_takes_its_factors():
+    """Fills a template and names its factors, the overridden ones in the run's name."""
+    _, cell = read("prompts=scene", "prompt=scene", "camera='slow dolly in'")
+    assert cell.prompt_text.endswith(", slow dolly in, soft overcast light")
+    assert cell.factors["camera"] == "slow dolly in"
+    assert set(cell.factors) == {"subject", "camera", "light"}
+    assert cell.name.startswith("scene · slow dolly in · cfg")
+    assert cell.params["camera"] == "slow dolly in"
+
+
+def test_a_text_may_be_a_template_too():
+    """Fills factors into a text that is given on the command line."""
+    _, cell = read("prompt='${animal}, running'", "+animal=fox")
+    assert cell.prompt_text == "fox, running"
+    assert cell.factors == {"animal": "fox"}
+
+
+def test_a_model_may_take_more(tmp_path):
+    """Sends an argument that only the model's file knows, by default or as it is set."""
+    model = CONF / "model" / "kling_v2.1_master.yaml"
+    text = model.read_text().replace(
+        "price:", "  generate_audio: {type: boolean, default: true}\nprice:", 1
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "loud.yaml").write_text(text)
+    more = f"hydra.searchpath=[file://{tmp_path}]"
+    assert read(more, "model=loud")[1].request.arguments["generate_audio"] is True
+    loud = read(more, "model=loud", "+generate_audio=false")[1]
+    assert loud.request.arguments["generate_audio"] is False
+
+
+def test_a_model_may_take_less():
+    """Sends nothing that the model does not take, and refuses to be told to."""
+    without = "~model.arguments.cfg_scale"
+    assert "cfg_scale" not in read(without)[1].request.arguments
+    assert "takes no cfg_scale" in problems(without, "cfg_scale=0.7")[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("cfg_scale=1.5", "cfg_scale=1.5 is not a number from 0 to 1"),
+        ("cfg_scale=high", "cfg_scale=high is not a number from 0 to 1"),
+        ("duration=7", "allowed are 5, 10"),
+        ("aspect_ratio=4:3", "allowed are 16:9, 9:16, 1:1"),
+        ("aspect_ratio=969", "'\"16:9\"'"),
+        ("prompt=''", "at least 1 character"),
+        (f"prompt='{'x' * 2501} '", "2,502 characters"),
+        ("negative_prompt=null", "no value"),
+        ("prompt=poter", "did you mean potter?"),
+        ("prompt='a ${subject}'", "subject"),
+        ("+nonsense=1", "nonsense is unknown"),
+        ("+cfg_scal=1", "did you mean cfg_scale?"),
+        ("sample=-1", "whole number of 0 or more"),
+        ("sample=1.5", "whole number of 0 or more"),
+        ("budget.max_usd=lots", "budget.max_usd=lots is not a number"),
+        ("+budget.max=1", "budget.max is unknown; did you mean max_usd?"),
+        ("+provider.poll.max=1", "did you mean max_s?"),
+        ("provider.name=aws", "valid are auto, fal, emulator"),
+        ("provider.base_url=somewhere", "provider.base_url is not the address"),
+        ("provider.emulator.slots=0", "provider.emulator"),
+        ("dry_run=maybe", "dry_run=maybe is neither true nor false"),
+        ("+metrics.sharpnes={}", "metrics.sharpnes"),
+        ("+prompts.bad={txt: a}", "prompts.bad is neither a text nor"),
+        ("model.arguments.cfg_scale.type=real", "model.arguments.cfg_scale.type"),
+        ("+model.prize=3", "model.prize is unknown"),
+        ("tracking.uri=postgresql://me:secret@db/x", "holds a password"),
+    ],
+)
+def test_a_wrong_value_is_refused(override, said):
+    """Says what is wrong, where, and what is allowed, and nothing else."""
+    found = problems(override)
+    assert len(found) == 1
+    assert said in found[0]
+    assert "secret" not in found[0]
+
+
+def test_all_problems_of_a_run_are_reported():
+    """Collects the problems of every part of a config."""
+    found = problems("cfg_scale=2", "duration=3", "budget.max_usd=-1", "+x=1")
+    assert len(found) == 4
+
+
+def test_all_problems_of_all_runs_are_reported_once():
+    """Collects what is wrong with each job of a sweep, each problem once."""
+    jobs = [job("cfg_scale=2"), job("cfg_scale=3"), job("cfg_scale=2", "duration=3")]
+    with pytest.raises(ConfigError) as caught:
+        read_all(jobs)
+    assert len(caught.value.problems) == 3
+
+
+def test_settings_of_the_command_are_not_swept():
+    """Refuses a sweep whose runs would be kept in different places."""
+    with pytest.raises(ConfigError, match="the same for all runs"):
+        read_all([job("store.dir=a"), job("store.dir=b")])

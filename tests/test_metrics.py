@@ -1,0 +1,307 @@
+"""The registry, its configuration, and what every metric promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+
+import clips
+import numpy as np
+import pytest
+import yaml
+
+from kling_sweeps import metrics
+from kling_sweeps.errors import ConfigError, VideoError
+from kling_sweeps.measurement import Measurement, is_measured
+from kling_sweeps.metric import FrameMetric, Value, mean, percentile
+from kling_sweeps.metrics import METRICS, build, describe, fingerprint, measure
+
+CONF = Path(__file__).parent.parent / "conf" / "metrics"
+EVERY = pytest.mark.parametrize("name", METRICS)
+NEEDS_TWO_FRAMES = {"motion", "motion_p95", "vbench_temporal_flickering"}
+NEEDS_A_REQUEST = {"aspect_error", "duration_error_s"}
+
+
+@dataclass
+class Brightness(FrameMetric):
+    """A user's own metric."""
+
+    version = 3
+    values = (Value("brightness", "stored Y", "levels", (0, 255), "neither", "mean"),)
+
+    gain: float = 1.0
+
+    def per_frame(self, frame):
+        return {"brightness": self.gain * frame.luma.mean()}
+
+
+@dataclass
+class Faulty(Brightness):
+    """A metric that raises, at a frame or at the end."""
+
+    values = (Value("faulty", "nothing", "1", (0, 1), "neither", "none"),)
+
+    at: int = 0
+
+    def per_frame(self, frame):
+        if frame.index == self.at:
+            raise IndexError("no such thing")
+        return {"faulty": 1}
+
+    def compute(self):
+        raise ZeroDivisionError("nothing to divide by")
+
+
+class TestContract:
+    @EVERY
+    def test_declares_itself(self, name):
+        """Each value has a name, a unit, a range, a direction and a source."""
+        kind = METRICS[name]
+        assert kind.version >= 1 and kind.__doc__ and kind.values
+        for value in kind.values:
+            assert value.name and value.meaning and value.unit and value.source
+            assert value.range[0] < value.range[1]
+            assert value.direction in {"higher", "lower", "neither"}
+
+    @EVERY
+    def test_values_are_as_declared(self, tmp_path, name):
+        """A moving clip gives each declared value, a number within its range."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        measured = measure(path, {name: {}}, aspect_ratio="16:9", duration=5)
+        assert measured.errors == {}
+        assert list(measured.values) == [value.name for value in METRICS[name].values]
+        for value in METRICS[name].values:
+            assert value.range[0] <= measured.values[value.name] <= value.range[1]
+
+    @EVERY
+    def test_one_frame(self, tmp_path, name):
+        """What needs two frames is NaN on one; the rest is a number."""
+        path = clips.write(tmp_path / "a.mp4", clips.still(1))
+        measured = measure(path, {name: {}})
+        assert measured.errors == {}
+        missing = {key for key, value in measured.values.items() if isnan(value)}
+        assert missing == set(measured.values) & (NEEDS_TWO_FRAMES | NEEDS_A_REQUEST)
+
+    @EVERY
+    @pytest.mark.parametrize("value", [16, 128, 235])
+    def test_constant(self, tmp_path, name, value):
+        """A constant clip is a number for every metric."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(value))
+        measured = measure(path, {name: {}}, aspect_ratio="4:3", duration=1)
+        assert measured.errors == {}
+        assert not any(map(isnan, measured.values.values()))
+
+    @EVERY
+    def test_two_passes_are_equal(self, tmp_path, name):
+        """The same file gives the same numbers."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        first, second = (measure(path, {name: {}}) for _ in range(2))
+        np.testing.assert_equal(first.values, second.values)
+
+    @EVERY
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_threads_change_nothing(self, tmp_path, name, threads):
+        """Decoding with more threads gives the same numbers."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        np.testing.assert_equal(
+            measure(path, {name: {}}, threads=threads).values, measure(path, {name: {}}).values
+        )
+
+    def test_order_is_irrelevant(self, tmp_path):
+        """A metric gives the same beside others, before or after them, as alone."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        forward = measure(path).values
+        assert_same(forward, measure(path, dict(reversed(metrics.DEFAULT.items()))).values)
+        for name in METRICS:
+            alone = measure(path, {name: {}}).values
+            assert_same(alone, {key: forward[key] for key in alone})
+
+    @EVERY
+    @pytest.mark.parametrize("size", [(96, 128), (127, 95), (16, 16), (640, 32)])
+    def test_any_size(self, tmp_path, name, size):
+        """No size is an error."""
+        path = clips.write(
+            tmp_path / "a.mkv", clips.noise(10, frames=3, size=size), codec="ffv1", options={}
+        )
+        assert measure(path, {name: {}}).errors == {}
+
+    def test_nothing_was_seen(self):
+        """A metric that saw no frame gives NaN."""
+        for metric in build({name: {} for name in METRICS if name != "file"}):
+            assert all(map(isnan, metric.compute().values()))
+
+    def test_statistics_leave_out_nan(self):
+        """Frames without a value are no samples, and no samples give NaN."""
+        assert mean([nan, 1, 3]) == 2
+        assert percentile([nan, 0, 10], 95) == pytest.approx(9.5)
+        assert isnan(mean([nan])) and isnan(percentile([], 95))
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+    def test_yaml_builds(self, path):
+        """Every set of metrics in conf/ is valid and opens with the command that uses it."""
+        assert path.read_text().startswith(f"# python -m kling_sweeps metrics={path.stem}\n")
+        assert build(yaml.safe_load(path.read_text()))
+
+    def test_default_is_the_default(self):
+        """`measure(path)` measures what `metrics=default` measures."""
+        default = yaml.safe_load((CONF / "default.yaml").read_text())
+        assert fingerprint(default) == fingerprint()
+
+    def test_all_problems_at_once(self):
+        """Unknown metrics, unknown parameters and wrong types are named together, with what is valid."""
+        spec = {
+            "sharpnes": {},
+            "sharpness": {"short_sid": 3, "short_side": "big"},
+            "luma": {"gain": 1},
+            "motion": 5,
+            "own": {"target": "nowhere:Metric"},
+            "other": {"target": "json:dumps"},
+        }
+        with pytest.raises(ConfigError) as caught:
+            build(spec)
+        text = str(caught.value)
+        assert len(caught.value.problems) == 7
+        for part in (
+            "metrics.sharpnes is not a metric; did you mean sharpness?",
+            "vbench_temporal_flickering",
+            "metrics.sharpness.short_sid is not a parameter; did you mean short_side?",
+            "short_side=480",
+            "metrics.sharpness.short_side='big': expected int",
+            "metrics.luma.gain is not a parameter; there are none",
+            "metrics.motion=5",
+            "metrics.own.target='nowhere:Metric'",
+            "not a class derived from FrameMetric",
+        ):
+            assert part in text
+
+    @pytest.mark.parametrize("size", [0, -1, True, 1.5])
+    def test_impossible_sizes(self, size):
+        """A size that no picture can have is refused."""
+        with pytest.raises(ConfigError, match="short_side"):
+            build({"sharpness": {"short_side": size}})
+
+    def test_a_metric_without_a_fork(self, tmp_path):
+        """A user's own class is named in YAML, with its parameters."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(100))
+        spec = {"mine": {"target": "test_metrics:Brightness", "gain": 2}}
+        assert measure(path, spec).values == {"brightness": 200}
+
+    def test_one_name_one_value(self):
+        """Two metrics that give a value of the same name are refused."""
+        with pytest.raises(ConfigError, match="metrics.sharpness and metrics.again both give sharpness"):
+            build({"sharpness": {}, "again": {"target": "kling_sweeps.metrics.sharpness:Sharpness"}})
+
+    def test_describe(self):
+        """Every value is described once, with what its class declares."""
+        rows = describe()
+        assert len({row.name for row in rows}) == len(rows) == 16
+        assert {row.metric for row in rows} == set(METRICS)
+
+
+class TestFingerprint:
+    def test_names_what_is_measured(self):
+        """Order and defaults written out change nothing; parameters and metrics do."""
+        assert fingerprint({"luma": {}, "sharpness": None}) == fingerprint(
+            {"sharpness": {"short_side": 480}, "luma": {}}
+        )
+        specs = [{}, {"luma": {}}, {"sharpness": {}}, {"sharpness": {"short_side": 720}}]
+        assert len({fingerprint(spec) for spec in specs}) == 4
+
+    def test_a_new_version_is_measured_again(self, monkeypatch):
+        """A changed formula has another fingerprint."""
+        before = fingerprint({"luma": {}})
+        monkeypatch.setattr(METRICS["luma"], "version", 99)
+        assert fingerprint({"luma": {}}) != before
+
+
+class TestMeasure:
+    @pytest.mark.parametrize("at", [0, 3, -1])
+    def test_a_failing_metric_is_a_record(self, tmp_path, at):
+        """A metric that raises is NaN with a message, and the others are measured."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(126))
+        spec = {"bad": {"target": "test_metrics:Faulty", "at": at}, "luma": {}}
+        measured = measure(path, spec)
+        assert isnan(measured.values["faulty"])
+        assert measured.values["luma_mean"] == pytest.approx(110 / 219)
+        assert list(measured.errors) == ["bad"]
+        assert len(measured.frames) == 8
+
+    def test_a_row_a_frame(self, tmp_path):
+        """The table has every frame, its time, and a column a series."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        table = measure(path).frames
+        assert list(table.frame) == list(range(8))
+        assert table.time_s.to_numpy() == pytest.approx(np.arange(8) / 24, abs=1e-4)
+        assert {"luma_mean", "luma_contrast", "motion", "vbench_temporal_flickering"} <= set(table)
+        assert isnan(table.motion[0]) and not table.motion[1:].isna().any()
+
+    def test_broken_tail(self, tmp_path):
+        """A cut file is measured up to there, and marked."""
+        path = clips.truncate(clips.write(tmp_path / "a.mp4", clips.noise(20, frames=20)))
+        measured = measure(path)
+        assert measured.values["frames"] == len(measured.frames) < 20
+        assert "of 20 frames" in measured.errors["video"]
+
+    def test_not_a_video(self, tmp_path):
+        """What can't be decoded at all is an error, not a measurement."""
+        path = tmp_path / "a.mp4"
+        path.write_bytes(b"nothing")
+        with pytest.raises(VideoError):
+            measure(path)
+
+    @pytest.mark.parametrize("aspect_ratio", ["16x9", "16:0", "wide"])
+    def test_bad_aspect_ratio(self, tmp_path, aspect_ratio):
+        """A requested ratio that is none is named."""
+        with pytest.raises(ConfigError, match="aspect_ratio"):
+            measure(tmp_path / "a.mp4", aspect_ratio=aspect_ratio)
+
+    def test_provenance(self, tmp_path):
+        """Versions of decoder, libraries and metrics, and the colour tags, go with the numbers."""
+        measured = measure(clips.write(tmp_path / "a.mp4", clips.grey()))
+        assert {"av", "ffmpeg", "opencv", "numpy", "metric.luma"} <= set(measured.versions)
+        assert measured.facts["color_space"] == "bt709"
+        assert measured.facts["color_range"] == "limited"
+        assert measured.facts["pixel_format"] == "yuv420p"
+
+
+class TestFiles:
+    def test_come_back(self, tmp_path):
+        """What is saved is what is loaded, NaN included."""
+        measured = measure(clips.write(tmp_path / "a.mp4", clips.pan()))
+        measured.save(tmp_path / "deep" / "m")
+        loaded = Measurement.load(tmp_path / "deep" / "m")
+        np.testing.assert_equal(loaded.values, measured.values)
+        assert isnan(loaded.values["aspect_error"])
+        assert (loaded.errors, loaded.facts, loaded.versions) == (
+            measured.errors,
+            measured.facts,
+            measured.versions,
+        )
+        assert loaded.frames.equals(measured.frames)
+        np.testing.assert_array_equal(loaded.filmstrip, measured.filmstrip)
+
+    def test_are_plain(self, tmp_path):
+        """The folder holds three files, and its JSON is strict."""
+        measure(clips.write(tmp_path / "a.mp4", clips.still())).save(tmp_path / "m")
+        assert is_measured(tmp_path / "m") and not is_measured(tmp_path)
+        names = sorted(path.name for path in (tmp_path / "m").iterdir())
+        assert names == ["filmstrip.png", "frames.parquet", "values.json"]
+        text = (tmp_path / "m" / "values.json").read_text()
+        assert json.loads(text, parse_constant=pytest.fail)["values"]["aspect_error"] is None
+
+    def test_half_written_is_not_there(self, tmp_path, monkeypatch):
+        """Where writing fails, nothing that looks finished is left."""
+        measured = measure(clips.write(tmp_path / "a.mp4", clips.still()))
+        monkeypatch.setattr(Measurement, "_json", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            measured.save(tmp_path / "m")
+        assert not (tmp_path / "m" / "values.json").exists()
+        assert not list((tmp_path / "m").glob("*.tmp"))
+
+
+def assert_same(first, second):
+    np.testing.assert_equal(dict(sorted(first.items())), dict(sorted(second.items())))

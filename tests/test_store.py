@@ -1,0 +1,42 @@
+"""A store keeps generations as plain files and lets each request of fal's have one owner."""
+
+import pytest
+
+from kling_sweeps.errors import UnavailableError
+from kling_sweeps.request import GenerationRequest
+from kling_sweeps.store import Store
+
+REQUEST = GenerationRequest("a/b", {"prompt": "ein Ü, ein 🦊"}, 0, 1.4)
+
+
+def test_a_folder_is_found_by_its_key(tmp_path):
+    """Puts a generation into the folder that its key names."""
+    entry = Store(tmp_path).entry(REQUEST)
+    entry.create(REQUEST)
+    assert entry.folder == tmp_path / REQUEST.key[:2] / REQUEST.key
+    assert entry.read_json("request.json") == REQUEST.as_dict()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    """Leaves what was there where the writer fails."""
+    entry = Store(tmp_path).entry(REQUEST)
+    entry.create(REQUEST)
+    with pytest.raises(RuntimeError), entry.replacing("request.json") as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert entry.read_json("request.json") == REQUEST.as_dict()
+
+
+def test_a_request_id_has_one_owner(tmp_path):
+    """Refuses a claim on what another key has claimed."""
+    store = Store(tmp_path)
+    assert store.claim("r/1", "key a")
+    assert store.claim("r/1", "key a")
+    assert not store.claim("r/1", "key b")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    """Says so before anything is spent."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match="store.dir"):
+        Store(tmp_path / "file" / "store").check()
