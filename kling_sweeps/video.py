@@ -127,13 +127,16 @@ def verify(path: str | Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path} can't be opened as a video: {_reason(error)}") from error
     with container:
         if not container.streams.video:
             raise VideoError(f"{path} has no video in it")
-        yield container, container.streams.video[0]
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError(f"{path} is encoded in a way that nothing here can decode")
+        yield container, stream
 
 
 @dataclass
