@@ -162,6 +162,7 @@ class _Generation:
     def _keep(self, result: dict) -> None:
         if not _video_url(result):
             raise PollError(f"fal's result names no video: {json.dumps(result)[:200]}")
+        self.entry.discard_part("video.mp4")  # it was another attempt's
         self.entry.write_json("result.json", result)
         self.entry.journal.append("fetched")
 

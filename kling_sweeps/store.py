@@ -107,12 +107,19 @@ class Entry:
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a temporary name; what is there when the block ends becomes `name`, forced to disk."""
-        part = self.folder / f"{name}.part"
+        part = self._part(name)
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, self.folder / name)
         sync_folder(self.folder)
+
+    def discard_part(self, name: str) -> None:
+        """Remove what a `replacing` that broke off has left."""
+        self._part(name).unlink(missing_ok=True)
+
+    def _part(self, name: str) -> Path:
+        return self.folder / f"{name}.part"
 
     def submitted(self, ticket: Ticket, how: str) -> bool:
         """Journal that fal has the request under this ticket, unless another key has taken it over."""
