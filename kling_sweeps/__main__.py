@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import uuid
-from typing import Any
 
 
 def main() -> int:
@@ -18,7 +17,8 @@ def main() -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from kling_sweeps.config import COMMAND_ID, CONF
-    from kling_sweeps.errors import RefusedError, RunError
+    from kling_sweeps.errors import RefusedError, RunError, say_refused
+    from kling_sweeps.job import job
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
@@ -35,36 +35,12 @@ def main() -> int:
     except (RefusedError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         if trace:
             raise
-        return _refuse(error)
+        return say_refused(_message(error))
     return 0
-
-
-def job(cfg: Any) -> None:
-    """Do one job: what a launcher has landed for it is done, else all of it is done here."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from kling_sweeps import session
-    from kling_sweeps.config import read_job
-    from kling_sweeps.errors import RefusedError, RunError
-
-    hydra = HydraConfig.get()
-    try:
-        session.run_one(*read_job(cfg, hydra))
-    except (RefusedError, RunError) as error:
-        if hydra.mode is RunMode.RUN:
-            raise SystemExit(1 if isinstance(error, RunError) else _refuse(error)) from None
-        # Any launcher and sweeper hears of it; others of the sweep may have been submitted.
-        raise error if isinstance(error, RunError) else RunError(str(error), error_type="refused") from None
 
 
 def _is_override(argument: str) -> bool:
     return "=" in argument and not argument.startswith("-") or argument.startswith(("+", "~"))
-
-
-def _refuse(error: Exception) -> int:
-    print(_message(error), "Nothing was submitted.", sep="\n", file=sys.stderr)
-    return 2
 
 
 def _message(error: Exception) -> str:

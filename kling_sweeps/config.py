@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ CONF = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir()
 
 KEYS = (
     "prompt negative_prompt cfg_scale aspect_ratio duration sample "
-    "model prompts metrics provider tracking store budget dry_run unknown retry on_interrupt fail_fast"
+    "model prompts metrics provider tracking store budget objective dry_run unknown retry on_interrupt fail_fast"
 ).split()
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
@@ -44,28 +44,32 @@ ID = re.compile(r"[\w.-]+")
 FACTOR = re.compile(r"(?<!\\)\$\{\s*([A-Za-z_]\w*)\s*\}")
 
 
-def read_all(jobs: Iterable[tuple[DictConfig, DictConfig]]) -> tuple[Settings, list[Cell]]:
-    """Read every job, given as its config and Hydra's own part; raise ConfigError with all problems."""
+def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Settings, list[Cell]]:
+    """Read every job by what reads it; raise ConfigError with the problems of all."""
     problems: dict[str, None] = {}
-    read = []
-    for cfg, hydra in jobs:
+    shared: dict[str, Settings] = {}
+    cells = []
+    for read in jobs:
         try:
-            read.append(read_job(cfg, hydra))
+            settings, cell = read()
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
-    if len({repr(settings) for settings, _ in read}) > 1:
-        shared = "provider, store, tracking, metrics, budget and dry_run"
-        problems[f"{shared} are the same for all runs of a sweep; sweep something else"] = None
-    if not read and not problems:
+        else:
+            shared.setdefault(repr(settings), settings)
+            cells.append(cell)
+    if len(shared) > 1:
+        keys = "provider, store, tracking, metrics, budget, objective and dry_run"
+        problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
+    if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
     if problems:
         raise ConfigError(*problems)
-    return read[0][0], [cell for _, cell in read]
+    return next(iter(shared.values())), cells
 
 
-def read_job(cfg: DictConfig, hydra: DictConfig) -> tuple[Settings, Cell]:
-    """Read one job's config; raise ConfigError with everything that is wrong with it."""
-    reader = _JobReader(cfg, hydra)
+def read_job(cfg: DictConfig, hydra: DictConfig | None = None) -> tuple[Settings, Cell]:
+    """Read one job's config, Hydra's own part in it or beside it; raise ConfigError with all its problems."""
+    reader = _JobReader(cfg, cfg.hydra if hydra is None else hydra)
     settings, cell = reader.settings(), reader.cell()
     if reader.problems:
         raise ConfigError(*reader.problems)
@@ -83,10 +87,6 @@ class _JobReader(Reader):
         for key, valid in (("store", ["dir"]), ("tracking", ["uri"])):
             self.group(key, valid)
         spec = self.value("metrics", {}) or {}
-        try:
-            metrics.build(spec)
-        except ConfigError as error:
-            self.report(*error.problems)
         sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
         return Settings(
             sweep=sweep,
@@ -100,8 +100,20 @@ class _JobReader(Reader):
                 **{key: self.choice(key, valid) for key, valid in CHOICES.items()},
                 fail_fast=self.flag("fail_fast"),
             ),
+            objective=self.objective(spec),
             dry_run=self.flag("dry_run"),
         )
+
+    def objective(self, spec: Mapping) -> str | None:
+        """Return the metric that a sweeper searches by; all the metrics are checked on the way."""
+        name = self.value("objective")
+        try:
+            measured = [value.name for metric in metrics.build(spec) for value in metric.values]
+            if name is not None and name not in measured:
+                self.report(f"objective={name} is not measured{close(name, measured)}")
+        except ConfigError as error:
+            self.report(*error.problems)
+        return name
 
     def folder(self) -> str:
         """Return the name of the folder that Hydra gives a command, which all its jobs share."""

@@ -15,8 +15,10 @@ class Reader:
     """Reads one config and collects what is wrong with it."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        self.cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-        self.raw = OmegaConf.to_container(self.cfg, resolve=False)
+        self.cfg = cfg
+        self.raw = OmegaConf.to_container(cfg, resolve=False)
+        self.raw.pop("hydra", None)
+        self.groups: dict[str, Any] = {}
         self.problems: dict[str, None] = {}
 
     def report(self, *problems: str) -> None:
@@ -24,12 +26,28 @@ class Reader:
 
     def value(self, key: str, default: Any = None) -> Any:
         """Return the resolved value at a dotted key."""
+        group, _, name = key.partition(".")
+        if name and group not in self.groups:
+            self.groups[group] = self._whole(group)
+        if name in self.groups.get(group, ()):
+            return self.groups[group][name]
         try:
-            value = OmegaConf.select(self.cfg, key, default=default)
-            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            return self._select(key, default)
         except OmegaConfBaseException as error:
             self.report(f"{key}: {str(error).splitlines()[0]}")
             return default
+
+    def _whole(self, group: str) -> dict[str, Any]:
+        """Return a resolved group, which is quicker than key by key; nothing where one of its keys is wrong."""
+        try:
+            found = self._select(group, None)
+        except OmegaConfBaseException:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _select(self, key: str, default: Any) -> Any:
+        value = OmegaConf.select(self.cfg, key, default=default)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
     def number(self, key: str, low: float = 0.0, whole: bool = False) -> float:
         """Return a finite number of at least `low`."""

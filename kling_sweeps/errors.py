@@ -24,6 +24,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
@@ -171,3 +172,9 @@ class NotTrackedError(RunError):
 
     stage = "track"
     error_type = "not_tracked"
+
+
+def say_refused(why: object) -> int:
+    """Say on stderr why nothing was submitted; return the exit code of a refused command."""
+    print(why, "Nothing was submitted.", sep="\n", file=sys.stderr)
+    return 2

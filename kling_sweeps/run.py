@@ -37,13 +37,17 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Landed:
-    """A run that is over: its video measured in `measurement`, a folder, or an error."""
+    """A run that is over: its video measured in `measurement`, a folder, or an error.
+
+    `stood` tells that it was so before, in MLflow too, and nothing was done.
+    """
 
     cell: Cell
     entry: Entry
     state: State
     measurement: Path | None = None
     error: RunError | None = None
+    stood: bool = False
 
 
 class Runs:
@@ -80,8 +84,16 @@ class Runs:
         states = ((cell, self.store.entry(cell.request).state()) for cell in self.cells)
         return [(cell, state) for cell, state in states if state.is_open]
 
-    def land(self, observer: Observer, max_in_flight: int) -> Iterator[Landed]:
-        """Generate and measure every distinct cell, and yield each as soon as it is over.
+    def finished(self) -> Iterator[Landed]:
+        """Yield what is generated and measured already."""
+        for planned in self.plan.planned:
+            entry = self.store.entry(planned.cell.request)
+            folder = entry.measurements(self.fingerprint)
+            if planned.state.stage is Stage.FINISHED and not planned.is_repeat and is_measured(folder):
+                yield Landed(planned.cell, entry, planned.state, folder)
+
+    def land(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Iterator[Landed]:
+        """Generate and measure each of some cells, and yield it as soon as it is over.
 
         Raises RefusedError where the provider can't be used; then nothing was submitted.
         """
@@ -90,15 +102,14 @@ class Runs:
             provider = None
             if self.plan.pending:
                 provider = stack.enter_context(providers.opened(self.settings.provider, self.provider_name))
-            workers = stack.enter_context(Workers(len(self.cells)))
+            workers = stack.enter_context(Workers(len(cells)))
             means = provider and self._means(provider, workers)
-            crew = _Crew(self, means, workers, observer, asyncio.Semaphore(max_in_flight), finished)
+            crew = _Crew(self, cells, means, workers, observer, asyncio.Semaphore(max_in_flight), finished)
             stack.enter_context(_in_thread(crew.work(), finished))
             while (landed := finished.get()) is not None:
                 if isinstance(landed, BaseException):
                     raise landed
                 yield landed
-
 
     def _means(self, provider: Provider, workers: Workers) -> Means:
         settings = self.settings
@@ -121,6 +132,7 @@ class _Crew:
     """Whoever works on the runs, in the event loop's thread; without means there is only to measure."""
 
     runs: Runs
+    cells: Sequence[Cell]
     means: Means | None
     workers: Workers
     observer: Observer
@@ -133,7 +145,7 @@ class _Crew:
         provider = self.means.provider
         try:
             await asyncio.to_thread(opencv.load)  # what can't measure shall not buy
-            for endpoint in {cell.request.endpoint for cell in self.runs.cells}:
+            for endpoint in {cell.request.endpoint for cell in self.cells}:
                 await provider.check(endpoint)
             await self._land_all()
         except asyncio.CancelledError:
@@ -146,7 +158,7 @@ class _Crew:
     async def _land_all(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for cell in self.runs.cells:
+                for cell in self.cells:
                     group.create_task(self._land(cell))
         except* RefusedError as refused:
             raise refused.exceptions[0] from None

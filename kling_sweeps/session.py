@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 from kling_sweeps import terminal
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RunError
+from kling_sweeps.measurement import read_values
 from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
 from kling_sweeps.tracking import Tracker, opening, without_password
@@ -21,7 +23,8 @@ log = logging.getLogger(__name__)
 def run_all(settings: Settings, cells: Sequence[Cell], max_in_flight: int) -> Iterator[Landed]:
     """Print the plan, then yield each run as it lands, to be tracked, then print the results.
 
-    A dry run yields nothing. Raises RefusedError before anything is submitted.
+    What stands in MLflow as it should comes first. A dry run yields nothing. Raises RefusedError before
+    anything is submitted.
     """
     runs = Runs(settings, cells)
     terminal.show_plan(runs.plan, settings, runs.provider_name)
@@ -30,22 +33,32 @@ def run_all(settings: Settings, cells: Sequence[Cell], max_in_flight: int) -> It
     tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name)
     runs.check()
     tracker.check()
-    progress = terminal.Progress(runs.cells)
-    results: list[Landed] = []
+    results = [replace(landed, stood=True) for landed in runs.finished() if tracker.has(landed)]
+    standing = {landed.cell.request.key for landed in results}
+    left = [cell for cell in runs.cells if cell.request.key not in standing]
     try:
-        landing = runs.land(progress, max_in_flight)
-        # Whatever ends the loop, nothing is submitted any more when the results are shown.
-        with opening(tracker) as opener, progress.shown(), closing(landing):
-            for landed in _tracked(tracker, opener, progress, landing):
+        yield from results
+        if left:
+            for landed in _landed(runs, left, tracker, max_in_flight):
                 results.append(landed)
-                progress.over(landed)
                 with _handing_over(landed):
                     yield landed
-                if landed.error and settings.policy.fail_fast:
-                    break
     finally:
         terminal.show_results(results, runs, tracker)
         terminal.show_in_flight(runs)
+
+
+def _landed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: int) -> Iterator[Landed]:
+    """Yield each run that is left once it is over and tracked; a first failure ends it where it shall."""
+    progress = terminal.Progress(left, done=len(runs.cells) - len(left))
+    landing = runs.land(left, progress, max_in_flight)
+    # Whatever ends the loop, nothing is submitted any more when the results are shown.
+    with opening(tracker) as opener, progress.shown(), closing(landing):
+        for landed in _tracked(tracker, opener, progress, landing):
+            progress.over(landed)
+            yield landed
+            if landed.error and runs.settings.policy.fail_fast:
+                return
 
 
 def _tracked(
@@ -66,13 +79,23 @@ def _tracked(
         yield replace(landed, error=_track(tracker, landed) or landed.error)
 
 
-def run_one(settings: Settings, cell: Cell) -> None:
-    """Do one job; raise its RunError. What a launcher has landed for it is not done again."""
+def run_one(settings: Settings, cell: Cell) -> float | None:
+    """Do one job and return its objective; raise its RunError. What a launcher has landed is not done again."""
     landed = _handed_over.get()
     if landed is None:
         landed = next(iter(list(run_all(settings, [cell], max_in_flight=1))), None)
-    if landed and landed.error:
+    if landed is None:
+        return None
+    if landed.error:
         raise landed.error
+    return objective(settings, landed)
+
+
+def objective(settings: Settings, landed: Landed) -> float | None:
+    """Return the metric that a sweeper searches by, NaN where it could not be measured, None where none is wanted."""
+    if settings.objective is None:
+        return None
+    return read_values(landed.measurement).get(settings.objective, math.nan)
 
 
 _handed_over: ContextVar[Landed | None] = ContextVar("landed", default=None)

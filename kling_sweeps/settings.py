@@ -67,7 +67,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all the runs of one command share; `command` is its id, the same in all its processes."""
+    """What all the runs of one command share; `command` is its id, the same in all its processes.
+
+    `objective` is the metric that a job returns to a sweeper.
+    """
 
     sweep: str
     command: str
@@ -77,6 +80,7 @@ class Settings:
     metrics: Mapping[str, Mapping[str, Any]]
     budget: BudgetSettings
     policy: Policy
+    objective: str | None
     dry_run: bool
 
 

@@ -141,7 +141,8 @@ class _Line:
 class Progress:
     """The runs as they come along: a live table in a terminal, a line a change elsewhere."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], done: int = 0) -> None:
+        self.done = done
         self.lines = {cell.request.key: _Line(cell) for cell in cells}
         self.lock = threading.Lock()
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from kling_sweeps import record
+from kling_sweeps import record, standing
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.run import Landed
 
@@ -101,12 +101,21 @@ class Tracker:
 
     def open(self) -> None:
         """Connect, which makes a new database's tables, and read what is there."""
-        _ = self.known
+        _ = self.client, self.experiment_id, self.known
+
+    def has(self, landed: Landed) -> bool:
+        """Tell, without MLflow where that can be, whether a run stands there as it is."""
+        return self.known.get(landed.cell.request.key) == record.content(landed)
 
     @cached_property
-    def known(self) -> dict[str, Run]:
-        """Return the experiment's runs by request key."""
-        return {run.data.tags["request_key"]: run for run in self._search("")}
+    def known(self) -> dict[str, str]:
+        """Return what the experiment's runs were when they were written, by request key."""
+        name = experiment_name(self.sweep, self.provider)
+        if (found := standing.read(self.uri, name)) is not None:
+            if found.experiment_id is not None:
+                self.experiment_id = found.experiment_id
+            return found.contents
+        return {run.data.tags["request_key"]: run.data.tags.get("content", "") for run in self._search("")}
 
     def _search(self, filter_string: str) -> Iterator[Run]:
         token = None
@@ -129,20 +138,17 @@ class Tracker:
 
     def _track(self, landed: Landed) -> None:
         key = landed.cell.request.key
-        if self._is_complete(self.known.get(key), landed):
+        if self.has(landed):
             return
         with landed.entry.lock():
             there = list(self._search(f"tags.request_key = '{key}'"))
-            if len(there) == 1 and self._is_complete(there[0], landed):
+            if [run.data.tags.get("content") for run in there] == [record.content(landed)]:
                 return
             notes: dict[str, str] = {}
             for run in there:
                 notes |= _own_tags(run)
                 self.client.delete_run(run.info.run_id)
             self._write(landed, notes)
-
-    def _is_complete(self, run: Run | None, landed: Landed) -> bool:
-        return run is not None and run.data.tags.get("content") == record.content(landed)
 
     def _write(self, landed: Landed, notes: dict[str, str]) -> None:
         """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""

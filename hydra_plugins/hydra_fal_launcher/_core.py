@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +14,14 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from omegaconf import DictConfig, open_dict
 
 from kling_sweeps import session
-from kling_sweeps.config import read_all
+from kling_sweeps.config import read_all, read_job
 from kling_sweeps.errors import ConfigError, RunError
+from kling_sweeps.job import job
+from kling_sweeps.settings import Cell, Settings
 
 if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
+
 
 
 def launch(
@@ -25,44 +31,67 @@ def launch(
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(launcher.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-    configs = [
-        _compose(launcher, overrides, initial_job_idx + number)
-        for number, overrides in enumerate(job_overrides)
-    ]
+    jobs = _Jobs(launcher, job_overrides, initial_job_idx)
+    if launcher.task_function is job:
+        return _generate(launcher, jobs)
+    return [jobs.run(number) for number in range(len(job_overrides))]  # there is nothing to generate
+
+
+def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     if launcher.max_in_flight < 1:
         raise ConfigError(f"hydra.launcher.max_in_flight={launcher.max_in_flight} is not 1 or more")
-    settings, cells = read_all((config, config.hydra) for config in configs)
-    results: list[JobReturn] = [_not_run() for _ in configs]
+    settings, cells = read_all(partial(jobs.read, number) for number in range(len(jobs.overrides)))
+    numbers = defaultdict(list)
+    for number, cell in enumerate(cells):
+        numbers[cell.request.key].append(number)
+    results = [JobReturn(status=JobStatus.COMPLETED) for _ in cells]  # what a dry run leaves
     for landed in session.run_all(settings, cells, launcher.max_in_flight):
-        for number, cell in enumerate(cells):
-            if cell.request.key == landed.cell.request.key:
-                results[number] = _run(launcher, configs[number])
+        for number in numbers[landed.cell.request.key]:
+            if landed.stood:  # no job has anything left to do
+                results[number].return_value = session.objective(settings, landed)
+            else:
+                results[number] = _slim(jobs.run(number))
     return results
 
 
-def _compose(launcher: FalLauncher, overrides: Sequence[str], number: int) -> DictConfig:
-    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = number
-        config.hydra.job.num = number
-    return config
+@dataclass(frozen=True)
+class _Jobs:
+    """The jobs of a launch, each composed when it is needed and held no longer."""
+
+    launcher: FalLauncher
+    overrides: Sequence[Sequence[str]]
+    first: int
+
+    def read(self, number: int) -> tuple[Settings, Cell]:
+        """Read a job, unless that was done when the sweeper composed it."""
+        known = self.launcher.hydra_context.config_loader.known(list(self.overrides[number]))
+        return known or read_job(self.config(number))
+
+    def config(self, number: int) -> DictConfig:
+        launcher = self.launcher
+        overrides = list(self.overrides[number])
+        config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = self.first + number
+        return config
+
+    def run(self, number: int) -> JobReturn:
+        """Let Hydra run a job."""
+        launcher = self.launcher
+        returned = run_job(
+            hydra_context=launcher.hydra_context,
+            task_function=launcher.task_function,
+            config=self.config(number),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+        return returned
 
 
-def _run(launcher: FalLauncher, config: DictConfig) -> JobReturn:
-    """Let Hydra run a job; one that failed returns NaN, so that a sweeper goes on to the next."""
-    returned = run_job(
-        hydra_context=launcher.hydra_context,
-        task_function=launcher.task_function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+def _slim(returned: JobReturn) -> JobReturn:
+    """Return a result without its configs, which are many; a failed run is NaN, and a sweeper goes on."""
+    returned.cfg = returned.hydra_cfg = None
     if isinstance(returned._return_value, RunError):
         returned.status, returned.return_value = JobStatus.COMPLETED, math.nan
     return returned
-
-
-def _not_run() -> JobReturn:
-    """Return what stands for a job of a dry run."""
-    return JobReturn(status=JobStatus.COMPLETED)

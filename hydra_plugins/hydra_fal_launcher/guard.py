@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +14,10 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from kling_sweeps.config import FACTOR, ID, read_all
-from kling_sweeps.errors import ConfigError, RefusedError
+from kling_sweeps.config import FACTOR, ID, read_all, read_job
+from kling_sweeps.errors import ConfigError, RefusedError, say_refused
 from kling_sweeps.run import Runs
+
 
 class Guard(Callback):
     """Refuses a sweep (exit code 2) that Hydra would run otherwise than it reads.
@@ -35,8 +35,7 @@ class Guard(Callback):
             if not config.hydra.launcher._target_.startswith(__package__):
                 _check_plan(config)  # which a launcher of somebody else's does not
         except (RefusedError, HydraException) as error:
-            print(error, "Nothing was submitted.", sep="\n", file=sys.stderr)
-            raise SystemExit(2) from None
+            raise SystemExit(say_refused(error)) from None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         self.failed += job_return.status is JobStatus.FAILED
@@ -75,8 +74,7 @@ def _check_plan(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(_overrides(config))
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    configs = [loader.load_sweep_config(config, job) for job in jobs]
-    settings, cells = read_all((config, config.hydra) for config in configs)
+    settings, cells = read_all(lambda job=job: read_job(loader.load_sweep_config(config, job)) for job in jobs)
     if not settings.dry_run:
         Runs(settings, cells).check()
 

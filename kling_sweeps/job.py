@@ -1,0 +1,28 @@
+"""One job of Hydra's: what any launcher runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def job(cfg: Any) -> float | None:
+    """Generate, measure and track one video; return its objective, for a sweeper that searches.
+
+    What a launcher has landed for it is not done again. In a sweep it raises RunError, a single run ends
+    the process, since Hydra would print the overrides with an error.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from kling_sweeps import session
+    from kling_sweeps.config import read_job
+    from kling_sweeps.errors import RefusedError, RunError, say_refused
+
+    hydra = HydraConfig.get()
+    try:
+        return session.run_one(*read_job(cfg, hydra))
+    except (RefusedError, RunError) as error:
+        if hydra.mode is RunMode.RUN:
+            raise SystemExit(1 if isinstance(error, RunError) else say_refused(error)) from None
+        # Any launcher and sweeper hears of it; others of the sweep may have been submitted.
+        raise error if isinstance(error, RunError) else RunError(str(error), error_type="refused") from None

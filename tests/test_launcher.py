@@ -1,0 +1,109 @@
+"""The launcher is one of Hydra's: its own suite for launchers, and the same configs as Hydra composes."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.test_utils.launcher_common_tests import (
+    BatchedSweeperTestSuite,
+    IntegrationTestSuite,
+    LauncherTestSuite,
+)
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from hydra_plugins.hydra_fal_launcher._composer import Composer
+from kling_sweeps.config import CONF
+
+# What Hydra's suite says of its own old defaults.
+old_defaults = pytest.mark.filterwarnings("ignore:Future Hydra versions:UserWarning")
+
+
+@old_defaults
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("fal", [])])
+class TestHydrasOwnSuite(LauncherTestSuite):
+    """Runs any task as any launcher does."""
+
+
+@old_defaults
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"), [("fal", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])]
+)
+class TestHydrasOwnSuiteInBatches(BatchedSweeperTestSuite):
+    """Takes one batch of jobs after another."""
+
+
+@pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=fal"])])
+class TestHydrasOwnIntegrationSuite(IntegrationTestSuite):
+    """Runs scripts, as a user starts them."""
+
+
+JOBS = [
+    [],
+    ["prompt=potter", "cfg_scale=0.3"],
+    ["prompt=potter", "cfg_scale=0.7", "sample=2"],
+    ["prompt='a, b=c'", "negative_prompt=''"],
+    ["prompts=scene", "prompt=scene", "camera='slow pan'", "subject='a dog'", "light=dusk"],
+    ["prompts=scene", "prompt=scene", "camera='crane'", "subject='a dog'", "light=dusk"],
+    ["model=kling_v2_master", "duration=10"],
+    ["model=kling_v2_master", "model.price.first_usd=2"],
+    ["+prompts.mine='an owl'", "prompt=mine"],
+    ["metrics={luma: {}}"],
+    ["~fail_fast"],
+    ["hydra.job.name=other", "cfg_scale=0.1"],
+    ["provider=emulator", "provider.emulator.width=320", "store.dir=${oc.env:HOME}/store"],
+]
+
+
+@pytest.fixture
+def loader():
+    """Give Hydra's own loader, on the project's configs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.fixture
+def master(loader):
+    return loader.load_configuration("config", ["hydra.verbose=false"], RunMode.MULTIRUN)
+
+
+def test_a_job_is_composed_as_hydra_composes_it(loader, master):
+    """Gives the same config for whatever is overridden, to the last key of Hydra's own."""
+    composer = Composer(loader, lambda config: None)
+    for job in [*JOBS, *reversed(JOBS)]:
+        ours = composer.load_sweep_config(master, list(job))
+        theirs = loader.load_sweep_config(master, list(job))
+        assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+        assert OmegaConf.is_struct(ours) == OmegaConf.is_struct(theirs)
+        assert OmegaConf.get_cache(ours) == OmegaConf.get_cache(theirs)
+
+
+@pytest.mark.parametrize("wrong", ["nonsense=1", "prompts=nowhere", "+prompt=x", "~nonsense", "cfg_scale=1,2"])
+def test_what_cannot_be_composed_is_refused_as_hydra_refuses_it(loader, master, wrong):
+    """Raises the error that Hydra raises."""
+    with pytest.raises(HydraException) as theirs:
+        loader.load_sweep_config(master, [wrong])
+    with pytest.raises(HydraException) as ours:
+        Composer(loader, lambda config: None).load_sweep_config(master, [wrong])
+    assert type(ours.value) is type(theirs.value)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_hydra_reads_its_files_once(loader, master, monkeypatch):
+    """Composes what jobs share a single time."""
+    composer, composed = Composer(loader, lambda config: None), []
+    original = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *args: composed.append(args) or original(*args))
+    for cfg_scale in range(10):
+        composer.load_sweep_config(master, [f"cfg_scale={cfg_scale / 10}", "prompt=potter"])
+    assert len(composed) == 1
+
+
+def test_what_was_read_is_known_once(loader, master):
+    """Keeps what was made of a job for whoever asks for it first."""
+    composer = Composer(loader, lambda config: config.cfg_scale)
+    composer.load_sweep_config(master, ["cfg_scale=0.3"])
+    assert composer.known(["cfg_scale=0.3"]) == 0.3
+    assert composer.known(["cfg_scale=0.3"]) is None
