@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import uuid
+from urllib.parse import urlsplit
 
 
 def main() -> int:
@@ -16,10 +17,12 @@ def main() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from kling_sweeps.config import COMMAND_ID, CONF
+    from kling_sweeps.config import COMMAND_ID, CONF, PASSWORD_IN_CONFIG
     from kling_sweeps.errors import RefusedError, RunError, say_refused
     from kling_sweeps.job import job
 
+    if any(map(_holds_password, sys.argv[1:])):  # Hydra would write it down before any config is read
+        return say_refused(PASSWORD_IN_CONFIG)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
     os.environ[COMMAND_ID] = uuid.uuid4().hex
@@ -37,6 +40,11 @@ def main() -> int:
             raise
         return say_refused(_message(error))
     return 0
+
+
+def _holds_password(argument: str) -> bool:
+    key, _, value = argument.partition("=")
+    return key.lstrip("+") == "tracking.uri" and bool(urlsplit(value.strip("'\"")).password)
 
 
 def _is_override(argument: str) -> bool:

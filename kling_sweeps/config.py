@@ -39,6 +39,10 @@ CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_int
 EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
 # The environment variable in which a command's id reaches its worker processes.
 COMMAND_ID = "KLING_SWEEPS_COMMAND"
+PASSWORD_IN_CONFIG = (
+    "tracking.uri holds a password, which would be kept in Hydra's config dumps: "
+    "set MLFLOW_TRACKING_URI in the environment instead"
+)
 PROVIDERS = ("auto", "fal", "emulator")
 ID = re.compile(r"[\w.-]+")
 FACTOR = re.compile(r"(?<!\\)\$\{\s*([A-Za-z_]\w*)\s*\}")
@@ -171,10 +175,7 @@ class _JobReader(Reader):
     def tracking_uri(self) -> str:
         uri = str(self.value("tracking.uri"))
         if "${oc.env:" not in str(self.raw.get("tracking", {}).get("uri")) and urlsplit(uri).password:
-            self.report(
-                "tracking.uri holds a password, which would be kept in Hydra's config dumps: "
-                "set MLFLOW_TRACKING_URI in the environment instead"
-            )
+            self.report(PASSWORD_IN_CONFIG)
         return uri
 
     def cell(self) -> Cell | None:

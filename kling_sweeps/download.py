@@ -13,6 +13,8 @@ ATTEMPTS = 5
 MAX_REDIRECTS = 5
 # The type of the error that a file has which is gone for good.
 EXPIRED = "file_expired"
+# The type of the error of a file that is there and has nothing in it.
+EMPTY = "file_empty"
 TRUSTED = (".fal.media", ".fal.ai", ".fal.run")
 
 
@@ -57,7 +59,7 @@ async def _attempt(client: httpx.AsyncClient, url: str, path: Path, max_bytes: i
         await response.aclose()
     size = path.stat().st_size
     if size == 0:
-        raise DownloadError("the video is empty: 0 bytes")
+        raise DownloadError("the video is empty: 0 bytes", error_type=EMPTY)
     if total is not None and size != total:
         raise _Interrupted(f"{size:,} of {total:,} bytes came")
 

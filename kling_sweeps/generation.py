@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import stamina
 
-from kling_sweeps.download import EXPIRED
+from kling_sweeps.download import EMPTY, EXPIRED
 from kling_sweeps.errors import (
     DownloadError,
     GenerationError,
@@ -58,8 +58,8 @@ def _begin_anew(entry: Entry, means: Means) -> None:
     state = entry.state()
     if means.provider.forgets and state.is_open:
         entry.journal.append("forgotten")
-    elif means.policy.retry == "failed" and state.is_failed and state.stage in (Stage.FAILED, Stage.FETCHED):
-        entry.journal.append("retrying", why="asked for")
+    elif means.may_pay_again(state.attempted_by) and state.stage is Stage.FAILED:
+        entry.journal.append("retrying")
 
 
 def _steps(
@@ -81,6 +81,7 @@ class _Generation:
     """One request that fal has; each step leads to the next stage or raises."""
 
     def __init__(self, means: Means, request: GenerationRequest, entry: Entry, notify: Notify) -> None:
+        self.command = means.command
         self.provider = means.provider
         self.budget = means.budget
         self.workers = means.workers
@@ -89,7 +90,8 @@ class _Generation:
         self.entry = entry
         self.notify = notify
         # It is asked for once more before it is paid for once more.
-        self.may_pay_again = means.policy.retry == "failed" and entry.state().is_lost
+        lost_by = entry.state().lost_by
+        self.may_pay_again = lost_by is not None and means.may_pay_again(lost_by)
 
     @property
     def ticket(self) -> Ticket:
@@ -100,7 +102,7 @@ class _Generation:
     async def wait(self) -> None:
         """Ask until the request is completed; silence and a locked account are waited out."""
         begin = time.monotonic()
-        started = False
+        started = self.entry.state().is_started
         while (age := time.monotonic() - begin) < self.settings.timeout_s:
             pause = self.settings.poll.interval(age)
             try:
@@ -178,13 +180,14 @@ class _Generation:
             raise lost from None  # which a history that can't be read does not confirm
         self._lost(lost)
 
-    def _lost(self, error: LostResultError) -> None:
+    def _lost(self, error: LostResultError | DownloadError | VideoError) -> None:
         """Note what fal does not know any more, and raise; what was lost before is paid again where told."""
         if self.may_pay_again:
             self.may_pay_again = False
-            self.entry.journal.append("retrying", why="asked for")
+            self.entry.journal.append("retrying")
             return
-        self.entry.journal.append("lost", message=str(error))
+        self.entry.journal.append("lost", message=str(error), command=self.command)
+        error.args = (f"{error}; retry=failed asks once more, and then pays again",)
         raise error
 
     def _failed(self, error: GenerationError) -> None:
@@ -193,17 +196,16 @@ class _Generation:
         if error.error_type == CANCELLED and state.is_cancelled:
             self.entry.journal.append("cancelled")
         else:
+            is_free = not error.may_have_cost and error.error_type != CANCELLED
             self.entry.journal.append(
                 "failed",
                 stage=error.stage,
                 error_type=error.error_type,
                 message=str(error),
                 may_have_cost=error.may_have_cost,
+                begins_anew=is_free and state.retries < FREE_RETRIES,
             )
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
-        is_free = not error.may_have_cost and error.error_type != CANCELLED
-        if is_free and state.retries < FREE_RETRIES:
-            self.entry.journal.append("retrying", why="failed")
 
     async def download(self) -> None:
         """Fetch the video; a file that is no video is fetched anew, and then an error."""
@@ -214,9 +216,11 @@ class _Generation:
                 with attempt:
                     await self._download_once()
         except DownloadError as error:
-            if error.error_type == EXPIRED:
-                self.entry.journal.append("lost", message=str(error))
-            raise
+            if error.error_type not in (EXPIRED, EMPTY):
+                raise
+            return self._lost(error)
+        except VideoError as error:
+            return self._lost(error)
         seconds = round(time.monotonic() - begin, 3)
         self.entry.journal.append("downloaded", seconds=seconds, bytes=self.entry.video.stat().st_size)
 

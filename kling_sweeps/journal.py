@@ -52,6 +52,9 @@ class Ticket:
     cancel_url: str = ""
 
 
+# What begins an attempt anew, and what shows that fal has what was taken for lost.
+ANEW = ("submitting", "retrying", "cancelled", "forgotten")
+FOUND = ("completed", "fetched", "downloaded")
 # What each event says of the money that an attempt cost.
 COSTS = {
     "submitting": "unknown",
@@ -83,18 +86,22 @@ class Attempt:
 def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     """Return the submissions of a journal in their order."""
     made: list[Attempt] = []
+    current = 0
     for event in events:
         name = event["event"]
         if name == "submitting":
             at = datetime.fromisoformat(event["at"])
             by = event.get("sweep", ""), event.get("command", "")
             made.append(Attempt(at, *by, event.get("price_usd"), "unknown"))
+            current = len(made) - 1
+        if name == "submitted":  # where the last was never sent, it is an earlier one that was found
+            current = max((n for n, one in enumerate(made) if one.cost == "unknown"), default=current)
         cost = COSTS.get(name)
         if name == "failed":
             cost = "perhaps" if event["may_have_cost"] else "free"
         if cost and made:
-            request_id = event.get("request_id", made[-1].request_id)
-            made[-1] = replace(made[-1], cost=cost, request_id=request_id)
+            request_id = event.get("request_id", made[current].request_id)
+            made[current] = replace(made[current], cost=cost, request_id=request_id)
     return made
 
 
@@ -104,7 +111,9 @@ class State:
 
     `failed` is what fal's status said of a completed request. `spent_usd` is what all attempts have
     cost, `committed_usd` with what they may have. `retries` counts how often one that failed was begun
-    anew without anybody's word; `is_lost` says that fal no longer has what was paid for.
+    anew without anybody's word. `lost_by` is the command that found that fal no longer has what was paid
+    for, and `attempted_by` the last that submitted. `unanswered` is when each submission left whose
+    answer was lost, and none of which was found since.
     """
 
     stage: Stage = Stage.NEW
@@ -118,7 +127,10 @@ class State:
     spent_usd: float = 0.0
     committed_usd: float = 0.0
     retries: int = 0
-    is_lost: bool = False
+    is_started: bool = False
+    lost_by: str | None = None
+    attempted_by: str | None = None
+    unanswered: tuple[datetime, ...] = ()
     is_cancelled: bool = False
 
     @property
@@ -133,7 +145,7 @@ class State:
     @property
     def is_failed(self) -> bool:
         """Tell whether nothing more comes of it unless it is paid for again."""
-        return self.stage is Stage.FAILED or self.is_lost and self.is_open
+        return self.stage is Stage.FAILED or self.lost_by is not None
 
 
 def fold(events: Iterable[Mapping[str, Any]]) -> State:
@@ -141,18 +153,32 @@ def fold(events: Iterable[Mapping[str, Any]]) -> State:
     events = list(events)
     stage, retries = Stage.NEW, 0
     seen: dict[str, Mapping[str, Any]] = {}
+    unanswered: list[datetime] = []
     for event in events:
         name = event["event"]
-        stage = NEXT.get(name, stage)
-        if name in ("submitting", "retrying", "cancelled", "forgotten"):
+        begins_anew = name == "failed" and event.get("begins_anew", False)
+        stage = Stage.NEW if begins_anew else NEXT.get(name, stage)
+        if name in ANEW or begins_anew:
             seen.clear()
-        if name == "retrying":
-            retries = retries + 1 if event["why"] == "failed" else 0
-        seen[name] = event
+        if name == "retrying" or begins_anew:
+            retries = retries + 1 if begins_anew else 0
+        if name in FOUND:
+            seen.pop("lost", None)
+        if name == "submitting":
+            unanswered.append(datetime.fromisoformat(event["at"]))
+        elif name == "not_submitted" and unanswered:
+            unanswered.pop()
+            stage = Stage.UNKNOWN if unanswered else Stage.NEW
+        elif name in NEXT:
+            unanswered.clear()
+        if not begins_anew:
+            seen[name] = event
     made = attempts(events)
     return State(
         stage=stage,
         retries=retries,
+        attempted_by=made[-1].command if made else None,
+        unanswered=tuple(unanswered),
         spent_usd=round(sum(a.committed_usd for a in made if a.cost == "spent"), 4),
         committed_usd=round(sum(a.committed_usd for a in made), 4),
         **_facts(seen),
@@ -177,7 +203,8 @@ def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "download_s": seen.get("downloaded", {}).get("seconds"),
         "error": failed and _error(failed),
         "failed": completed.get("failed", False),
-        "is_lost": "lost" in seen,
+        "is_started": "started" in seen,
+        "lost_by": seen.get("lost", {}).get("command"),
         "is_cancelled": "cancelling" in seen,
     }
 

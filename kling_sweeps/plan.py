@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kling_sweeps.errors import BudgetError
 from kling_sweeps.journal import Stage, State
-from kling_sweeps.settings import Cell
+from kling_sweeps.settings import Cell, Policy
 from kling_sweeps.store import Store
 
 OVER = (Stage.FINISHED, Stage.FAILED)
@@ -26,7 +26,8 @@ WORDS = {
 class PlannedCell:
     """A cell and how far it has come; a second cell with the same request is a repeat and costs nothing.
 
-    `is_retried` tells that a failed one is to be generated again, `fits` that the budget allows it.
+    `is_retried` tells that one that failed, or whose answer was lost, may be generated again, `fits` that
+    the budget allows it.
     """
 
     cell: Cell
@@ -41,7 +42,9 @@ class PlannedCell:
             return "over budget"
         if self.is_repeat:
             return "as above"
-        return "to generate again" if self.is_retried else WORDS[self.state.stage]
+        if not self.is_retried:
+            return WORDS[self.state.stage]
+        return "to generate again" if self.state.is_failed else "to look up or generate again"
 
     @property
     def is_new(self) -> bool:
@@ -108,8 +111,8 @@ class Plan:
         return Plan([replace(p, fits=fits[p.cell.request.key]) for p in self.planned])
 
 
-def make_plan(cells: Sequence[Cell], store: Store, retry: str, forgets: bool) -> Plan:
-    """Look each cell up in the store; `retry` is none or failed.
+def make_plan(cells: Sequence[Cell], store: Store, policy: Policy, forgets: bool) -> Plan:
+    """Look each cell up in the store; the policy may be to pay again.
 
     A provider that `forgets` is a new emulator, which has nothing of what an old one was asked for.
     """
@@ -119,7 +122,8 @@ def make_plan(cells: Sequence[Cell], store: Store, retry: str, forgets: bool) ->
         key, state = cell.request.key, store.entry(cell.request).state()
         if forgets and state.is_open:
             state = State()
-        is_retried = retry == "failed" and state.is_failed
+        is_retried = policy.retry == "failed" and state.is_failed
+        is_retried |= policy.unknown == "resubmit" and state.stage is Stage.UNKNOWN
         planned.append(PlannedCell(cell, state, key in seen, is_retried))
         seen.add(key)
     return Plan(planned)

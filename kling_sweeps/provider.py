@@ -64,8 +64,8 @@ class Provider(Protocol):
         `failed` is what the status said. Raises PollError where asking again may help.
         """
 
-    async def cancel(self, ticket: Ticket) -> bool:
-        """Ask to cancel; return False where it had completed already."""
+    async def cancel(self, ticket: Ticket) -> None:
+        """Ask to cancel, which comes to nothing where it has completed already."""
 
     def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
         """Yield the requests sent to an endpoint since `start`, with their arguments."""

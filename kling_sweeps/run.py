@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+
+from filelock import Timeout
 
 from kling_sweeps import metrics, opencv, providers
 from kling_sweeps.budget import Budget
@@ -59,7 +62,7 @@ class Runs:
         self.forgets = self.provider_name == "emulator" and not settings.provider.base_url
         self.store = Store(settings.store_dir / self.provider_name)
         try:
-            self.plan: Plan = make_plan(cells, self.store, settings.policy.retry, self.forgets)
+            self.plan: Plan = make_plan(cells, self.store, settings.policy, self.forgets)
         except OSError as error:
             raise UnavailableError(f"store.dir: {error.filename} can't be read: {error.strerror}") from None
 
@@ -150,7 +153,7 @@ class _Crew:
             await self._land_all()
         except asyncio.CancelledError:
             if self.means.policy.on_interrupt == "cancel":
-                await asyncio.gather(*(self._cancel(*one) for one in self.runs.in_flight()))
+                await asyncio.gather(*(self._cancel(cell) for cell, _ in self.runs.in_flight()))
             raise
         finally:
             await provider.close()
@@ -163,25 +166,30 @@ class _Crew:
         except* RefusedError as refused:
             raise refused.exceptions[0] from None
 
-    async def _cancel(self, cell: Cell, state: State) -> None:
+    async def _cancel(self, cell: Cell) -> None:
         """Cancel a request that waits in fal's queue; one that runs is paid for in any case."""
-        if state.stage is not Stage.SUBMITTED:
-            return
-        provider = self.means.provider
+        entry = self.runs.store.entry(cell.request)
         try:
-            if (await provider.status(state.ticket)).stage != "IN_QUEUE":
-                return
-            journal = self.runs.store.entry(cell.request).journal
-            journal.append("cancelling")
+            async with entry.async_lock(timeout_s=0):
+                await self._cancel_queued(cell, entry)
+        except Timeout:
+            pass  # another command works on it
+        except RunError as error:
+            log.warning("%s could not be cancelled: %s", cell.name, error)
+
+    async def _cancel_queued(self, cell: Cell, entry: Entry) -> None:
+        provider, state = self.means.provider, entry.state()
+        if state.stage is not Stage.SUBMITTED or (await provider.status(state.ticket)).stage != "IN_QUEUE":
+            return
+        entry.journal.append("cancelling")
+        try:
             await provider.cancel(state.ticket)
             if (await provider.status(state.ticket)).failed:
                 await provider.result(state.ticket, failed=True)
         except GenerationError as error:
             if error.error_type == CANCELLED:
-                journal.append("cancelled")
+                entry.journal.append("cancelled")
                 self.observer.update(cell, "cancelled", "")
-        except RunError as error:
-            log.warning("%s could not be cancelled: %s", cell.name, error)
 
     async def _land(self, cell: Cell) -> None:
         entry = self.runs.store.entry(cell.request)
@@ -234,6 +242,8 @@ def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
     task = loop.create_task(work)
 
     def run() -> None:
+        # Ctrl-C is the main thread's: a worker that is starting would print a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             loop.run_until_complete(task)
             finished.put(None)

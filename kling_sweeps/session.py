@@ -20,11 +20,13 @@ from kling_sweeps.tracking import Tracker, opening, without_password
 log = logging.getLogger(__name__)
 
 
-def run_all(settings: Settings, cells: Sequence[Cell], max_in_flight: int) -> Iterator[Landed]:
+def run_all(
+    settings: Settings, cells: Sequence[Cell], max_in_flight: int, is_begun: bool = False
+) -> Iterator[Landed]:
     """Print the plan, then yield each run as it lands, to be tracked, then print the results.
 
     What stands in MLflow as it should comes first. A dry run yields nothing. Raises RefusedError before
-    anything is submitted.
+    anything is submitted; a command that `is_begun`, with other cells, no longer minds where MLflow is.
     """
     runs = Runs(settings, cells)
     terminal.show_plan(runs.plan, settings, runs.provider_name)
@@ -32,12 +34,13 @@ def run_all(settings: Settings, cells: Sequence[Cell], max_in_flight: int) -> It
         return
     tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name)
     runs.check()
-    tracker.check()
+    if not is_begun:
+        tracker.check()
     results = [replace(landed, stood=True) for landed in runs.finished() if tracker.has(landed)]
     standing = {landed.cell.request.key for landed in results}
     left = [cell for cell in runs.cells if cell.request.key not in standing]
     try:
-        yield from results
+        yield from tuple(results)
         if left:
             for landed in _landed(runs, left, tracker, max_in_flight):
                 results.append(landed)

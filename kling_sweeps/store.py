@@ -7,22 +7,25 @@
         video.mp4
         measurements/    one folder for each set of metrics
         lock             held by whoever works on the generation
-    <root>/claims/<request id>   the key that owns a request of fal's
+        tracking.lock    held by whoever writes it to MLflow
+    <root>/claims/<request id>/<key>   whose a request of fal's is
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import AsyncFileLock, FileLock
 
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.journal import Journal, State, Ticket, sync_folder
+from kling_sweeps.journal import Journal, Stage, State, Ticket, sync_folder
 from kling_sweeps.request import GenerationRequest
 
 
@@ -34,7 +37,7 @@ class Store:
 
     def check(self) -> None:
         """Make the folder; raise UnavailableError where it can't be written."""
-        probe = self.root / f".writable-{os.getpid()}"
+        probe = self.root / f".writable-{uuid.uuid4().hex}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
@@ -51,19 +54,17 @@ class Store:
     def claim(self, request_id: str, key: str) -> bool:
         """Note that a request at fal belongs to `key`; return False where another key has it."""
         claims = self.root / "claims"
-        claims.mkdir(parents=True, exist_ok=True)
         path = claims / "".join(c if c.isalnum() or c in "-_." else "_" for c in request_id)
         part = claims / f".{key}.part"
-        with open(part, "w") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
+        part.mkdir(parents=True, exist_ok=True)
+        (part / key).touch()
+        sync_folder(part)
         try:
-            os.link(part, path)  # which is there whole, or not at all
-        except FileExistsError:
-            return path.read_text() == key
-        finally:
-            part.unlink()
+            os.rename(part, path)  # onto a folder that has something in it nothing can be renamed
+        except OSError:
+            if not path.is_dir():
+                raise
+            return (path / key).exists()
         sync_folder(claims)
         return True
 
@@ -82,7 +83,11 @@ class Entry:
         return self.folder.name
 
     def state(self) -> State:
-        return self.journal.state()
+        """Return what the journal says; a video that was removed since is to be fetched again."""
+        state = self.journal.state()
+        if state.stage is Stage.FINISHED and not self.video.exists():
+            return replace(state, stage=Stage.FETCHED)
+        return state
 
     def make_folder(self) -> None:
         """Make the folder, which outlives a power cut from here on."""
@@ -132,8 +137,11 @@ class Entry:
         """Return the folder of a measurement, which is there once it has been made."""
         return self.folder / "measurements" / fingerprint
 
-    def lock(self) -> FileLock:
-        return FileLock(self.folder / "lock")
+    def tracking_lock(self) -> FileLock:
+        """Return what is held for as long as the generation is written to MLflow."""
+        return FileLock(self.folder / "tracking.lock")
 
-    def async_lock(self) -> AsyncFileLock:
-        return AsyncFileLock(self.folder / "lock", poll_interval=0.2, run_in_executor=False)
+    def async_lock(self, timeout_s: float = -1) -> AsyncFileLock:
+        """Return what is held by whoever works on the generation; a negative time-out waits for ever."""
+        path = self.folder / "lock"
+        return AsyncFileLock(path, timeout=timeout_s, poll_interval=0.2, run_in_executor=False)

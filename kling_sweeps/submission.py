@@ -56,6 +56,10 @@ class Means:
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
     first_left: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def may_pay_again(self, command: str | None) -> bool:
+        """Tell whether the user's word covers what `command` left: it pays once, not once for each job."""
+        return self.policy.retry == "failed" and command != self.command
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -122,10 +126,9 @@ class Submission:
         A history that can't be read proves nothing: it is asked again for as long, and then given up.
         """
         self.notify("looking up", "its answer was lost")
-        since = self.entry.state().submitting_at
-        assert since is not None  # UNKNOWN begins with "submitting"
+        since, *again = self.entry.state().unanswered
         wait_s = self.means.settings.history_wait_s
-        until = since + timedelta(seconds=wait_s)
+        until = (again or [since])[-1] + timedelta(seconds=wait_s)
         give_up = max(until, datetime.now(UTC) + timedelta(seconds=wait_s))
         while True:
             begin = datetime.now(UTC)
@@ -133,7 +136,9 @@ class Submission:
                 if await self._adopt(since):
                     return
                 if begin > until:
-                    return self._not_listed(since)
+                    if not self._may_resubmit:
+                        raise self._unknown(since, "does not list it")
+                    return await self.submit()
             except (PollError, LockedAccountError, LostResultError) as error:
                 if begin > give_up:
                     raise self._unknown(since, f"can't be read ({error})") from None
@@ -154,11 +159,12 @@ class Submission:
             if ticket.request_id not in earlier
         )
 
-    def _not_listed(self, since: datetime) -> None:
-        """Pay again where the user said so; otherwise raise."""
-        if self.means.policy.unknown != "resubmit":
-            raise self._unknown(since, "does not list it")
-        self.entry.journal.append("retrying", why="unknown")
+    @property
+    def _may_resubmit(self) -> bool:
+        """Tell whether the user's word to pay again was given, and is not used up by this command."""
+        state = self.entry.state()
+        is_used_up = len(state.unanswered) > 1 and state.attempted_by == self.means.command
+        return self.means.policy.unknown == "resubmit" and not is_used_up
 
     def _unknown(self, since: datetime, history: str) -> UnknownError:
         cost = "what it costs" if self.request.price_usd is None else f"{self.request.price_usd:.2f} USD"

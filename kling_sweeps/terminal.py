@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_sweeps.errors import NotTrackedError
-from kling_sweeps.journal import State, attempts
+from kling_sweeps.journal import Stage, State, attempts
 from kling_sweeps.measurement import read_errors, read_values
 from kling_sweeps.metrics import build
 from kling_sweeps.plan import WORDS, Plan
@@ -26,6 +26,8 @@ from kling_sweeps.settings import Cell, Settings
 from kling_sweeps.tracking import Tracker
 
 OVER = ("failed", "tracked", "cancelled")
+# What fal has finished is paid for, collected or not.
+PAID = (Stage.COMPLETED, Stage.FETCHED)
 STYLES = {
     "failed": "red",
     "tracked": "green",
@@ -35,6 +37,7 @@ STYLES = {
     "to collect": "cyan",
     "over budget": "red",
     "to generate again": "yellow",
+    "to look up or generate again": "yellow",
 }
 SHOWN = 20
 METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
@@ -217,7 +220,8 @@ def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None
             console.print(Text(f"flawed {one.cell.name}: {flawed}", style="yellow"), soft_wrap=True)
     console.print(Text(_spent(landed, runs)), soft_wrap=True)
     if not all(isinstance(one.error, NotTrackedError) for one in landed):
-        console.print(Text(tracker.address()), soft_wrap=True)
+        with suppress(Exception):  # MLflow has gone away meanwhile
+            console.print(Text(tracker.address()), soft_wrap=True)
 
 
 def _shown_metrics(settings: Settings) -> list[str]:
@@ -235,14 +239,14 @@ def show_in_flight(runs: Runs) -> None:
     if runs.forgets:
         console.print(f"{len(in_flight)} not finished; the same command renders them again.")
         return
-    cost = sum(cell.request.price_usd or 0 for cell, _ in in_flight)
+    paid = sum(cell.request.price_usd or 0 for cell, state in in_flight if state.stage in PAID)
+    cost = sum(cell.request.price_usd or 0 for cell, _ in in_flight) - paid
     for cell, state in in_flight:
         request = state.request_id or "its submission's answer was lost"
         console.print(Text(f"{WORDS[state.stage]}: {cell.name} ({request})"), soft_wrap=True)
-    console.print(
-        f"{len(in_flight)} left with fal, for {cost:.2f} USD. The same command collects them.",
-        soft_wrap=True,
-    )
+    amounts = [f"for {cost:.2f} USD"] * (cost > 0) + [f"{paid:.2f} USD spent"] * (paid > 0)
+    said = ", ".join([f"{len(in_flight)} left with fal", *amounts])
+    console.print(f"{said}. The same command collects them.", soft_wrap=True)
 
 
 def _spent(landed: Sequence[Landed], runs: Runs) -> str:

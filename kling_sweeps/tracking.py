@@ -105,7 +105,10 @@ class Tracker:
 
     def has(self, landed: Landed) -> bool:
         """Tell, without MLflow where that can be, whether a run stands there as it is."""
-        return self.known.get(landed.cell.request.key) == record.content(landed)
+        try:
+            return self.known.get(landed.cell.request.key) == record.content(landed)
+        except Exception:  # which is seen where the run is tracked
+            return False
 
     @cached_property
     def known(self) -> dict[str, str]:
@@ -140,7 +143,7 @@ class Tracker:
         key = landed.cell.request.key
         if self.has(landed):
             return
-        with landed.entry.lock():
+        with landed.entry.tracking_lock():
             there = list(self._search(f"tags.request_key = '{key}'"))
             if [run.data.tags.get("content") for run in there] == [record.content(landed)]:
                 return

@@ -71,6 +71,7 @@ def settings(task: dict[str, Any]) -> Settings:
         metrics=METRICS,
         budget=BudgetSettings(max_usd=100, partial=False, allow_unknown_price=False),
         policy=Policy(unknown=task["unknown"]),
+        objective=None,
         dry_run=False,
     )
 
@@ -142,7 +143,7 @@ def arrange(place: str) -> None:
     owner, name, when = {
         "append": (journal.Journal, "append", lambda self, event: event == which),
         "claim": (store.Store, "claim", lambda *_: True),
-        "link": (os, "link", lambda *_: True),
+        "rename": (os, "rename", lambda *_: True),
         "replace": (os, "replace", lambda part, path: which in str(path)),
         "mlflow": (MlflowClient, which, lambda *_: True),
     }[what]

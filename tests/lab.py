@@ -92,6 +92,7 @@ class Lab:
             metrics={"luma": {}},
             budget=BudgetSettings(max_usd, partial, unknown_price),
             policy=_replace(Policy(), given),
+            objective=None,
             dry_run=False,
         )
 

@@ -33,7 +33,7 @@ FILES = ("request.json", "result.json", "video.mp4", "values.json")
 PLACES = [
     *(f"{moment} append {step}" for step in STEPS for moment in ("before", "torn", "after")),
     "after answer",
-    *(f"{moment} {what}" for what in ("claim", "link") for moment in ("before", "after")),
+    *(f"{moment} {what}" for what in ("claim", "rename") for moment in ("before", "after")),
     *(f"{moment} replace {file}" for file in FILES for moment in ("before", "after")),
     *(f"{moment} mlflow {call}" for call in TRACKING for moment in ("before", "after")),
 ]

@@ -142,7 +142,7 @@ file      wrong_type                      both  1         1        finished  -  
 file      slow seconds=0.2                both  1         1        finished  -                          spent    -
 file      html_200                        both  1         1        fetched   download_failed            spent    text/html
 file      not_a_video                     both  1         1        fetched   download_failed            spent    text/html
-file      zero_bytes                      both  1         1        fetched   download_failed            spent    0 bytes
+file      zero_bytes                      both  1         1        fetched   file_empty                 spent    0 bytes
 file      absurd_length                   both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless                         both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless bytes=100000            once  1         1        finished  -                          spent    -

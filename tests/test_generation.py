@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from uuid import uuid4
 
 import pytest
 import stamina
@@ -75,7 +76,7 @@ def generate(
         provider = FalProvider(key, emulator.base_url, max_bytes=50_000_000, forgets=forgets)
         budget = Budget(store.root / "budgets" / "test", max_usd)
         means = Means(
-            provider, store, budget, workers, "cfg", "c", dataclasses.replace(SETTINGS, **settings), policy
+            provider, store, budget, workers, "cfg", uuid4().hex, dataclasses.replace(SETTINGS, **settings), policy
         )
         try:
             work = (generation.generate(means, request, lambda stage, text: None) for request in requests)
@@ -255,7 +256,7 @@ def test_a_request_that_fal_does_not_know_is_asked_for_again_and_paid_for_only_w
 
 def test_what_is_lost_is_bought_again_when_told(emulator, store):
     """Pays again with retry=failed for what an earlier command has lost, and not before."""
-    emulator.set_faults({"at": "file", "fault": "expired_410", "times": 1})
+    emulator.set_faults({"at": "file", "fault": "expired_410", "times": 2})
     with pytest.raises(DownloadError):
         generate(emulator, store, REQUEST, policy=Policy(retry="failed"))
     assert len(emulator.ledger()) == 1

@@ -82,7 +82,7 @@ def test_a_retry_begins_anew(journal):
     """Forgets the request that failed, but not that it was there."""
     journal.append("submitting")
     journal.append("submitted", **TICKET)
-    journal.append("failed", stage="generate", error_type="x", message="no", may_have_cost=False)
-    journal.append("retrying", why="failed")
+    free = {"stage": "generate", "error_type": "x", "message": "no", "may_have_cost": False}
+    journal.append("failed", **free, begins_anew=True)
     state = journal.state()
-    assert (state.stage, state.ticket, state.error) == (Stage.NEW, None, None)
+    assert (state.stage, state.ticket, state.error, state.retries) == (Stage.NEW, None, None, 1)

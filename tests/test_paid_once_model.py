@@ -31,7 +31,7 @@ from kling_sweeps import budget, generation, journal, store, submission
 from kling_sweeps.budget import Budget
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import RunError
-from kling_sweeps.journal import Journal, Stage, attempts
+from kling_sweeps.journal import Journal, Stage, attempts, fold
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.settings import Policy, PollSettings, ProviderSettings
 from kling_sweeps.store import Entry, Store
@@ -52,8 +52,6 @@ SETTINGS = ProviderSettings(
     max_video_mb=50,
     emulator=EmulatorSettings(),
 )
-# What permits to pay again.
-PERMITS = ("asked for", "unknown")
 
 
 @dataclass
@@ -170,11 +168,11 @@ class World:
             assert state.stage is Stage.FINISHED
             assert entry.video.read_bytes() == self.fal.accepted[state.request_id].video
             unknown = [one for one in attempts(entry.journal.events()) if one.cost == "unknown"]
-            assert len(unknown) == self.count(entry, "unknown")
+            assert len(unknown) == self.resubmissions(entry)
         permits = sum(self.permits(entry) for entry in self.entries.values())
         assert len(REQUESTS) <= len(self.fal.paid()) <= len(REQUESTS) + permits
         stray = [one for one in self.fal.paid() if not self.owners(one.request_id)]
-        assert len(stray) <= sum(self.count(entry, "unknown") for entry in self.entries.values())
+        assert len(stray) <= sum(self.resubmissions(entry) for entry in self.entries.values())
 
     def check_costs(self) -> None:
         """Hold that the journals never count less than what was paid."""
@@ -192,10 +190,18 @@ class World:
         assert (by_command + 1) * PRICE_USD <= self.max_usd + 1e-9
 
     def permits(self, entry: Entry) -> int:
-        return sum(self.count(entry, why) for why in PERMITS)
+        """Count the user's words to pay again."""
+        asked_for = sum(event["event"] == "retrying" for event in entry.journal.events())
+        return asked_for + self.resubmissions(entry)
 
-    def count(self, entry: Entry, why: str) -> int:
-        return sum(event.get("why") == why for event in entry.journal.events())
+    def resubmissions(self, entry: Entry) -> int:
+        """Count the submissions that left while the answer to an earlier one was lost."""
+        count, events = 0, entry.journal.events()
+        for number, event in enumerate(events):
+            is_unknown = fold(events[:number]).stage is Stage.UNKNOWN
+            count += event["event"] == "submitting" and is_unknown
+            count -= event["event"] == "not_submitted" and len(fold(events[:number]).unanswered) > 1
+        return count
 
     def ids(self, entry: Entry) -> list[str]:
         return [event["request_id"] for event in entry.journal.events() if event["event"] == "submitted"]
@@ -205,7 +211,7 @@ class World:
 
     def claimed_by(self, request_id: str) -> str | None:
         path = self.root / "claims" / request_id
-        return path.read_text() if path.exists() else None
+        return next(path.iterdir()).name if path.exists() else None
 
     def judge(self, entry: Entry, event: str, facts: dict[str, Any]) -> None:
         """Hold a line that is about to be written against the truth."""
@@ -214,7 +220,11 @@ class World:
         assert rule is None or rule(entry, facts, asked) is not False, (event, facts, asked)
 
     def judge_submitting(self, entry: Entry, facts: dict, asked: Accepted | None) -> bool:
-        return entry.state().stage is Stage.NEW
+        state, policy = entry.state(), HERE.process.policy
+        if state.stage is Stage.NEW:
+            return True
+        is_told = state.stage is Stage.UNKNOWN and policy.unknown == "resubmit"
+        return is_told and not self.overlooked(entry)
 
     def judge_submitted(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
         """An id belongs to one key, and to one attempt of it."""
@@ -237,23 +247,20 @@ class World:
         return entry.video.read_bytes() == asked.video
 
     def judge_failed(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
-        return asked.end is not End.VIDEO and facts["may_have_cost"] == (asked.end is End.CHARGED)
+        is_free = not asked.is_paid or not facts["begins_anew"]
+        return asked.end is not End.VIDEO and facts["may_have_cost"] == (asked.end is End.CHARGED) and is_free
 
     def judge_cancelled(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
         return asked.end is End.CANCELLED
 
     def judge_retrying(self, entry: Entry, facts: dict, asked: Accepted | None) -> bool:
         state, policy = entry.state(), HERE.process.policy
-        if facts["why"] == "failed":
-            return state.stage is Stage.FAILED and not asked.is_paid
-        if facts["why"] == "unknown":
-            return policy.unknown == "resubmit" and not self.overlooked(entry)
-        return facts["why"] == "asked for" and policy.retry == "failed" and state.is_failed
+        return policy.retry == "failed" and state.is_failed
 
     def overlooked(self, entry: Entry) -> list[Accepted]:
         """Return what the history listed in time, for whoever lost such a request, and nobody took."""
-        since = (entry.state().submitting_at - Clock().date()).total_seconds()
-        until = since + SETTINGS.history_wait_s - self.fal.lag_s
+        left = [(date - Clock().date()).total_seconds() for date in entry.state().unanswered]
+        since, until = left[0], left[-1] + SETTINGS.history_wait_s - self.fal.lag_s
         listed = [one for one in self.fal.accepted.values() if since - 300 <= one.at <= until]
         free = [one for one in listed if self.claimed_by(one.request_id) in (None, entry.key)]
         return [one for one in free if one.request_id not in self.ids(entry)]
@@ -279,7 +286,7 @@ def gates() -> Iterator[None]:
         patch.setattr(store, "os", SimpleNamespace(**vars(os)))
         for name in ("reserve", "settle", "count"):
             between(Budget, name)
-        for owner, name in ((Store, "claim"), (store.os, "replace"), (store.os, "link")):
+        for owner, name in ((Store, "claim"), (store.os, "replace"), (store.os, "rename")):
             between(owner, name)
         # There is no gate inside a budget, so that nobody ever waits for its lock.
         patch.setattr(budget, "FileLock", nullcontext)

@@ -147,11 +147,62 @@ def test_what_failed_is_generated_again_when_asked_for(laboratory):
 def test_what_fal_lost_is_paid_again_when_asked_for(laboratory):
     """Leaves a video that is gone from fal alone until `retry=failed`."""
     one = cell("retry=failed, expired")
-    laboratory.emulator.set_faults({"at": "file", "fault": "expired_410", "times": 1})
+    laboratory.emulator.set_faults({"at": "file", "fault": "expired_410", "times": 2})
     assert laboratory.run("retry", one).landed[one.name].error.error_type == "file_expired"
     outcome = laboratory.run("retry", one, retry="failed")
     assert (outcome.exit_code, laboratory.charged(one)) == (0, 2)
     assert laboratory.costs(one) == ["spent", "spent"]
+
+
+def test_a_file_that_only_seems_to_be_gone_is_not_paid_again(laboratory):
+    """Asks the file server once more, under `retry=failed` too, for a file that it did not have at one moment."""
+    one = cell("retry=failed, a passing 404 of a file")
+    laboratory.emulator.set_faults({"at": "file", "fault": "not_found_404", "times": 1})
+    assert laboratory.run("retry", one).landed[one.name].error.error_type == "file_expired"
+    assert laboratory.run("retry", one, retry="failed").exit_code == 0
+    assert laboratory.charged(one) == 1
+
+
+def test_one_word_pays_once_and_not_once_a_job(laboratory):
+    """Generates what failed once more under `retry=failed`, however many jobs of a command want it."""
+    one = cell("retry=failed, a job at a time")
+    laboratory.emulator.set_faults({"at": "generate", "fault": "moderation_422"})
+    laboratory.run("retry", one)
+    settings = laboratory.settings("retry", retry="failed")
+    for _ in range(3):
+        list(laboratory.begin(settings, one))
+    assert len(laboratory.bought(one)) == 2
+
+
+def test_one_word_resubmits_once(laboratory):
+    """Pays for a submission whose answer was lost once more, and not again for as long as answers are lost."""
+    one = cell("unknown=resubmit, over and over")
+    laboratory.emulator.set_faults({"at": "submit", "fault": "drop"}, history("missing"))
+    laboratory.run("unknown", one, history_wait_s=0)
+    outcome = laboratory.run("unknown", one, history_wait_s=0, unknown="resubmit")
+    assert outcome.landed[one.name].error.error_type == "unknown"
+    assert len(laboratory.bought(one)) == 2
+
+
+def test_a_resubmission_that_is_not_sent_leaves_the_first_to_be_found(laboratory):
+    """Looks a submission up again where the budget refused to pay for it a second time."""
+    one = cell("unknown=resubmit, no money")
+    laboratory.emulator.set_faults({"at": "submit", "fault": "drop"}, history("missing"))
+    laboratory.run("unknown", one, history_wait_s=0)
+    assert laboratory.run("unknown", one, history_wait_s=0, unknown="resubmit", max_usd=2).exit_code == 2
+    laboratory.emulator.set_faults()
+    assert laboratory.run("unknown", one).exit_code == 0
+    assert len(laboratory.bought(one)) == 1
+
+
+def test_a_video_that_was_removed_is_fetched_again(laboratory):
+    """Downloads anew, for nothing, what is gone from the store alone."""
+    one = cell("a video that was removed")
+    laboratory.run("removed", one)
+    laboratory.entry(one).video.unlink()
+    assert "1 to collect" in laboratory.run("removed", one).said
+    assert laboratory.entry(one).video.exists()
+    assert laboratory.charged(one) == 1
 
 
 def test_what_fal_only_seems_to_have_lost_is_not_paid_again(laboratory):
@@ -301,7 +352,7 @@ def cancelled(laboratory: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict
     landed, running = cell("cancel landed"), cell("cancel running")
     waiting = {(fault, how): cell(f"cancel {fault} {how}") for fault in CANCEL for how in ("once", "ever")}
     waiting["none", ""] = cell("cancel none")
-    laboratory.run("cancel", landed)
+    laboratory.run("before", landed)
     # The first that is submitted is the one that runs.
     cells = [landed, running, *waiting.values()]
     forgetful = dataclasses.replace(lab.SMALL, state_dir=tmp_path_factory.mktemp("fal"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from kling_sweeps import session
 from kling_sweeps.config import read_all, read_job
-from kling_sweeps.errors import ConfigError, RunError
+from kling_sweeps.errors import ConfigError, RefusedError, RunError
 from kling_sweeps.job import job
 from kling_sweeps.settings import Cell, Settings
 
@@ -45,12 +46,18 @@ def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     for number, cell in enumerate(cells):
         numbers[cell.request.key].append(number)
     results = [JobReturn(status=JobStatus.COMPLETED) for _ in cells]  # what a dry run leaves
-    for landed in session.run_all(settings, cells, launcher.max_in_flight):
-        for number in numbers[landed.cell.request.key]:
-            if landed.stood:  # no job has anything left to do
-                results[number].return_value = session.objective(settings, landed)
-            else:
-                results[number] = _slim(jobs.run(number))
+    try:
+        for landed in session.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
+            for number in numbers[landed.cell.request.key]:
+                if landed.stood:  # no job has anything left to do
+                    results[number].return_value = session.objective(settings, landed)
+                else:
+                    results[number] = _slim(jobs.run(number))
+    except RefusedError as error:
+        if jobs.first == 0:
+            raise
+        print(error, file=sys.stderr)  # what an earlier batch has submitted is left as it is
+        raise RunError(str(error), error_type="refused") from None
     return results
 
 

@@ -18,6 +18,8 @@ from kling_sweeps.config import FACTOR, ID, read_all, read_job
 from kling_sweeps.errors import ConfigError, RefusedError, say_refused
 from kling_sweeps.run import Runs
 
+from ._composer import Composer
+
 
 class Guard(Callback):
     """Refuses a sweep (exit code 2) that Hydra would run otherwise than it reads.
@@ -32,8 +34,7 @@ class Guard(Callback):
         try:
             if problems := list(_problems(config)):
                 raise ConfigError(*problems)
-            if not config.hydra.launcher._target_.startswith(__package__):
-                _check_plan(config)  # which a launcher of somebody else's does not
+            _check_plan(config)
         except (RefusedError, HydraException) as error:
             raise SystemExit(say_refused(error)) from None
 
@@ -68,13 +69,23 @@ def _overrides(config: DictConfig) -> list[str]:
 
 
 def _check_plan(config: DictConfig) -> None:
-    """Read and plan all the jobs of a sweep that is known beforehand; raise RefusedError."""
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+    """Read and plan all the jobs of a sweep that is known beforehand; raise RefusedError.
+
+    Our launcher does that itself, where it gets all of them at once.
+    """
+    is_ours = config.hydra.launcher._target_.startswith(__package__)
+    is_known = config.hydra.sweeper._target_.endswith("BasicSweeper")
+    if not is_known or is_ours and config.hydra.sweeper.max_batch_size is None:
         return
-    loader = GlobalHydra.instance().config_loader()
+    loader = Composer(GlobalHydra.instance().config_loader(), lambda config: None)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(_overrides(config))
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     settings, cells = read_all(lambda job=job: read_job(loader.load_sweep_config(config, job)) for job in jobs)
+    if settings.budget.partial:
+        raise ConfigError(
+            "budget.partial=true chooses among all the runs of a sweep, which hydra/launcher=fal alone "
+            "gets at once, without hydra.sweeper.max_batch_size"
+        )
     if not settings.dry_run:
         Runs(settings, cells).check()
 

@@ -122,16 +122,14 @@ class FalProvider:
             raise _result_error(response, failed)
         return _body(response)
 
-    async def cancel(self, ticket: Ticket) -> bool:
+    async def cancel(self, ticket: Ticket) -> None:
         try:
             await (await self._handle(ticket)).cancel()
         except FalClientHTTPError as error:
-            if error.status_code in (400, 404):
-                return False
-            raise _poll_error(error.response) from None
+            if error.status_code not in (400, 404):
+                raise _poll_error(error.response) from None
         except httpx.HTTPError as error:
             raise PollError(f"fal does not answer: {type(error).__name__}") from None
-        return True
 
     async def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
         params = {
@@ -233,4 +231,6 @@ def _past(item: dict[str, Any]) -> PastRequest:
         sent_at = datetime.fromisoformat(str(sent).replace("Z", "+00:00"))
     except ValueError:
         sent_at = None
+    if sent_at is not None and sent_at.tzinfo is None:
+        sent_at = sent_at.replace(tzinfo=UTC)
     return PastRequest(str(item.get("request_id")), sent_at, item.get("json_input"), item.get("json_output"))
