@@ -20,10 +20,11 @@ from kling_sweeps.errors import (
     VideoError,
 )
 from kling_sweeps.journal import Stage, State, Ticket
-from kling_sweeps.provider import CANCELLED
+from kling_sweeps.provider import CANCELLED, Status
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.store import Entry
 from kling_sweeps.submission import CLOCK_SKEW, Means, Notify, Submission
+from kling_sweeps.watch import Watch
 
 RESULT_ATTEMPTS = 8
 VIDEO_ATTEMPTS = 3
@@ -100,41 +101,38 @@ class _Generation:
         return ticket
 
     async def wait(self) -> None:
-        """Ask until the request is completed; silence and a locked account are waited out."""
-        begin = time.monotonic()
-        started = self.entry.state().is_started
-        while (age := time.monotonic() - begin) < self.settings.timeout_s:
-            pause = self.settings.poll.interval(age)
-            try:
-                status = await self.provider.status(self.ticket)
-            except LockedAccountError as error:
-                self.notify("paused", str(error))
-                pause = self.settings.pause_s
-            except PollError as error:
-                self.notify("no answer", str(error))
-            except LostResultError as error:
-                return await self._recover(error)
-            else:
-                if status.stage == "COMPLETED":
-                    self.entry.journal.append(
-                        "completed", inference_s=status.inference_s, failed=status.failed
-                    )
-                    return
-                if status.stage == "IN_PROGRESS" and not started:
-                    self.entry.journal.append("started")
-                    started = True
-                self._notify_queue(status.queue_position, status.log)
-            await asyncio.sleep(pause)
+        """Look until the request is completed; silence and a locked account are waited out."""
+        with Watch(self.provider, self.ticket, self.settings.poll) as watch:
+            while watch.age_s < self.settings.timeout_s:
+                try:
+                    status = await watch.next()
+                except LockedAccountError as error:
+                    self.notify("paused", str(error))
+                    await asyncio.sleep(self.settings.pause_s)
+                except PollError as error:
+                    self.notify("no answer", str(error))
+                except LostResultError as error:
+                    return await self._recover(error)
+                else:
+                    if self._is_completed(status):
+                        return
         raise PollError(
             f"not completed after {self.settings.timeout_s:g} s (provider.timeout_s); it goes on at "
             "fal, and the same command collects it"
         )
 
-    def _notify_queue(self, position: int | None, log: str) -> None:
-        if position is not None:
-            self.notify("in queue", f"position {position}")
-        else:
-            self.notify("generating", log)
+    def _is_completed(self, status: Status) -> bool:
+        """Journal and tell what a status says that was not known."""
+        if status.stage == "COMPLETED":
+            self.entry.journal.append("completed", inference_s=status.inference_s, failed=status.failed)
+            return True
+        if status.queue_position is not None:
+            self.notify("in queue", f"position {status.queue_position}")
+            return False
+        if status.stage == "IN_PROGRESS" and not self.entry.state().is_started:
+            self.entry.journal.append("started")
+        self.notify("generating", status.log)
+        return False
 
     async def fetch(self) -> None:
         """Fetch the result; what failed at fal is journalled as failed."""

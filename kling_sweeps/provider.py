@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from kling_sweeps.journal import Ticket
 from kling_sweeps.request import GenerationRequest
 
-
 # The type of the error that a cancelled request has for a result.
 CANCELLED = "client_cancelled"
 
@@ -57,6 +56,9 @@ class Provider(Protocol):
 
     async def status(self, ticket: Ticket) -> Status:
         """Return where a request is; raise PollError, LockedAccountError or LostResultError."""
+
+    def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
+        """Yield a request's status as it changes, for as long as the provider tells; raise PollError."""
 
     async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
         """Return a completed request's result; raise GenerationError with what failed instead.

@@ -20,7 +20,7 @@ from kling_sweeps import metrics, opencv, providers
 from kling_sweeps.budget import Budget
 from kling_sweeps.errors import GenerationError, RefusedError, RunError, UnavailableError
 from kling_sweeps.generation import generate
-from kling_sweeps.journal import Stage, State
+from kling_sweeps.journal import Attempt, Stage, State, attempts
 from kling_sweeps.measurement import is_measured
 from kling_sweeps.plan import Plan, make_plan
 from kling_sweeps.provider import CANCELLED, Provider
@@ -51,6 +51,10 @@ class Landed:
     measurement: Path | None = None
     error: RunError | None = None
     stood: bool = False
+
+    def attempts(self, command: str) -> list[Attempt]:
+        """Return the submissions that a command made for it."""
+        return [one for one in attempts(self.entry.journal.events()) if one.command == command]
 
 
 class Runs:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from kling_sweeps import terminal
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RunError
 from kling_sweeps.measurement import read_values
+from kling_sweeps.progress import Progress
 from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
 from kling_sweeps.tracking import Tracker, opening, without_password
@@ -53,7 +54,7 @@ def run_all(
 
 def _landed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: int) -> Iterator[Landed]:
     """Yield each run that is left once it is over and tracked; a first failure ends it where it shall."""
-    progress = terminal.Progress(left, done=len(runs.cells) - len(left))
+    progress = Progress(left, len(runs.cells) - len(left), runs.settings.command)
     landing = runs.land(left, progress, max_in_flight)
     # Whatever ends the loop, nothing is submitted any more when the results are shown.
     with opening(tracker) as opener, progress.shown(), closing(landing):
@@ -65,7 +66,7 @@ def _landed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: i
 
 
 def _tracked(
-    tracker: Tracker, opener: threading.Thread, progress: terminal.Progress, landing: Iterator[Landed]
+    tracker: Tracker, opener: threading.Thread, progress: Progress, landing: Iterator[Landed]
 ) -> Iterator[Landed]:
     """Yield each run once it is tracked; what MLflow did not take at first is tried again at the end."""
     later = []

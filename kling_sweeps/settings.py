@@ -14,15 +14,15 @@ from kling_sweeps.request import GenerationRequest
 
 @dataclass(frozen=True)
 class PollSettings:
-    """How long to wait between two looks at a request: a share of its age, within limits in seconds."""
+    """How long to wait between two looks at a request: a share of what it takes, within limits in seconds."""
 
     share: float
     min_s: float
     max_s: float
 
-    def interval(self, age_s: float) -> float:
-        """Return how many seconds to wait, a tenth more or less, so that runs don't ask in step."""
-        return min(self.max_s, max(self.min_s, self.share * age_s)) * random.uniform(0.9, 1.1)
+    def interval(self, wait_s: float) -> float:
+        """Return how many seconds to pause in a wait, a tenth more or less, so that runs don't ask in step."""
+        return min(self.max_s, max(self.min_s, self.share * wait_s)) * random.uniform(0.9, 1.1)
 
 
 @dataclass(frozen=True)

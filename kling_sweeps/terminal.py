@@ -1,23 +1,19 @@
-"""What a person sees in the terminal: the plan before, the runs while, the results after."""
+"""What a person sees in the terminal before the runs, the plan, and after them, the results."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kling_sweeps.errors import NotTrackedError
-from kling_sweeps.journal import Stage, State, attempts
+from kling_sweeps.journal import Stage
 from kling_sweeps.measurement import read_errors, read_values
 from kling_sweeps.metrics import build
 from kling_sweeps.plan import WORDS, Plan
@@ -25,7 +21,6 @@ from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
 from kling_sweeps.tracking import Tracker
 
-OVER = ("failed", "tracked", "cancelled")
 # What fal has finished is paid for, collected or not.
 PAID = (Stage.COMPLETED, Stage.FETCHED)
 STYLES = {
@@ -39,10 +34,7 @@ STYLES = {
     "to generate again": "yellow",
     "to look up or generate again": "yellow",
 }
-SHOWN = 20
 METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
-# Stages that are over in no time are not worth a line in a log.
-QUIET = ("waiting", "fetching result", "landed", "tracking")
 
 
 class _Console(Console):
@@ -125,76 +117,6 @@ def _row(cell: Cell, table: Table) -> list[Text]:
     return [Text(text) for text in (str(table.row_count), *texts)]
 
 
-@dataclass
-class _Line:
-    """Where one run is, and since when (monotonic seconds)."""
-
-    cell: Cell
-    stage: str = "planned"
-    text: str = ""
-    begin: float = field(default_factory=time.monotonic)
-    end: float | None = None
-    is_new: bool = False
-
-    @property
-    def elapsed(self) -> str:
-        return f"{(self.end or time.monotonic()) - self.begin:.0f} s"
-
-
-class Progress:
-    """The runs as they come along: a live table in a terminal, a line a change elsewhere."""
-
-    def __init__(self, cells: Sequence[Cell], done: int = 0) -> None:
-        self.done = done
-        self.lines = {cell.request.key: _Line(cell) for cell in cells}
-        self.lock = threading.Lock()
-
-    @contextmanager
-    def shown(self) -> Iterator[Progress]:
-        if not console.is_terminal:
-            yield self
-            return
-        with Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True):
-            yield self
-
-    def update(self, cell: Cell, stage: str, text: str) -> None:
-        with self.lock:
-            line = self.lines[cell.request.key]
-            changed = line.stage != stage
-            line.stage, line.text = stage, text
-            line.is_new |= stage not in (*QUIET, *OVER)
-            if stage in OVER:
-                line.end = time.monotonic()
-        if changed and stage not in QUIET and not console.is_terminal and (line.is_new or text):
-            said = f"{line.elapsed:>6}  {line.cell.name}: {stage} {text}".rstrip()
-            console.print(Text(said), soft_wrap=True)
-
-    def over(self, landed: Landed) -> None:
-        """Note that a run is over, one way or the other."""
-        if landed.error:
-            self.update(landed.cell, "failed", f"{landed.error.error_type}: {landed.error}")
-        else:
-            self.update(landed.cell, "tracked", "")
-
-    def _render(self) -> Group:
-        with self.lock:
-            lines = list(self.lines.values())
-        over = Counter(line.stage for line in lines if line.stage in OVER)
-        active = [line for line in lines if line.stage not in OVER]
-        active.sort(key=lambda line: (line.stage in ("planned", "waiting"), line.begin))
-        table = Table(box=None, pad_edge=False)
-        table.add_column("run")
-        table.add_column("stage", no_wrap=True, min_width=12)
-        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=console.width // 3)
-        table.add_column("elapsed", no_wrap=True, min_width=7)
-        for line in active[:SHOWN]:
-            stage = Text(line.stage, style="cyan")
-            table.add_row(Text(line.cell.name), stage, Text(line.text), line.elapsed)
-        rest = f", {len(active) - SHOWN} more waiting" if len(active) > SHOWN else ""
-        counts = f"{over['tracked']} of {len(lines)} tracked, {over['failed']} failed{rest}"
-        return Group(table, Text(counts, style="bold"))
-
-
 def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None:
     """Print what each run gave, the money spent, and where the runs can be compared."""
     if not landed:
@@ -251,12 +173,7 @@ def show_in_flight(runs: Runs) -> None:
 
 def _spent(landed: Sequence[Landed], runs: Runs) -> str:
     """Say what this command has cost, and what it may have."""
-    made = [
-        attempt
-        for one in landed
-        for attempt in attempts(one.entry.journal.events())
-        if attempt.command == runs.settings.command
-    ]
+    made = [attempt for one in landed for attempt in one.attempts(runs.settings.command)]
     spent = sum(attempt.committed_usd for attempt in made if attempt.cost == "spent")
     perhaps = sum(attempt.committed_usd for attempt in made) - spent
     if not made:

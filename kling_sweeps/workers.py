@@ -40,6 +40,9 @@ class Workers:
 
     @cached_property
     def _pool(self) -> ProcessPool:
+        if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "forkserver"):
+            # joblib's processes have a method of their own, which a spawned one would look for in vain.
+            multiprocessing.set_start_method("spawn", force=True)
         context = multiprocessing.get_context("spawn")
         return ProcessPool(self.number, initializer=_start, context=context)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -175,6 +175,11 @@ class FalProvider:
         if stage != "COMPLETED":
             return Status(stage, queue_position=0 if stage == "IN_QUEUE" else None)
         return Status(stage, inference_s=RUN_S, failed=asked.end is not End.VIDEO)
+
+    async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
+        """Tell nothing: a stream is for speed alone."""
+        raise PollError("there is no stream")
+        yield
 
     async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
         asked = await self._about(ticket)

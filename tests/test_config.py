@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,11 +182,11 @@ def test_all_problems_of_all_runs_are_reported_once():
     """Collects what is wrong with each job of a sweep, each problem once."""
     jobs = [job("cfg_scale=2"), job("cfg_scale=3"), job("cfg_scale=2", "duration=3")]
     with pytest.raises(ConfigError) as caught:
-        read_all(jobs)
+        read_all(partial(read_job, *each) for each in jobs)
     assert len(caught.value.problems) == 3
 
 
 def test_settings_of_the_command_are_not_swept():
     """Refuses a sweep whose runs would be kept in different places."""
     with pytest.raises(ConfigError, match="the same for all runs"):
-        read_all([job("store.dir=a"), job("store.dir=b")])
+        read_all(partial(read_job, *job(f"store.dir={name}")) for name in "ab")

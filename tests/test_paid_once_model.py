@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interleaving import HERE, Clock, Process, gate
 
-from kling_sweeps import budget, generation, journal, store, submission
+from kling_sweeps import budget, generation, journal, store, submission, watch
 from kling_sweeps.budget import Budget
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import RunError
@@ -296,6 +296,7 @@ def gates() -> Iterator[None]:
         patch.setattr(journal, "_now", lambda: HERE.process.clock.date().isoformat())
         for module in (generation, submission):
             patch.setattr(module, "datetime", now)
+        for module in (generation, submission, watch):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: HERE.process.clock.now))
         yield
 

@@ -13,10 +13,11 @@ cancelled completes and is charged, and only requests that have ended are in the
 
 The ledger
 ----------
-`GET /_emulator/ledger` lists every submission that was accepted, the oldest first: `request_id`, `endpoint`, `arguments`, `charged_usd`, `status` (IN_QUEUE, IN_PROGRESS, COMPLETED),
-`status_code` and `error_type` of its result, `answered` (whether an answer with its request id was
-sent whole) and `submitted_at` (seconds since 1970). A video is charged when it is complete; a failure
-is not, except for a 422 whose fault says so.
+`GET /_emulator/ledger` lists every submission that was accepted, the oldest first: `request_id`,
+`endpoint`, `arguments`, `charged_usd`, `status` (IN_QUEUE, IN_PROGRESS, COMPLETED), `status_code` and
+`error_type` of its result, `answered` (whether an answer with its request id was sent whole),
+`submitted_at` and `ended_at` (seconds since 1970). A video is charged when it is complete; a failure is
+not, except for a 422 whose fault says so.
 
 `GET /_emulator` says what this is. `GET /_emulator/counters` counts requests by kind: `submits`
 (POSTs to the queue), `accepted`, `runs` (POSTs to fal.run), `status_polls`, `results`, `cancels`,

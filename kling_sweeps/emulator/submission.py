@@ -113,4 +113,5 @@ class Submission:
             "error_type": self.outcome.error_type if self.outcome else None,
             "answered": self.answered,
             "submitted_at": self.submitted_at,
+            "ended_at": self.ended_at,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ SUBMIT_HEADERS = {"x-app-fal-disable-fallback": "true"}
 NO_CREDENTIALS = AuthCredentials("Key", "none")
 ANSWER_TIMEOUT_S = 60.0
 PAGE = 100
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 
 
 def find_credentials() -> AuthCredentials | None:
@@ -74,12 +76,10 @@ class FalProvider:
         self.forgets = forgets
         self.base_url = base_url
         self.max_bytes = max_bytes
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-        inner = httpx.AsyncHTTPTransport(limits=limits) if base_url else AsyncBackupDomainTransport()
-        self._http = httpx.AsyncClient(
-            transport=SubmitOnce(Route(base_url, inner)), headers=auth.as_headers(), timeout=ANSWER_TIMEOUT_S
-        )
-        self._files = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, limits=limits)
+        self._http = _http(auth, base_url, ANSWER_TIMEOUT_S)
+        # Each stream holds a connection, so that they have their own; one may be silent for long.
+        self._streams = _http(auth, base_url, None)
+        self._files = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, limits=LIMITS)
         self._fal = _Client(self._http)
 
     async def check(self, endpoint: str) -> None:
@@ -111,6 +111,19 @@ class FalProvider:
             raise _poll_error(error.response) from None
         except (TimeoutError, httpx.HTTPError, LookupError, TypeError, ValueError) as error:
             raise PollError(f"fal gives no status: {type(error).__name__} {error}") from None
+
+    async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
+        handle = await self._handle(ticket)
+        try:
+            async with self._streams.stream("GET", f"{handle.status_url}/stream", params={"logs": 1}) as told:
+                kind = told.headers.get("Content-Type", "")
+                if not told.is_success or not kind.startswith("text/event-stream"):
+                    raise PollError(f"fal has no status stream: {told.status_code} {kind}")
+                async for line in told.aiter_lines():
+                    if line.startswith("data:"):
+                        yield _status(handle._parse_status(json.loads(line.removeprefix("data:"))))
+        except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+            raise PollError(f"fal's status stream broke off: {type(error).__name__} {error}") from None
 
     async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
         handle = await self._handle(ticket)
@@ -160,6 +173,7 @@ class FalProvider:
 
     async def close(self) -> None:
         await self._http.aclose()
+        await self._streams.aclose()
         await self._files.aclose()
 
     async def _handle(self, ticket: Ticket) -> AsyncRequestHandle:
@@ -172,6 +186,14 @@ class FalProvider:
             cancel_url=ticket.cancel_url,
             client=self._http,
         )
+
+
+def _http(auth: AuthCredentials, base_url: str | None, timeout_s: float | None) -> httpx.AsyncClient:
+    inner = httpx.AsyncHTTPTransport(limits=LIMITS) if base_url else AsyncBackupDomainTransport()
+    timeout = httpx.Timeout(timeout_s, connect=ANSWER_TIMEOUT_S, pool=ANSWER_TIMEOUT_S)
+    return httpx.AsyncClient(
+        transport=SubmitOnce(Route(base_url, inner)), headers=auth.as_headers(), timeout=timeout
+    )
 
 
 def _status(said: Queued | InProgress | Completed) -> Status:
