@@ -21,7 +21,6 @@ the command's start to its first submission.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess

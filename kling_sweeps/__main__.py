@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -30,8 +31,9 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    except RunError:
-        return 1  # it was printed and tracked when it happened
+    except RunError as error:
+        print(error, file=sys.stderr)  # where it happened may be another machine
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -76,4 +78,6 @@ def _quoting(key: str, value: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # on its way out Python would look for garbage in all of MLflow, for most of a second
+    sys.exit(code)

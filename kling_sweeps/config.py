@@ -96,7 +96,7 @@ class _JobReader(Reader):
             sweep=sweep,
             command=os.environ.get(COMMAND_ID) or self.folder(),
             provider=self.provider(),
-            store_dir=Path(str(self.value("store.dir"))).expanduser(),
+            store_dir=self.store_dir(),
             tracking_uri=self.tracking_uri(),
             metrics=spec,
             budget=self.budget(),
@@ -107,6 +107,12 @@ class _JobReader(Reader):
             objective=self.objective(spec),
             dry_run=self.flag("dry_run"),
         )
+
+    def store_dir(self) -> Path:
+        folder = self.value("store.dir")
+        if not folder:
+            self.report("store.dir is not set; give a folder that all machines of the cluster share, at the same path")
+        return Path(str(folder)).expanduser()
 
     def objective(self, spec: Mapping) -> str | None:
         """Return the metric that a sweeper searches by; all the metrics are checked on the way."""

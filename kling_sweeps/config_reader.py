@@ -42,8 +42,8 @@ class Reader:
         try:
             found = self._select(group, None)
         except OmegaConfBaseException:
-            return {}
-        return found if isinstance(found, dict) else {}
+            found = None
+        return {k: v for k, v in found.items() if v != "???"} if isinstance(found, dict) else {}
 
     def _select(self, key: str, default: Any) -> Any:
         value = OmegaConf.select(self.cfg, key, default=default)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
 
@@ -19,6 +21,8 @@ def job(cfg: Any) -> float | None:
     from kling_sweeps.errors import RefusedError, RunError, say_refused
 
     hydra = HydraConfig.get()
+    with suppress(OSError):  # a cluster's process may be elsewhere, and relative paths are of the command
+        os.chdir(hydra.runtime.cwd)
     try:
         return session.run_one(*read_job(cfg, hydra))
     except (RefusedError, RunError) as error:

@@ -41,7 +41,10 @@ class _Line:
 
 
 class Progress:
-    """The runs of a command, `command` by its id; `done` were finished before it."""
+    """The runs of a command, `command` by its id; `done` were finished before it.
+
+    `moving` is set once something was submitted, or is past that.
+    """
 
     def __init__(self, cells: Sequence[Cell], done: int, command: str) -> None:
         self.lines = {cell.request.key: _Line(cell) for cell in cells}
@@ -51,6 +54,7 @@ class Progress:
         self.begin = time.monotonic()
         self.finished_at: list[float] = []
         self.spent_usd = 0.0
+        self.moving = threading.Event()
         self.lock = threading.Lock()
 
     @contextmanager
@@ -73,6 +77,8 @@ class Progress:
             if stage in OVER:
                 del self.lines[cell.request.key]
                 self.over_counts[stage] += 1
+        if stage not in ("waiting", "submitting"):
+            self.moving.set()
         if changed and self._is_worth_a_line(line):
             self._say(line)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -57,7 +56,7 @@ def _landed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: i
     progress = Progress(left, len(runs.cells) - len(left), runs.settings.command)
     landing = runs.land(left, progress, max_in_flight)
     # Whatever ends the loop, nothing is submitted any more when the results are shown.
-    with opening(tracker) as opener, progress.shown(), closing(landing):
+    with opening(tracker, progress.moving) as opener, progress.shown(), closing(landing):
         for landed in _tracked(tracker, opener, progress, landing):
             progress.over(landed)
             yield landed
@@ -96,10 +95,8 @@ def run_one(settings: Settings, cell: Cell) -> float | None:
 
 
 def objective(settings: Settings, landed: Landed) -> float | None:
-    """Return the metric that a sweeper searches by, NaN where it could not be measured, None where none is wanted."""
-    if settings.objective is None:
-        return None
-    return read_values(landed.measurement).get(settings.objective, math.nan)
+    """Return the metric that a sweeper searches by, None where none is wanted or it could not be measured."""
+    return read_values(landed.measurement).get(settings.objective) if settings.objective else None
 
 
 _handed_over: ContextVar[Landed | None] = ContextVar("landed", default=None)

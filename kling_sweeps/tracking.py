@@ -38,6 +38,7 @@ CHART_VIEW = (
     "&orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
 )
 UI_PORT = 5000
+PATIENCE_S = 3.0
 
 
 def experiment_name(sweep: str, provider: str) -> str:
@@ -201,13 +202,15 @@ class Tracker:
 
 
 @contextmanager
-def opening(tracker: Tracker) -> Iterator[threading.Thread]:
+def opening(tracker: Tracker, not_before: threading.Event) -> Iterator[threading.Thread]:
     """Open a tracker in a thread of its own; `join` it before the tracker is used.
 
-    What fails in it fails again, where it is seen, at the first use.
+    It waits for an event, or a few seconds: MLflow's import would hold up the first submission. What
+    fails in it fails again, where it is seen, at the first use.
     """
 
     def run() -> None:
+        not_before.wait(PATIENCE_S)
         with suppress(Exception):
             tracker.open()
 
@@ -216,6 +219,7 @@ def opening(tracker: Tracker) -> Iterator[threading.Thread]:
     try:
         yield thread
     finally:
+        not_before.set()
         thread.join()
 
 

@@ -17,7 +17,6 @@ import lab
 import pytest
 from lab import Lab, Outcome, cell
 
-from kling_sweeps.errors import CredentialsError
 from kling_sweeps.journal import Stage
 from kling_sweeps.settings import Cell
 

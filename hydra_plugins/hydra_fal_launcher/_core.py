@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +54,7 @@ def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     except RefusedError as error:
         if jobs.first == 0:
             raise
-        print(error, file=sys.stderr)  # what an earlier batch has submitted is left as it is
+        # What an earlier batch has submitted is left as it is.
         raise RunError(str(error), error_type="refused") from None
     return results
 
@@ -97,8 +95,8 @@ class _Jobs:
 
 
 def _slim(returned: JobReturn) -> JobReturn:
-    """Return a result without its configs, which are many; a failed run is NaN, and a sweeper goes on."""
+    """Return a result without its configs, which are many; a failed run's is None, and a sweeper goes on."""
     returned.cfg = returned.hydra_cfg = None
     if isinstance(returned._return_value, RunError):
-        returned.status, returned.return_value = JobStatus.COMPLETED, math.nan
+        returned.status, returned.return_value = JobStatus.COMPLETED, None
     return returned
