@@ -9,6 +9,7 @@ import clips
 import pytest
 from mlflow.tracking import MlflowClient
 
+from kling_sweeps import record, standing
 from kling_sweeps.errors import RunError, UnavailableError
 from kling_sweeps.journal import Stage, State, Ticket
 from kling_sweeps.metrics import measure
@@ -157,3 +158,28 @@ def test_the_video_is_named_after_its_run(tracker, landed):
     (run,) = runs(tracker)
     (video,) = tracker.client.list_artifacts(run.info.run_id, "video")
     assert Path(video.path).name == "fox_cfg-0.5_16x9_5-s_sample-0.mp4"
+
+
+def test_what_stands_is_seen_without_mlflow(tracker, landed):
+    """Reads from the database what was written, and nothing of a run that is there twice or not whole."""
+    uri, name = tracker.uri, "kling_sweeps/cfg"
+    assert standing.read(uri, name) == standing.Standing(None, {})
+    tracker.track(landed)
+    stands = standing.read(uri, name)
+    assert stands.experiment_id == tracker.experiment_id
+    assert stands.contents == {landed.cell.request.key: record.content(landed)}
+    assert Tracker(uri, "cfg", "fal").has(landed)
+    assert standing.read(uri, "kling_sweeps/other").contents == {}
+    begun = tracker.client.create_run(tracker.experiment_id, tags={"request_key": landed.cell.request.key})
+    assert standing.read(uri, name).contents == {}
+    tracker.client.delete_run(begun.info.run_id)
+    assert standing.read(uri, name) == stands
+
+
+def test_a_database_of_another_kind_is_left_to_mlflow(tmp_path):
+    """Says that it does not know, where the tables are not those it knows."""
+    path = tmp_path / "other.db"
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    assert standing.read(f"sqlite:///{path}", "any") is None
+    assert standing.read("http://127.0.0.1:9", "any") is None
+    assert standing.read("postgresql://somewhere/else", "any") is None

@@ -1,0 +1,78 @@
+"""How fast stored videos are measured again, on one core and on all of them.
+
+    python benchmarks/remeasure.py                  100 clips of 5 s at 1080p
+
+The clips are the emulator's, rendered before; nothing but measuring is timed, with the default metrics,
+in as many worker processes as there are cores, each with one decoding thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import httpx  # noqa: E402
+
+from kling_sweeps import metrics  # noqa: E402
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
+from kling_sweeps.workers import Workers  # noqa: E402
+
+ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
+DIFFERENT = 4
+
+
+def clips(folder: Path) -> list[Path]:
+    """Render some clips."""
+    settings = EmulatorSettings(DIFFERENT, width=1920, height=1080, latency_s=0)
+    with EmulatorProcess(settings) as emulator:
+        found = []
+        for number in range(DIFFERENT):
+            arguments = {"prompt": f"a street {number}"}
+            headers = {"Host": "fal.run", "Authorization": "Key k"}
+            told = httpx.post(f"{emulator.base_url}/{ENDPOINT}", json=arguments, headers=headers, timeout=120)
+            path = folder / f"{number}.mp4"
+            path.write_bytes(httpx.get(told.json()["video"]["url"]).content)
+            found.append(path)
+    return found
+
+
+async def measured(videos: list[Path], workers: Workers, folder: Path) -> None:
+    await asyncio.gather(
+        *(
+            workers.measure(folder / str(number), video, metrics.DEFAULT, "16:9", "5")
+            for number, video in enumerate(videos)
+        )
+    )
+
+
+def main() -> None:
+    """Print the seconds, and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=100)
+    number = parser.parse_args().clips
+    print("| workers | clips | wall | a clip | of one worker |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as name:
+        different = clips(Path(name))
+        videos = [different[n % DIFFERENT] for n in range(number)]
+        seconds: dict[int, float] = {}
+        for count in (1, os.cpu_count() or 1):
+            with Workers(count) as workers:
+                asyncio.run(measured(different[:count], workers, Path(name, f"warm-{count}")))
+                began = time.time()
+                asyncio.run(measured(videos, workers, Path(name, f"done-{count}")))
+                seconds[count] = time.time() - began
+            ratio = seconds[count] / seconds[1]
+            print(f"| {count} | {number} | {seconds[count]:.1f} s | {seconds[count] / number:.2f} s | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
