@@ -126,7 +126,8 @@ class Progress:
         with self.lock:
             lines = list(self.lines.values())
             summary = self.summary()
-        active = sorted((line for line in lines if line.stage not in IDLE), key=lambda line: line.begin)
+        active = [line for line in lines if line.stage not in IDLE]
+        active.sort(key=lambda line: (line.stage == "in queue", line.begin))
         table = Table(box=None, pad_edge=False, expand=True)
         table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=3)
         table.add_column("stage", no_wrap=True, min_width=12)
