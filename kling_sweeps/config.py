@@ -179,7 +179,9 @@ class _JobReader(Reader):
         return str(url).rstrip("/")
 
     def tracking_uri(self) -> str:
-        uri = str(self.value("tracking.uri"))
+        uri = str(self.value("tracking.uri") or "")
+        if not uri:
+            self.report("tracking.uri is not set; set MLFLOW_TRACKING_URI to the server's address")
         if "${oc.env:" not in str(self.raw.get("tracking", {}).get("uri")) and urlsplit(uri).password:
             self.report(PASSWORD_IN_CONFIG)
         return uri

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from kling_sweeps.measurement import Measurement, read_errors
@@ -27,10 +28,11 @@ class Point(NamedTuple):
 
 
 def content(landed: Landed) -> str:
-    """Return what tells a run from its earlier or later self: how it ended, and what it was measured with."""
+    """Return what tells a run from its earlier or later self: how it ended, with what, and what it is called."""
     ended = landed.error.error_type if landed.error else "finished"
     measured = landed.measurement.name if landed.measurement else "not measured"
-    return f"{landed.state.request_id} {ended} {measured}"
+    said = repr((landed.cell.name, sorted(landed.cell.params.items()), landed.state.committed_usd))
+    return f"{landed.state.request_id} {ended} {measured} {sha256(said.encode()).hexdigest()[:16]}"
 
 
 def start_ms(landed: Landed) -> int:

@@ -13,9 +13,10 @@ from kling_sweeps import terminal
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RunError
 from kling_sweeps.measurement import read_values
 from kling_sweeps.progress import Progress
+from kling_sweeps.reachable import without_password
 from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
-from kling_sweeps.tracking import Tracker, opening, without_password
+from kling_sweeps.tracking import Tracker, opening
 
 log = logging.getLogger(__name__)
 

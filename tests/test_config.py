@@ -47,14 +47,22 @@ def test_every_file_opens_with_its_command(file: Path):
     [f for f in FILES if f.parent.name in GROUPS and f.stem != "base"],
     ids=lambda path: f"{path.parent.name}={path.stem}",
 )
-def test_every_file_composes_and_is_read(file: Path):
+def test_every_file_composes_and_is_read(file: Path, monkeypatch):
     """Makes a valid run of every choice of every group."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     group = file.parent.name
     overrides = [f"+sweep={file.stem}"] if group == "sweep" else [f"{group}={file.stem}"]
     if file.stem == "scene":
         overrides.append("prompt=scene")
     _, cell = read(*overrides)
     assert cell.request.price_usd > 0
+
+
+def test_a_tracking_server_wants_its_address(monkeypatch):
+    """Insists on the variable where `tracking=server` was chosen."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (problem,) = problems("tracking=server")
+    assert "MLFLOW_TRACKING_URI" in problem
 
 
 def test_the_default_run_sends_all_five_arguments():

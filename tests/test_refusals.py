@@ -147,3 +147,38 @@ def test_a_reader_that_goes_away_loses_nothing(command, emulator):
     subprocess.run(["bash", "-c", run], cwd=command.folder, timeout=120, capture_output=True)
     assert len(emulator.ledger()) == 3
     assert len(list((command.folder / "store").rglob("video.mp4"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["hydra/launcher=basic", "fail_fast=true"], "fail_fast"),
+        (["hydra/launcher=basic", "budget.partial=true"], "budget.partial"),
+        (["hydra.sweeper.max_batch_size=1", "budget.partial=true"], "budget.partial"),
+        (["cluster=ray", "store.dir=shared"], "provider=auto"),
+    ],
+)
+def test_what_one_machine_alone_can_do_is_refused_elsewhere(command, overrides, said):
+    """Says so before anything is submitted."""
+    done = command("-m", "sample=0,1", *overrides)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+    assert not (command.folder / "store").exists()
+
+
+def test_the_first_failure_ends_every_batch(command, emulator):
+    """Submits nothing more under `fail_fast=true`, whatever a sweeper has left."""
+    emulator.set_faults({"at": "generate", "fault": "moderation_422"})
+    given = ["fail_fast=true", "hydra.sweeper.max_batch_size=1", "provider=emulator"]
+    done = command("-m", "sample=0,1", *given, f"provider.base_url={emulator.base_url}")
+    assert done.returncode == 1, done.stdout
+    assert len(emulator.ledger()) == 1
+
+
+def test_a_plan_over_budget_is_refused_in_batches_too(command, emulator):
+    """Sums up all batches before the first."""
+    given = ["budget.max_usd=2", "hydra.sweeper.max_batch_size=1", "provider=emulator"]
+    done = command("-m", "sample=0,1", *given, f"provider.base_url={emulator.base_url}")
+    assert done.returncode == 2, done.stdout
+    assert "budget.max_usd" in done.stderr
+    assert emulator.ledger() == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import clips
 import pytest
 from mlflow.tracking import MlflowClient
+from servers import free_port, tracking_server
 
 from kling_sweeps import record, standing
 from kling_sweeps.errors import RunError, UnavailableError
@@ -183,3 +184,27 @@ def test_a_database_of_another_kind_is_left_to_mlflow(tmp_path):
     assert standing.read(f"sqlite:///{path}", "any") is None
     assert standing.read("http://127.0.0.1:9", "any") is None
     assert standing.read("postgresql://somewhere/else", "any") is None
+
+
+def test_a_run_that_is_called_otherwise_is_replaced(tracker, landed):
+    """Keeps no run under the params of another configuration of the same request."""
+    tracker.track(landed)
+    named = dataclasses.replace(landed, cell=dataclasses.replace(landed.cell, factors={"animal": "fox"}))
+    assert not tracker.has(named)
+    tracker.track(named)
+    (run,) = runs(tracker)
+    assert run.data.params["animal"] == "fox"
+
+
+def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, landed):
+    """Sees the runs of an experiment in use alone, as a server tells of deleted ones too."""
+    with tracking_server(tmp_path, free_port()) as uri:
+        tracker = Tracker(uri, "cfg", "fal")
+        tracker.track(landed)
+        assert standing.read(uri, "kling_sweeps/cfg").contents
+        tracker.client.delete_experiment(tracker.experiment_id)
+        assert standing.read(uri, "kling_sweeps/cfg") == standing.Standing(None, {})
+        again = Tracker(uri, "cfg", "fal")
+        assert not again.has(landed)
+        again.track(landed)
+        assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"

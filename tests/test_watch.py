@@ -67,6 +67,7 @@ class Fal:
         if self.stream != "silent":
             yield self.now()
         if self.stream == "cut":
+            await asyncio.sleep(60)
             raise PollError("it broke off")
         await asyncio.sleep(self.ends_s - self.clock.now if self.stream == "whole" else 1e6)
         yield self.now()

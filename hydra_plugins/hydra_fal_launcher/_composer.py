@@ -42,14 +42,18 @@ class Composer:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Compose one job; raise what Hydra raises."""
-        try:
-            config = self._compose(master_config, self._parser.parse_overrides(sweep_overrides))
-        except (HydraException, OmegaConfBaseException):
-            config = self._loader.load_sweep_config(master_config, sweep_overrides)
+        """Compose one job, and keep what is read of it; raise what Hydra raises."""
+        config = self.compose(master_config, sweep_overrides)
         with suppress(ConfigError):  # the launcher, which has the job's number, hears of it again
             self._known[tuple(sweep_overrides)] = self._read(config)
         return config
+
+    def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose one job, and keep nothing; raise what Hydra raises."""
+        try:
+            return self._compose(master_config, self._parser.parse_overrides(sweep_overrides))
+        except (HydraException, OmegaConfBaseException):
+            return self._loader.load_sweep_config(master_config, sweep_overrides)
 
     def known(self, sweep_overrides: list[str]) -> Any:
         """Return, once, what was read of a job that was composed before, None where nothing was."""

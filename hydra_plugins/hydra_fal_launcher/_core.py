@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from kling_sweeps import session
 from kling_sweeps.config import read_all, read_job
@@ -37,6 +39,16 @@ def launch(
 
 
 def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
+    try:
+        return _generated(launcher, jobs)
+    except (RefusedError, HydraException, OmegaConfBaseException) as error:
+        if jobs.first == 0:
+            raise
+        # What an earlier batch has submitted is left as it is.
+        raise RunError(str(error), error_type="refused") from None
+
+
+def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     if launcher.max_in_flight < 1:
         raise ConfigError(f"hydra.launcher.max_in_flight={launcher.max_in_flight} is not 1 or more")
     settings, cells = read_all(partial(jobs.read, number) for number in range(len(jobs.overrides)))
@@ -44,18 +56,16 @@ def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     for number, cell in enumerate(cells):
         numbers[cell.request.key].append(number)
     results = [JobReturn(status=JobStatus.COMPLETED) for _ in cells]  # what a dry run leaves
-    try:
-        for landed in session.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
-            for number in numbers[landed.cell.request.key]:
-                if landed.stood:  # no job has anything left to do
-                    results[number].return_value = session.objective(settings, landed)
-                else:
-                    results[number] = _slim(jobs.run(number))
-    except RefusedError as error:
-        if jobs.first == 0:
-            raise
-        # What an earlier batch has submitted is left as it is.
-        raise RunError(str(error), error_type="refused") from None
+    failed = None
+    for landed in session.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
+        failed = failed or landed.error
+        for number in numbers[landed.cell.request.key]:
+            if landed.stood:  # no job has anything left to do
+                results[number].return_value = session.objective(settings, landed)
+            else:
+                results[number] = _slim(jobs.run(number))
+    if failed and settings.policy.fail_fast:
+        raise failed  # so that no sweeper begins another batch
     return results
 
 
@@ -75,7 +85,7 @@ class _Jobs:
     def config(self, number: int) -> DictConfig:
         launcher = self.launcher
         overrides = list(self.overrides[number])
-        config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
+        config = launcher.hydra_context.config_loader.compose(launcher.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = self.first + number
         return config

@@ -81,11 +81,22 @@ def _check_plan(config: DictConfig) -> None:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(_overrides(config))
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     settings, cells = read_all(lambda job=job: read_job(loader.load_sweep_config(config, job)) for job in jobs)
+    problems = []
     if settings.budget.partial:
-        raise ConfigError(
+        problems.append(
             "budget.partial=true chooses among all the runs of a sweep, which hydra/launcher=fal alone "
             "gets at once, without hydra.sweeper.max_batch_size"
         )
+    if settings.policy.fail_fast and not is_ours:
+        problems.append("fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can")
+    cluster = config.hydra.runtime.choices.get("cluster", "local")
+    if settings.provider.name == "auto" and cluster != "local":
+        problems.append(
+            f"cluster={cluster} has many machines, and with provider=auto each would decide alone whether it "
+            "is for money: choose provider=fal or provider=emulator"
+        )
+    if problems:
+        raise ConfigError(*problems)
     if not settings.dry_run:
         Runs(settings, cells).check()
 
