@@ -12,6 +12,7 @@ import httpx
 import lab
 import pytest
 from conftest import Emulator
+from filelock import FileLock
 from lab import PRICE_USD, Lab, cell
 
 from kling_sweeps import session, terminal
@@ -381,6 +382,26 @@ def _interrupted(laboratory: Lab, *cells) -> str:
         _wait_until(lambda: len(laboratory.bought(*cells)) == len(cells) - 1)
         landing.close()
     return text.getvalue()
+
+
+def test_an_interrupt_leaves_alone_what_another_command_works_on(laboratory):
+    """Cancels nothing that somebody else waits for, and what waits for nobody all the same."""
+    landed, running, one = cell("theirs, landed"), cell("theirs, running"), cell("theirs")
+    laboratory.run("before", landed)
+    with _at_another(laboratory, dataclasses.replace(lab.SMALL, slots=1, latency_s=600)) as busy:
+
+        def interrupted(sweep: str, on_interrupt: str) -> str | None:
+            landing = busy.begin(busy.settings(sweep, on_interrupt=on_interrupt), landed, running, one)
+            next(landing)
+            _wait_until(lambda: len(busy.bought(running, one)) == 2)
+            landing.close()
+            return busy.bought(one)[0]["error_type"]
+
+        assert interrupted("theirs, begun", "leave") is None
+        with FileLock(busy.entry(one).folder / "lock"):
+            assert interrupted("theirs, held", "cancel") is None
+        assert busy.state(one).stage is Stage.SUBMITTED
+        assert interrupted("theirs, free", "cancel") == "client_cancelled"
 
 
 def _cancel_rule(fault: str, how: str, prompt: str) -> dict:
