@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
 
 
-
 def launch(
     launcher: FalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> Sequence[JobReturn]:
