@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -145,6 +145,7 @@ class _Crew:
     observer: Observer
     places: asyncio.Semaphore
     finished: queue.SimpleQueue
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self) -> None:
         if self.means is None:
@@ -200,6 +201,8 @@ class _Crew:
         measurement = error = None
         try:
             async with self.places:
+                if self.failed.is_set() and self.runs.settings.policy.fail_fast:
+                    return
                 state = await self._generate(cell)
             error = state.error
             if error is None:
@@ -211,6 +214,8 @@ class _Crew:
         except Exception as unexpected:  # one run's bad luck must not cost the others
             log.exception("%s failed unexpectedly", cell.name)
             error = RunError(f"{type(unexpected).__name__}: {unexpected}", error_type="unexpected")
+        if error:
+            self.failed.set()
         self.observer.update(cell, "landed", "")
         self.finished.put(Landed(cell, entry, entry.state(), measurement, error))
 

@@ -136,14 +136,15 @@ class Submission:
                 if await self._adopt(since):
                     return
                 if begin > until:
-                    if not self._may_resubmit:
-                        raise self._unknown(since, "does not list it")
-                    return await self.submit()
+                    break
             except (PollError, LockedAccountError, LostResultError) as error:
                 if begin > give_up:
                     raise self._unknown(since, f"can't be read ({error})") from None
                 self.notify("looking up", str(error))
             await asyncio.sleep(self.means.settings.poll.interval(wait_s))
+        if not self._may_resubmit:
+            raise self._unknown(since, "does not list it")
+        await self.submit()
 
     async def _adopt(self, since: datetime) -> bool:
         """Take over the request of the history that has these arguments, no owner, and the nearest time."""
