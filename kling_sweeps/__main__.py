@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import uuid
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -24,7 +25,9 @@ def main() -> int:
 
     if any(map(_holds_password, sys.argv[1:])):  # Hydra would write it down before any config is read
         return say_refused(PASSWORD_IN_CONFIG)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
+    sys.unraisablehook = _interrupt_again
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
     os.environ[COMMAND_ID] = uuid.uuid4().hex
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -42,6 +45,14 @@ def main() -> int:
             raise
         return say_refused(_message(error))
     return 0
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat a KeyboardInterrupt that struck in a finalizer, where Python swallows it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _holds_password(argument: str) -> bool:
