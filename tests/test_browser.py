@@ -105,15 +105,14 @@ def test_the_printed_address_opens_the_charts(sweep, server, page):
     """Shows all ten runs in drawn charts, frame by frame and as bars, where the sweep said they are."""
     (path,) = re.findall(r"http://127\.0\.0\.1:5000(/#/\S+compareRunsMode=CHART\S*)", sweep.completed.stdout)
     page.goto(server + path)
+    # Each chart is drawn when its own data has arrived.
     page.wait_for_function(f"""() => {{
         const charts = ({CHARTS})();
-        return ['scatter', 'bar'].every(type => charts.some(c => c.type === type && c.drawn === 10));
+        const lines = charts.filter(chart => chart.type === 'scatter');
+        return lines.length === 3 && lines.every(chart => chart.points >= 119)
+            && ['scatter', 'bar'].every(type => charts.some(c => c.type === type && c.drawn === 10));
     }}""")
-    charts = page.evaluate(CHARTS)
-    assert {chart["runs"] for chart in charts} == {10}
-    lines = [chart for chart in charts if chart["type"] == "scatter"]
-    assert len(lines) == 3
-    assert all(chart["points"] >= 119 for chart in lines)
+    assert {chart["runs"] for chart in page.evaluate(CHARTS)} == {10}
     names = set(page.locator("a[href*='/runs/']").all_inner_texts())
     assert names == set(runs_df("cfg", sweep.command.tracking_uri)["run_name"])
 
