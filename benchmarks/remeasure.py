@@ -47,7 +47,7 @@ def clips(folder: Path) -> list[Path]:
 async def measured(videos: list[Path], workers: Workers, folder: Path) -> None:
     await asyncio.gather(
         *(
-            workers.measure(folder / str(number), video, metrics.DEFAULT, "16:9", "5")
+            workers.measure(folder / str(number), video, metrics.specification("default"), "16:9", "5")
             for number, video in enumerate(videos)
         )
     )

@@ -19,7 +19,8 @@ def main() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from kling_sweeps.config import COMMAND_ID, CONF, PASSWORD_IN_CONFIG
+    from kling_sweeps import CONF
+    from kling_sweeps.config import COMMAND_ID, PASSWORD_IN_CONFIG
     from kling_sweeps.errors import RefusedError, RunError, say_refused
     from kling_sweeps.job import job
 

@@ -28,9 +28,6 @@ from kling_sweeps.settings import (
     Settings,
 )
 
-PACKAGE = Path(__file__).resolve().parent
-CONF = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
-
 KEYS = (
     "prompt negative_prompt cfg_scale aspect_ratio duration sample "
     "model prompts metrics provider tracking store budget objective dry_run unknown retry on_interrupt fail_fast"

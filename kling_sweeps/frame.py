@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from functools import cached_property, lru_cache
-from math import floor, log2
+from math import floor, log2, nan
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace
 
 from kling_sweeps import opencv as cv2
+
+Shared = TypeVar("Shared")
 
 PLANAR = re.compile(r"yuvj?4(20|22|44)p(\d+le)?")
 
@@ -51,8 +54,7 @@ class Frame:
     """A frame as it is seen: upright, its planes viewed in place, what is derived prepared once.
 
     `index` counts from 0, `time_s` is in seconds from the first frame, and `previous` is the frame
-    before it (None at the first). The planes live as long as their frame, which is until the next
-    but one is decoded: copy what has to live longer.
+    before it (None at the first), which itself has none. A frame that is kept keeps its planes.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Frame:
         self._converter = converter or Converter()
         self._turns = (picture.rotation // 90) % 4
         self._source, self._picture = picture, _planar(picture)
-        self._shared: dict[Hashable, np.ndarray] = {}
+        self._made: dict[Hashable, object] = {}
 
     @property
     def height(self) -> int:
@@ -91,6 +93,16 @@ class Frame:
         return self._plane(1), self._plane(2)
 
     @property
+    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """View Y, U and V as stored."""
+        return self.luma, *self.chroma
+
+    @cached_property
+    def luma_counts(self) -> np.ndarray:
+        """Count the pixels of each stored Y: 256 float64, exact."""
+        return cv2.calcHist([self.luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+
+    @property
     def full_range(self) -> bool:
         """Say whether Y goes from 0 to 255 rather than from 16 to 235."""
         picture = self._picture
@@ -107,6 +119,11 @@ class Frame:
         return 255 if self.full_range else 235
 
     @property
+    def gain(self) -> float:
+        """Give what a difference of stored Y is multiplied with to be one of 0..255 levels."""
+        return 255 / (self.white - self.black)
+
+    @property
     def to_bgr(self) -> np.ndarray:
         """Give the 3x4 matrix from (Y, U, V, 1) as stored to B, G, R in 0..255, by the file's tags."""
         return _to_bgr(self._picture.colorspace, self.full_range)
@@ -117,6 +134,13 @@ class Frame:
         picture = self._converter.bgr(self._source)
         return self._upright(_view(picture.planes[0], channels=3))
 
+    @cached_property
+    def bgr_difference(self) -> float:
+        """Average abs(BGR - BGR of the frame before), in 0..255; NaN at the first frame."""
+        if self.previous is None:
+            return nan
+        return cv2.norm(self.bgr, self.previous.bgr, cv2.NORM_L1) / self.bgr.size
+
     def luma_scaled(self, factor: float) -> np.ndarray:
         """Resize Y as stored by `factor`: uint8, averaged where it shrinks."""
         return self._resized(0, self._size(factor))
@@ -124,23 +148,32 @@ class Frame:
     def bgr_scaled(self, factor: float) -> np.ndarray:
         """Resize to BGR by `factor`: hxwx3 uint8, averaged where it shrinks."""
         size = self._size(factor)
-        yuv = cv2.merge([self._resized(plane, size) for plane in range(3)])
-        return cv2.transform(yuv, self.to_bgr)
+
+        def make() -> np.ndarray:
+            yuv = cv2.merge([self._resized(plane, size) for plane in range(3)])
+            return cv2.transform(yuv, self.to_bgr)
+
+        return self.once(("bgr", size), make)
 
     def pixels(self, long_side: int = 320) -> np.ndarray:
         """Pick BGR pixels on a regular grid, at least `long_side` along the longer side: hxwx3 uint8.
 
         Nothing is averaged, so that what depends on single pixels keeps its full-size mean.
         """
-        return self._once(("pixels", long_side), lambda: self._grid(long_side))
 
-    def _grid(self, long_side: int) -> np.ndarray:
-        step = max(1, max(self.width, self.height) // long_side)
-        rows = np.arange(step // 2, self.height, step)
-        columns = np.arange(step // 2, self.width, step)
-        planes = (self.luma, *self.chroma)
-        yuv = [_picked(plane, rows, columns, self.luma.shape) for plane in planes]
-        return cv2.transform(cv2.merge(yuv), self.to_bgr)
+        def make() -> np.ndarray:
+            step = max(1, max(self.width, self.height) // long_side)
+            size = -(-self.width // step), -(-self.height // step)
+            yuv = [cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST) for plane in self.planes]
+            return cv2.transform(cv2.merge(yuv), self.to_bgr)
+
+        return self.once(("pixels", long_side), make)
+
+    def once(self, key: Hashable, make: Callable[[], Shared]) -> Shared:
+        """Make what several metrics want of this frame for the first that asks, and keep it for the rest."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def _size(self, factor: float) -> tuple[int, int]:
         return max(1, round(self.width * factor)), max(1, round(self.height * factor))
@@ -148,22 +181,17 @@ class Frame:
     def _resized(self, plane: int, size: tuple[int, int]) -> np.ndarray:
         # cv2's INTER_AREA takes 6 ms for a factor that is not whole; halving and one linear step, 1 ms.
         def make() -> np.ndarray:
-            stored = (self.luma, *self.chroma)[plane]
+            stored = self.planes[plane]
             shrink = min(stored.shape[1] / size[0], stored.shape[0] / size[1])
             source = self._halved(plane, max(0, floor(log2(shrink))))
             return cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
 
-        return self._once((plane, size), make)
+        return self.once((plane, size), make)
 
     def _halved(self, plane: int, times: int) -> np.ndarray:
         if times == 0:
-            return (self.luma, *self.chroma)[plane]
-        return self._once((plane, times), lambda: _half(self._halved(plane, times - 1)))
-
-    def _once(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
-        if key not in self._shared:
-            self._shared[key] = make()
-        return self._shared[key]
+            return self.planes[plane]
+        return self.once((plane, times), lambda: _half(self._halved(plane, times - 1)))
 
     def _plane(self, index: int) -> np.ndarray:
         view = _view(self._picture.planes[index], self._bits)
@@ -219,14 +247,6 @@ def _half(plane: np.ndarray) -> np.ndarray:
     height, width = plane.shape[0] // 2, plane.shape[1] // 2
     even = plane[: 2 * height, : 2 * width]
     return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _picked(
-    plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    rows = rows // -(-shape[0] // plane.shape[0])
-    columns = columns // -(-shape[1] // plane.shape[1])
-    return plane[rows][:, columns]
 
 
 @lru_cache

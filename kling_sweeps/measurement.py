@@ -109,8 +109,10 @@ def observe(
 def _decoded(
     video: Video, metrics: Sequence[FrameMetric], errors: dict[str, str]
 ) -> tuple[list[float], Filmstrip]:
-    times_s, strip = [], Filmstrip(expected=video.declared_frames)
+    times_s, strip = [], Filmstrip()
     for frame in video:
+        if not times_s:
+            strip = Filmstrip(expected=video.declared_frames)
         times_s.append(frame.time_s)
         strip.update(frame)
         for metric in metrics:

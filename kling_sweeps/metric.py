@@ -19,8 +19,9 @@ A metric that raises gives NaN and a message; it never ends the pass over the vi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from math import nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -88,6 +89,38 @@ class FrameMetric(ABC):
         return {value.name: mean(self.series.get(value.name, [])) for value in self.values}
 
 
+@dataclass
+class SampledMetric(FrameMetric):
+    """Something measured on each `every`-th frame, because it takes long; NaN on those in between."""
+
+    # What compares a frame with the one before can't begin at frame 0.
+    first_frame: ClassVar[int] = 0
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        positive("every", self.every)
+
+    def update(self, frame: Frame) -> None:
+        """Measure the next frame if its turn has come."""
+        if (frame.index - self.first_frame) % self.every == 0:
+            super().update(frame)
+        else:
+            for value in self.values:
+                self.series.setdefault(value.name, []).append(nan)
+
+
+def strips(plane: np.ndarray, border: int = 0, rows: int = 64) -> Iterator[np.ndarray]:
+    """Cut a plane into strips of rows, so that what is made of one stays in the processor's cache.
+
+    A strip has at most `rows` rows, and `border` more above and below, for a mask to reach into: the
+    inner rows of all strips are those of the plane, without its own border.
+    """
+    end = plane.shape[0] - border
+    for top in range(border, end, rows):
+        yield plane[top - border : min(top + rows, end) + border]
+
+
 def samples(series: Iterable[float]) -> np.ndarray:
     """Give the numbers of a series without its NaN, as float64."""
     array = np.fromiter(series, np.float64)
@@ -97,13 +130,24 @@ def samples(series: Iterable[float]) -> np.ndarray:
 def mean(series: Iterable[float]) -> float:
     """Average a series without its NaN; NaN where nothing is left."""
     sampled = samples(series)
-    return float(sampled.mean()) if sampled.size else float("nan")
+    return float(sampled.mean()) if sampled.size else nan
 
 
 def percentile(series: Iterable[float], rank: float) -> float:
     """Give the percentile of a series without its NaN, interpolated; NaN where nothing is left."""
     sampled = samples(series)
-    return float(np.percentile(sampled, rank)) if sampled.size else float("nan")
+    return float(np.percentile(sampled, rank)) if sampled.size else nan
+
+
+def maximum(series: Iterable[float]) -> float:
+    """Give the largest of a series without its NaN; NaN where nothing is left."""
+    sampled = samples(series)
+    return float(sampled.max()) if sampled.size else nan
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Divide; NaN by what is not above 0."""
+    return numerator / denominator if denominator > 0 else nan
 
 
 def parameters(metric: FrameMetric | type[FrameMetric]) -> dict[str, Any]:

@@ -6,17 +6,22 @@ stamps. A file whose tail is broken is decoded up to there, and `VideoFacts.prob
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import isnan, nan
 from pathlib import Path
+from typing import TypeVar
 
 import av
 
 from kling_sweeps.errors import VideoError
 from kling_sweeps.frame import Converter, Frame
+from kling_sweeps.metric import ratio
+
+Item = TypeVar("Item")
 
 MATRICES = {
     0: "rgb",
@@ -60,10 +65,12 @@ class Video:
     """One decode of a file: iterate over its frames, once, then ask for its `facts`.
 
     `threads` is how many threads decode; 0 leaves it to FFmpeg, 1 is for a worker process among many.
+    `declared_frames` is what the header claims, known from the first frame on, 0 where it does not say.
     """
 
     path: Path
     threads: int = 0
+    declared_frames: int = field(default=0, init=False)
     _facts: VideoFacts | None = field(default=None, init=False)
 
     @property
@@ -73,26 +80,17 @@ class Video:
             raise VideoError(f"{self.path} was not decoded to its end, so its facts are not known")
         return self._facts
 
-    @cached_property
-    def declared_frames(self) -> int:
-        """Read how many frames the header claims, 0 where it does not say."""
-        with _opened(self.path) as (_, stream):
-            return stream.frames
-
     def __iter__(self) -> Iterator[Frame]:
         """Decode frame after frame; raise `VideoError` where not one can be decoded."""
         with _opened(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = self.threads
+            self.declared_frames = stream.frames
             tally = _Tally(self.path, stream)
             previous, converter = None, Converter()
-            for picture in tally.pictures(container):
+            for index, (picture, time_s) in enumerate(_ahead(tally.pictures(container))):
                 frame = Frame(
-                    picture,
-                    index=tally.frames - 1,
-                    time_s=tally.last_s - tally.first_s,
-                    previous=previous,
-                    converter=converter,
+                    picture, index=index, time_s=time_s, previous=previous, converter=converter
                 )
                 yield frame
                 frame.previous = None
@@ -103,6 +101,18 @@ class Video:
 def frames(path: str | Path, threads: int = 0) -> Iterator[Frame]:
     """Decode a video frame after frame; raise `VideoError` where not one can be decoded."""
     return iter(Video(Path(path), threads))
+
+
+def _ahead(items: Iterator[Item], number: int = 4) -> Iterator[Item]:
+    """Take items from an iterator in a thread of its own, some before they are wanted.
+
+    A decoder is idle while its frames wait to be fetched, which those who measure them do too late.
+    """
+    with ThreadPoolExecutor(1, "decode") as thread:
+        coming = deque(thread.submit(next, items, None) for _ in range(number))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, items, None))
+            yield item
 
 
 def verify(path: str | Path) -> None:
@@ -153,8 +163,10 @@ class _Tally:
     problem: str = ""
     picture: av.VideoFrame | None = None
 
-    def pictures(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-        """Decode every picture up to the first packet that is broken."""
+    def pictures(
+        self, container: av.container.InputContainer
+    ) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Decode every picture up to the first packet that is broken: with its seconds from the first."""
         try:
             for packet in container.demux(self.stream):
                 if packet.is_corrupt:
@@ -179,7 +191,7 @@ class _Tally:
             fps=self._fps(),
             frames=self.frames,
             duration_s=duration_s,
-            bitrate_mbps=_ratio(self.path.stat().st_size * 8 / 1e6, duration_s),
+            bitrate_mbps=ratio(self.path.stat().st_size * 8 / 1e6, duration_s),
             codec=self.stream.codec_context.codec.name,
             pixel_format=picture.format.name,
             color_space=MATRICES.get(picture.colorspace, "unspecified"),
@@ -189,11 +201,11 @@ class _Tally:
             problem=self._verdict(),
         )
 
-    def _seen(self, picture: av.VideoFrame) -> av.VideoFrame:
+    def _seen(self, picture: av.VideoFrame) -> tuple[av.VideoFrame, float]:
         # What the decoder still held has no time base of its own.
         unit = self.stream.time_base
         if picture.pts is None:
-            time_s = self.last_s + _ratio(1, self._header_fps())
+            time_s = self.last_s + ratio(1, self._header_fps())
         else:
             time_s = float(picture.pts * unit)
         if not self.frames:
@@ -203,7 +215,7 @@ class _Tally:
         self.last_s = time_s
         self.last_duration_s = float((picture.duration or 0) * unit)
         self.picture = picture
-        return picture
+        return picture, time_s - self.first_s
 
     def _pending(self) -> list[av.VideoFrame]:
         # The decoder's threads still hold the last good pictures.
@@ -213,14 +225,14 @@ class _Tally:
             return []
 
     def _fps(self) -> float:
-        fps = _ratio(self.frames - 1, self.last_s - self.first_s)
+        fps = ratio(self.frames - 1, self.last_s - self.first_s)
         return self._header_fps() if isnan(fps) else fps
 
     def _header_fps(self) -> float:
         return float(self.stream.average_rate or nan)
 
     def _duration_s(self) -> float:
-        last_s = self.last_duration_s or _ratio(1, self._fps())
+        last_s = self.last_duration_s or ratio(1, self._fps())
         return self.last_s - self.first_s + last_s
 
     def _verdict(self) -> str:
@@ -233,10 +245,6 @@ class _Tally:
 
 def _is_whole(packet: av.Packet) -> bool:
     return packet.size > 0 and not packet.is_corrupt
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator > 0 else nan
 
 
 def _reason(error: OSError | av.FFmpegError) -> str:

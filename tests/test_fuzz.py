@@ -191,7 +191,7 @@ async def fate(crew: Workers, file: Path) -> Fate:
     begin = time.monotonic()
     folder = file.with_suffix("")
     verified, _ = await outcome(crew.verify(file))
-    error, _ = await outcome(crew.measure(folder, file, metrics.DEFAULT, "16:9", "1"))
+    error, _ = await outcome(crew.measure(folder, file, metrics.specification("default"), "16:9", "1"))
     measured = None if error else Measurement.load(folder)
     return Fate(file.name, verified, error, measured, time.monotonic() - begin)
 
@@ -222,7 +222,7 @@ def test_no_decoder_hangs_or_is_killed(fates, mutation):
 @every_mutation
 def test_each_number_is_one_or_is_missing(fates, mutation):
     """Measures finite numbers within what a metric can be, or none, in the table of frames too."""
-    ranges = {row.name: row.range for row in metrics.describe()}
+    ranges = {row.name: row.range for row in metrics.describe("default")}
     for one in (fate for fate in fates[mutation.__name__] if fate.measured):
         for name, value in one.measured.values.items():
             low, high = ranges[name]
@@ -299,7 +299,7 @@ def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_verify", crash)
 
     async def mixed(crew: Workers) -> list:
-        spec = (metrics.DEFAULT, "16:9", "1")
+        spec = (metrics.specification("default"), "16:9", "1")
         measured = (crew.measure(tmp_path / str(n), good, *spec) for n in range(4))
         crashed = (crew.verify(bad) for _ in range(4))
         return await asyncio.gather(*crashed, *measured, return_exceptions=True)

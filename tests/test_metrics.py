@@ -20,8 +20,13 @@ from kling_sweeps.metrics import METRICS, build, describe, fingerprint, measure
 
 CONF = Path(__file__).parent.parent / "conf" / "metrics"
 EVERY = pytest.mark.parametrize("name", METRICS)
-NEEDS_TWO_FRAMES = {"motion", "motion_p95", "vbench_temporal_flickering"}
 NEEDS_A_REQUEST = {"aspect_error", "duration_error_s"}
+# Nothing is steeper or changes more than anything else in what is constant.
+NEEDS_A_STEP = {"blockiness", "loop_gap"}
+NEEDS_TWO_FRAMES = {
+    *("temporal_information", "temporal_information_mean", "vbench_temporal_flickering", "loop_gap"),
+    *("motion", "motion_p95", "dynamic_share", "warp_error_dis", "frozen_share", "duplicate_share", "cuts"),
+}
 
 
 @dataclass
@@ -87,11 +92,12 @@ class TestContract:
     @EVERY
     @pytest.mark.parametrize("value", [16, 128, 235])
     def test_constant(self, tmp_path, name, value):
-        """A constant clip is a number for every metric."""
+        """A constant clip is a number for every metric that does not compare steps."""
         path = clips.write(tmp_path / "a.mp4", clips.grey(value))
         measured = measure(path, {name: {}}, aspect_ratio="4:3", duration=1)
         assert measured.errors == {}
-        assert not any(map(isnan, measured.values.values()))
+        missing = {key for key, value in measured.values.items() if isnan(value)}
+        assert missing == set(measured.values) & NEEDS_A_STEP
 
     @EVERY
     def test_two_passes_are_equal(self, tmp_path, name):
@@ -112,8 +118,8 @@ class TestContract:
     def test_order_is_irrelevant(self, tmp_path):
         """A metric gives the same beside others, before or after them, as alone."""
         path = clips.write(tmp_path / "a.mp4", clips.pan())
-        forward = measure(path).values
-        assert_same(forward, measure(path, dict(reversed(metrics.DEFAULT.items()))).values)
+        forward = measure(path, "full").values
+        assert_same(forward, measure(path, dict(reversed(metrics.specification("full").items()))).values)
         for name in METRICS:
             alone = measure(path, {name: {}}).values
             assert_same(alone, {key: forward[key] for key in alone})
@@ -146,10 +152,39 @@ class TestConfiguration:
         assert path.read_text().startswith(f"# python -m kling_sweeps metrics={path.stem}\n")
         assert build(yaml.safe_load(path.read_text()))
 
-    def test_default_is_the_default(self):
+    def test_default_is_the_default(self, tmp_path):
         """`measure(path)` measures what `metrics=default` measures."""
         default = yaml.safe_load((CONF / "default.yaml").read_text())
-        assert fingerprint(default) == fingerprint()
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        np.testing.assert_equal(measure(path).values, measure(path, default).values)
+
+    def test_full_is_all(self):
+        """`metrics=full` has every metric, with the parameters that the classes have by themselves."""
+        assert fingerprint("full") == fingerprint({name: {} for name in METRICS})
+
+    def test_sets_nest(self):
+        """Each set has what the smaller ones have, so that a name found in one is found in the larger."""
+        names = [{row.name for row in describe(each)} for each in ("fast", "default", "full")]
+        assert names[0] < names[1] < names[2]
+
+    def test_a_set_of_ones_own(self, tmp_path):
+        """A YAML file builds on another by its `defaults`, as it does for Hydra."""
+        path = tmp_path / "mine.yaml"
+        path.write_text("defaults: [fast, _self_]\nsharpness: {short_side: 240}\nloop: {}\n")
+        expected = {**metrics.specification("fast"), "sharpness": {"short_side": 240}, "loop": {}}
+        assert metrics.specification(path) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [("[luma]", "expected a mapping"), ("a: [", "is not YAML"), (None, r"neither a set \(default, fast, full\)")],
+    )
+    def test_no_set(self, tmp_path, text, problem):
+        """What is no set of metrics is refused with its name and what would be one."""
+        path = tmp_path / "mine.yaml"
+        if text:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            metrics.specification(path)
 
     def test_all_problems_at_once(self):
         """Unknown metrics, unknown parameters and wrong types are named together, with what is valid."""
@@ -197,8 +232,8 @@ class TestConfiguration:
 
     def test_describe(self):
         """Every value is described once, with what its class declares."""
-        rows = describe()
-        assert len({row.name for row in rows}) == len(rows) == 16
+        rows = describe("full")
+        assert len({row.name for row in rows}) == len(rows)
         assert {row.metric for row in rows} == set(METRICS)
 
 

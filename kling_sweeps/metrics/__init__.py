@@ -15,12 +15,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, parameters
+from kling_sweeps.metrics.blockiness import Blockiness
 from kling_sweeps.metrics.color import Colorfulness, Saturation
+from kling_sweeps.metrics.cuts import Cuts
 from kling_sweeps.metrics.file import File
+from kling_sweeps.metrics.freeze import Freeze
+from kling_sweeps.metrics.information import SpatialInformation, TemporalInformation
+from kling_sweeps.metrics.loop import LoopGap
 from kling_sweeps.metrics.luma import Luma
-from kling_sweeps.metrics.motion import Motion
+from kling_sweeps.metrics.motion import Dynamic, Motion, WarpError
+from kling_sweeps.metrics.noise import Noise
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.vbench import TemporalFlickering
 
@@ -35,12 +44,18 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "saturation": Saturation,
     "colorfulness": Colorfulness,
     "sharpness": Sharpness,
+    "noise": Noise,
+    "blockiness": Blockiness,
+    "spatial_information": SpatialInformation,
+    "temporal_information": TemporalInformation,
     "motion": Motion,
+    "dynamic": Dynamic,
+    "warp_error": WarpError,
+    "freeze": Freeze,
+    "cuts": Cuts,
+    "loop": LoopGap,
     "vbench_temporal_flickering": TemporalFlickering,
 }
-
-DEFAULT: Spec = {name: {} for name in METRICS}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -56,10 +71,32 @@ class Row:
     source: str
 
 
-def build(spec: Spec | None = None) -> list[FrameMetric]:
+def specification(name: str | Path) -> Spec:
+    """Read a set of metrics: one of `conf/metrics/` by name, or a YAML file, with the `defaults` it has.
+
+    Raises `ConfigError` where there is none, or the file holds none.
+    """
+    folder = CONF / "metrics"
+    sets = sorted(path.stem for path in folder.glob("*.yaml"))
+    path = folder / f"{name}.yaml" if name in sets else Path(name)
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"metrics={name}: neither a set ({', '.join(sets)}) nor a file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"metrics={name} is not YAML: {error}") from error
+    if not isinstance(read, dict):
+        raise ConfigError(f"metrics={name}: expected a mapping of metrics to their parameters")
+    spec: dict[str, Mapping[str, Any] | None] = {}
+    for base in read.pop("defaults", ()):
+        spec |= {} if base == "_self_" else specification(base)
+    return spec | read
+
+
+def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
     """Make the metrics of a specification; raise `ConfigError` with all that is wrong with it."""
     metrics, problems = [], []
-    for name, settings in (DEFAULT if spec is None else spec).items():
+    for name, settings in (specification(spec) if isinstance(spec, str | Path) else spec).items():
         try:
             metrics.append(_built(name, settings))
         except ConfigError as error:
@@ -70,7 +107,7 @@ def build(spec: Spec | None = None) -> list[FrameMetric]:
     return metrics
 
 
-def fingerprint(spec: Spec | None = None) -> str:
+def fingerprint(spec: Spec | str | Path) -> str:
     """Digest the metrics with their versions and parameters: 16 hex digits, equal for equal numbers."""
     identity = {
         metric.name: [_identity(type(metric)), metric.version, parameters(metric)]
@@ -80,7 +117,7 @@ def fingerprint(spec: Spec | None = None) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def describe(spec: Spec | None = None) -> list[Row]:
+def describe(spec: Spec | str | Path) -> list[Row]:
     """List every value that the metrics of a specification produce."""
     return [
         Row(
@@ -100,7 +137,7 @@ def describe(spec: Spec | None = None) -> list[Row]:
 
 def measure(
     path: str | Path,
-    metrics: Spec | None = None,
+    metrics: Spec | str | Path = "default",
     *,
     aspect_ratio: str | None = None,
     duration: float | None = None,
@@ -108,7 +145,8 @@ def measure(
 ) -> Measurement:
     """Measure a video in one decode.
 
-    `aspect_ratio` ("16:9") and `duration` (seconds) are what was requested; without them their
+    `metrics` is a set of `conf/metrics/` (default, fast, full), a YAML file like them, or what they
+    hold. `aspect_ratio` ("16:9") and `duration` (seconds) are what was requested; without them their
     errors are NaN. `threads` decode; 0 leaves their number to FFmpeg. Raises `VideoError` where
     nothing can be decoded and `ConfigError` for a bad specification. A metric that fails is NaN
     and has its message in `errors`, a file with a broken tail has one under `video`.
@@ -119,12 +157,16 @@ def measure(
     requested = Requested(_ratio(aspect_ratio), None if duration is None else float(duration))
     return observe(Video(Path(path), threads), build(metrics), requested)
 
+
 def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
     if settings is not None and not isinstance(settings, Mapping):
         raise ConfigError(f"metrics.{name}={settings!r}: expected its parameters, or nothing")
     arguments = dict(settings or {})
     kind = _kind(name, arguments.pop("target", None))
     _check(name, kind, arguments)
+    defaults = parameters(kind)
+    # 27 and 27.0 are one parameter, and one fingerprint.
+    arguments = {key: float(value) if isinstance(defaults[key], float) else value for key, value in arguments.items()}
     try:
         metric = kind(**arguments)
     except (TypeError, ValueError) as error:

@@ -26,7 +26,7 @@ class Saturation(FrameMetric):
     5 % lower) within 2 %, whatever the resolution.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "saturation_mean",

@@ -1,4 +1,4 @@
-"""Motion, as optical flow."""
+"""Motion, by optical flow on a thumbnail."""
 
 from __future__ import annotations
 
@@ -11,20 +11,49 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kling_sweeps import opencv as cv2
-from kling_sweeps.metric import FrameMetric, Value, mean, percentile, positive
+from kling_sweeps.metric import FrameMetric, SampledMetric, Value, mean, percentile, positive, ratio
 
 if TYPE_CHECKING:
     from kling_sweeps.frame import Frame
 
 
 @dataclass
-class Motion(FrameMetric):
+class FlowMetric(FrameMetric):
+    """What is measured on DIS flow (ultrafast), of Y resized to `long_side` pixels.
+
+    The size matters to the flow itself (larger finds smaller movements), so compare only what was
+    measured with one. Pictures thinner than 12 pixels at that size have no flow.
+    """
+
+    long_side: int = 320
+
+    def __post_init__(self) -> None:
+        positive("long_side", self.long_side)
+
+    def thumbnail(self, frame: Frame) -> np.ndarray:
+        """Give Y resized: uint8."""
+        return frame.luma_scaled(self.long_side / max(frame.width, frame.height))
+
+    def flow(self, frame: Frame) -> np.ndarray:
+        """Give where each pixel of the frame before has moved: hxwx2 float32, (x, y) in pixels."""
+        pair = frame.previous, frame
+        return frame.once(("flow", self.long_side), lambda: self.flow_between(*map(self.thumbnail, pair)))
+
+    def flow_between(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Give where each pixel of one thumbnail is in another."""
+        return self._dis.calc(before, after, None)
+
+    @cached_property
+    def _dis(self) -> Any:
+        return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+
+
+@dataclass
+class Motion(FlowMetric):
     """Measure the mean length of the optical flow in picture diagonals a second.
 
-    DIS flow (ultrafast) from the frame before, on Y resized to `long_side` pixels, divided by the
-    time between the two frames: resolution and frame rate cancel out. The size matters to the flow
-    itself (larger finds smaller movements), so compare only what was measured with one. Pictures
-    thinner than 12 pixels at that size have no flow.
+    It is the flow from the frame before, divided by the time between the two frames: resolution and
+    frame rate cancel out.
     """
 
     version = 1
@@ -47,32 +76,137 @@ class Motion(FrameMetric):
         ),
     )
 
-    long_side: int = 320
-
-    def __post_init__(self) -> None:
-        positive("long_side", self.long_side)
-
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Take the mean flow since the frame before; NaN at the first frame."""
         if frame.previous is None:
             return {"motion": nan}
-        before, now = (self._small(each) for each in (frame.previous, frame))
-        flow = self._flow.calc(before, now, None)
-        u, v = cv2.split(flow)
-        # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
-        lengths = np.sqrt(u * u + v * v)
+        lengths = np.sqrt(_squared(self.flow(frame)))
         seconds = frame.time_s - frame.previous.time_s
-        speed = cv2.mean(lengths)[0] / seconds if seconds > 0 else nan
-        return {"motion": speed / hypot(*now.shape)}
+        return {"motion": ratio(cv2.mean(lengths)[0], seconds) / hypot(*lengths.shape)}
 
     def compute(self) -> dict[str, float]:
         """Average over the frames, and take the 95th percentile."""
         series = self.series.get("motion", [])
         return {"motion": mean(series), "motion_p95": percentile(series, 95)}
 
-    def _small(self, frame: Frame) -> Any:
-        return frame.luma_scaled(self.long_side / max(frame.width, frame.height))
 
-    @cached_property
-    def _flow(self) -> Any:
-        return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+@dataclass
+class Dynamic(FlowMetric):
+    """Measure the share of moments with large movement somewhere in the picture.
+
+    Frames are compared that are an eighth of a second apart. There is large movement where the fastest
+    5 % of the pixels moved by `pixels` or more on average, in a picture whose short side is 256 pixels.
+    VBench calls a video dynamic where about a quarter of its moments are, and takes RAFT's flow.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "dynamic_share",
+            "share of moments with large movement",
+            "0..1",
+            (0, 1),
+            "neither",
+            "the rule of VBench's dynamic degree (Huang et al. 2024) on DIS flow",
+        ),
+    )
+
+    pixels: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("pixels", self.pixels)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Compare with the moment before; NaN in between."""
+        if frame.previous is None:
+            self._keep(frame)
+            return {"dynamic_share": nan}
+        # The frame that is nearest to an eighth of a second later.
+        half_a_frame = (frame.time_s - frame.previous.time_s) / 2
+        if frame.time_s - self._before_s <= 1 / 8 - half_a_frame + 1e-6:
+            return {"dynamic_share": nan}
+        squared = _squared(self.flow_between(self._before, self.thumbnail(frame)))
+        self._keep(frame)
+        fastest = max(1, squared.size // 20)
+        length = np.sqrt(np.partition(squared, -fastest, axis=None)[-fastest:]).mean()
+        return {"dynamic_share": length > self.pixels * min(squared.shape) / 256}
+
+    def _keep(self, frame: Frame) -> None:
+        self._before, self._before_s = self.thumbnail(frame), frame.time_s
+
+
+@dataclass
+class WarpError(FlowMetric, SampledMetric):
+    """Measure how far each frame is from the next one once its movement is taken back.
+
+    The mean squared difference of RGB in 0..1 between a frame and the next, warped back along the
+    flow, over the pixels that can be followed: those within the picture, whose flow there and back
+    adds up to nothing, and that are not at a motion boundary. Flicker and warping raise it, noise and
+    errors of the flow too.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "warp_error_dis",
+            "change that movement does not explain",
+            "(0..1)^2",
+            (0, 1),
+            "lower",
+            "Lai et al. 2018, occlusions after Ruder et al. 2016, on DIS flow",
+        ),
+    )
+
+    first_frame = 1
+
+    def __post_init__(self) -> None:
+        FlowMetric.__post_init__(self)
+        SampledMetric.__post_init__(self)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Compare the frame before with this one warped back; NaN where no pixel can be followed."""
+        if frame.previous is None:
+            return {"warp_error_dis": nan}
+        there = self.flow(frame)
+        back = self.flow_between(self.thumbnail(frame), self.thumbnail(frame.previous))
+        target = _positions(there) + there
+        followed = _inside(target) & _consistent(there, _warped(back, target)) & ~_boundaries(there)
+        before, now = (self._rgb(each) for each in (frame.previous, frame))
+        mask = followed.astype(np.uint8)
+        total = cv2.norm(_warped(now, target), before, cv2.NORM_L2SQR, mask)
+        return {"warp_error_dis": ratio(total, 3 * cv2.countNonZero(mask))}
+
+    def _rgb(self, frame: Frame) -> np.ndarray:
+        return frame.bgr_scaled(self.long_side / max(frame.width, frame.height)).astype(np.float32) / 255
+
+
+def _squared(vectors: np.ndarray) -> np.ndarray:
+    # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
+    u, v = cv2.split(vectors)
+    return u * u + v * v
+
+
+def _positions(flow: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(flow.shape[:2], np.float32)
+    return np.dstack([columns, rows])
+
+
+def _warped(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return cv2.remap(image, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _inside(target: np.ndarray) -> np.ndarray:
+    (x, y), (height, width) = cv2.split(target), target.shape[:2]
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def _consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    return _squared(there + back) <= 0.01 * (_squared(there) + _squared(back)) + 0.5
+
+
+def _boundaries(flow: np.ndarray) -> np.ndarray:
+    steps = np.zeros(flow.shape[:2], np.float32)
+    steps[:, :-1] += _squared(np.diff(flow, axis=1))
+    steps[:-1] += _squared(np.diff(flow, axis=0))
+    return steps > 0.01 * _squared(flow) + 0.002

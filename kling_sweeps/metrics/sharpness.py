@@ -46,4 +46,4 @@ class Sharpness(FrameMetric):
         # cv2.meanStdDev takes ten times as long on int16.
         mean_square = cv2.norm(laplacian, cv2.NORM_L2SQR) / laplacian.size
         variance = mean_square - cv2.mean(laplacian)[0] ** 2
-        return {"sharpness": variance * (255 / (frame.white - frame.black)) ** 2}
+        return {"sharpness": variance * frame.gain**2}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING
 
-from kling_sweeps import opencv as cv2
 from kling_sweeps.metric import FrameMetric, Value
 
 if TYPE_CHECKING:
@@ -36,7 +34,4 @@ class TemporalFlickering(FrameMetric):
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Compare with the frame before; NaN at the first frame."""
-        if frame.previous is None:
-            return {"vbench_temporal_flickering": nan}
-        difference = cv2.norm(frame.bgr, frame.previous.bgr, cv2.NORM_L1) / frame.bgr.size
-        return {"vbench_temporal_flickering": (255 - difference) / 255}
+        return {"vbench_temporal_flickering": (255 - frame.bgr_difference) / 255}

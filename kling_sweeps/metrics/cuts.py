@@ -1,0 +1,71 @@
+"""Scene cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kling_sweeps import opencv as cv2
+from kling_sweeps.metric import FrameMetric, Value, positive
+
+if TYPE_CHECKING:
+    from kling_sweeps.frame import Frame
+
+
+@dataclass
+class Cuts(FrameMetric):
+    """Count scene cuts: changes of `threshold` or more in 8-bit HSV, `apart` frames or more apart.
+
+    The change is the mean over pixels of abs dH, dS and dV, averaged over the three, of the frame
+    shrunk to `long_side` pixels. Unlike PySceneDetect, which spares the first `apart` frames of a file
+    too, every cut counts that is not near another. A flash or very fast movement may pass for a cut.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "cuts",
+            "scene cuts; 0 for a single shot",
+            "1",
+            (0, inf),
+            "lower",
+            "PySceneDetect's content rule: mean abs difference of H, S and V >= 27, 15 frames apart",
+        ),
+    )
+
+    threshold: float = 27.0
+    apart: int = 15
+    long_side: int = 320
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "apart", "long_side"):
+            positive(name, getattr(self, name))
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Compare HSV with the frame before; NaN at the first frame."""
+        if frame.previous is None:
+            return {"content_change": nan}
+        now, before = (self._hsv(each) for each in (frame, frame.previous))
+        return {"content_change": cv2.norm(now, before, cv2.NORM_L1) / now.size}
+
+    def compute(self) -> dict[str, float]:
+        """Count the changes over the threshold, of those close to each other the first."""
+        changes = np.array(self.series.get("content_change", []))
+        if np.isnan(changes).all():
+            return {"cuts": nan}
+        cuts: list[int] = []
+        for index in np.flatnonzero(changes >= self.threshold):
+            if not cuts or index - cuts[-1] >= self.apart:
+                cuts.append(index)
+        return {"cuts": len(cuts)}
+
+    def _hsv(self, frame: Frame) -> np.ndarray:
+        def make() -> np.ndarray:
+            thumbnail = frame.bgr_scaled(min(1.0, self.long_side / max(frame.width, frame.height)))
+            return cv2.cvtColor(thumbnail, cv2.COLOR_BGR2HSV)
+
+        return frame.once(("hsv", self.long_side), make)

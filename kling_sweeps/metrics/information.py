@@ -1,0 +1,116 @@
+"""Spatial and temporal information, by which video test material is classed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, nan, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kling_sweeps import opencv as cv2
+from kling_sweeps.metric import FrameMetric, Value, maximum, mean, ratio, strips
+
+if TYPE_CHECKING:
+    from kling_sweeps.frame import Frame
+
+
+@dataclass
+class SpatialInformation(FrameMetric):
+    """Measure SI, how much detail and edges a picture has, on Y at full size as 0..255 full range.
+
+    It depends on the resolution: compare only videos of one size.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "spatial_information",
+            "SI: detail of the most detailed frame",
+            "0..255 levels",
+            (0, inf),
+            "neither",
+            "ITU-T P.910: max of the population std of the 3x3 Sobel magnitude, without border",
+        ),
+        Value(
+            "spatial_information_mean",
+            "SI of the frames on average",
+            "0..255 levels",
+            (0, inf),
+            "neither",
+            "mean of the same",
+        ),
+    )
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Take the deviation of the gradient; NaN where there is nothing but border."""
+        total = squares = 0.0
+        for strip in strips(frame.luma, border=1):
+            magnitude = _sobel_magnitude(strip)[1:-1, 1:-1]
+            total += cv2.norm(magnitude, cv2.NORM_L1)
+            squares += cv2.norm(magnitude, cv2.NORM_L2SQR)
+        inside = max(0, frame.width - 2) * max(0, frame.height - 2)
+        variance = ratio(squares, inside) - ratio(total, inside) ** 2
+        return {"spatial_information": _root(variance) * frame.gain}
+
+    def compute(self) -> dict[str, float]:
+        """Take maximum and mean over the frames."""
+        series = self.series.get("spatial_information", [])
+        return {"spatial_information": maximum(series), "spatial_information_mean": mean(series)}
+
+
+@dataclass
+class TemporalInformation(FrameMetric):
+    """Measure TI, how much changes between frames, on Y at full size as 0..255 full range.
+
+    It depends on the frame rate and, less so, on the resolution: compare only videos of one kind.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "temporal_information",
+            "TI: the largest change between two frames",
+            "0..255 levels",
+            (0, 255),
+            "neither",
+            "ITU-T P.910: max of the population std of Y_t - Y_t-1",
+        ),
+        Value(
+            "temporal_information_mean",
+            "TI of the frames on average",
+            "0..255 levels",
+            (0, 255),
+            "neither",
+            "mean of the same",
+        ),
+    )
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Take the deviation of the difference from its two moments; NaN at the first frame."""
+        if frame.previous is None:
+            return {"temporal_information": nan}
+        mean_square = cv2.norm(frame.luma, frame.previous.luma, cv2.NORM_L2SQR) / frame.luma.size
+        difference = _mean(frame) - _mean(frame.previous)
+        return {"temporal_information": _root(mean_square - difference**2) * frame.gain}
+
+    def compute(self) -> dict[str, float]:
+        """Take maximum and mean over the frames."""
+        series = self.series.get("temporal_information", [])
+        return {"temporal_information": maximum(series), "temporal_information_mean": mean(series)}
+
+
+def _sobel_magnitude(strip: np.ndarray) -> np.ndarray:
+    # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
+    dx, dy = (gradient.astype(np.float32) for gradient in cv2.spatialGradient(strip))
+    return cv2.sqrt(cv2.add(cv2.multiply(dx, dx), cv2.multiply(dy, dy)))
+
+
+def _mean(frame: Frame) -> float:
+    return frame.once("luma_mean", lambda: cv2.mean(frame.luma)[0])
+
+
+def _root(variance: float) -> float:
+    # Rounding may leave the variance of a constant a little below 0.
+    return variance if variance != variance else sqrt(max(0.0, variance))
