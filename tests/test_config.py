@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from kling_sweeps.config import CONF, read_all, read_job
+from kling_sweeps import CONF
+from kling_sweeps.config import read_all, read_job
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.settings import Cell, Settings
 

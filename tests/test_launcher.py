@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer
-from kling_sweeps.config import CONF
+from kling_sweeps import CONF
 
 # What Hydra's suite says of its own old defaults.
 old_defaults = pytest.mark.filterwarnings("ignore:Future Hydra versions:UserWarning")

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from servers import free_port, postgresql, ray_cluster, tracking_server
 
-from kling_sweeps.config import CONF
+from kling_sweeps import CONF
 
 SWEEP = ["+sweep=cfg", "prompt=potter"]
 RUNS = 5

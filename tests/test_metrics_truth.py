@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from kling_sweeps.metrics import measure
+from kling_sweeps.metrics import measure, specification
 from kling_sweeps.video import frames
 
 LAPLACIAN = ((0, 1), (0, -1), (1, 1), (1, -1))
+IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
 
 
 def read(path) -> list[np.ndarray]:
@@ -51,6 +53,45 @@ def flickering(pictures: list[np.ndarray]) -> float:
     return (255 - np.mean(steps)) / 255
 
 
+def noise_sigma(luma: np.ndarray) -> float:
+    """Transcribe Immerkaer 1996."""
+    filtered = ndimage.convolve(luma, IMMERKAER)[1:-1, 1:-1]
+    return np.sqrt(np.pi / 2) / 6 * np.abs(filtered).mean()
+
+
+def spatial_information(luma: np.ndarray) -> float:
+    """Transcribe ITU-T P.910's SI of a frame."""
+    return np.hypot(ndimage.sobel(luma, 0), ndimage.sobel(luma, 1))[1:-1, 1:-1].std()
+
+
+def full_range(pictures) -> list[np.ndarray]:
+    """Give Y of limited-range pictures as 0..255 float64."""
+    return [(planes[0].astype(np.float64) - 16) * 255 / 219 for planes in pictures]
+
+
+def warp_error(before: np.ndarray, after: np.ndarray, there: np.ndarray, back: np.ndarray) -> float:
+    """Transcribe Lai et al. 2018 for a pair: pictures in 0..1, flow (x, y) in pixels."""
+    height, width = before.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    x, y = x + there[..., 0], y + there[..., 1]
+
+    def warped(image: np.ndarray) -> np.ndarray:
+        planes = (ndimage.map_coordinates(plane, [y, x], order=1, mode="nearest") for plane in np.moveaxis(image, 2, 0))
+        return np.stack(list(planes), 2)
+
+    def squared(vectors: np.ndarray) -> np.ndarray:
+        return (vectors**2).sum(2)
+
+    back = warped(back)
+    occluded = squared(there + back) > 0.01 * (squared(there) + squared(back)) + 0.5
+    gradient = np.zeros((height, width))
+    gradient[:, :-1] += squared(there[:, 1:] - there[:, :-1])
+    gradient[:-1] += squared(there[1:] - there[:-1])
+    boundary = gradient > 0.01 * squared(there) + 0.002
+    outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+    return ((warped(after) - before) ** 2)[~(occluded | boundary | outside)].mean()
+
+
 class TestFile:
     def test_as_delivered(self, tmp_path):
         """The facts are the file's."""
@@ -87,6 +128,29 @@ class TestLuma:
         luma = [(planes[0].astype(np.float64) - 16) / 219 for planes in written]
         assert values["luma_mean"] == pytest.approx(np.mean([y.mean() for y in luma]), abs=1e-9)
         assert values["luma_contrast"] == pytest.approx(np.mean([y.std() for y in luma]), abs=1e-9)
+
+
+    @pytest.mark.parametrize("levels", [(0, 255), (16, 235), (60, 61), (0, 17)])
+    @pytest.mark.parametrize("size", [(33, 17), (128, 96)])
+    def test_percentiles_and_ends(self, tmp_path, levels, size):
+        """Range and clipping are numpy's percentiles and counts, of what is within black and white."""
+        random = np.random.default_rng(0)
+        picture = list(next(clips.grey(size=size, frames=1)))
+        picture[0] = random.choice(levels, p=(0.985, 0.015), size=picture[0].shape).astype(np.uint8)
+        path = clips.write(tmp_path / "a.mkv", [tuple(picture)], codec="ffv1", options={})
+        values = measure(path, {"luma": {}}).values
+        luma = np.clip((picture[0].astype(np.float64) - 16) / 219, 0, 1)
+        assert values["luma_range"] == pytest.approx(np.subtract(*np.percentile(luma, [99, 1])), abs=1e-12)
+        assert values["clipped_dark"] == (luma <= 2 / 255).mean()
+        assert values["clipped_bright"] == (luma >= 253 / 255).mean()
+
+    def test_share_of_black(self, tmp_path):
+        """A quarter of black, a sixth of white, are those shares."""
+        y, u, v = next(clips.grey(128, frames=1, size=(96, 96)))
+        y[:24], y[-16:] = 16, 235
+        values = measure(clips.write(tmp_path / "a.mp4", [(y, u, v)]), {"luma": {}}).values
+        assert (values["clipped_dark"], values["clipped_bright"]) == (pytest.approx(1 / 4), pytest.approx(1 / 6))
+        assert values["luma_range"] == 1
 
 
 class TestColor:
@@ -162,6 +226,119 @@ class TestSharpness:
         assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
 
 
+class TestNoise:
+    @pytest.mark.parametrize("size", [(640, 360), (127, 95), (64, 200)])
+    def test_formula(self, tmp_path, size):
+        """The formula to float64's precision, whatever the size."""
+        written = list(clips.noise(12, size=size, frames=3))
+        value = measure(clips.write(tmp_path / "a.mkv", written, codec="ffv1", options={}), "full").values["noise_sigma"]
+        assert value == pytest.approx(np.mean([noise_sigma(luma) for luma in full_range(written)]), rel=1e-9)
+
+    @pytest.mark.parametrize("sigma", [1, 3, 8])
+    @pytest.mark.parametrize("is_full", [False, True])
+    def test_gaussian(self, tmp_path, sigma, is_full):
+        """Gaussian noise of a known sigma, rounded to levels, is found within 3 %."""
+        path = clips.write(tmp_path / "a.mp4", clips.noise(sigma, size=(320, 240)), full_range=is_full)
+        gain = 1 if is_full else 255 / 219
+        assert measure(path).values["noise_sigma"] == pytest.approx(gain * np.sqrt(sigma**2 + 1 / 12), rel=0.03)
+
+    def test_straight_edges_are_none(self, tmp_path):
+        """Planes and straight edges are free of noise."""
+        y, u, v = next(clips.grey(60, frames=1))
+        y[:, 40:], y[50:] = 200, y[50:] + 20
+        value = measure(clips.write(tmp_path / "a.mp4", [(y, u, v)]), {"noise": {}}).values["noise_sigma"]
+        assert value == pytest.approx(0, abs=0.02)
+
+    @settings(max_examples=15, deadline=None)
+    @given(sigma=st.floats(0.5, 12), more=st.floats(1.1, 2))
+    def test_more_noise(self, tmp_path_factory, sigma, more):
+        """More noise on the same picture measures as more."""
+        folder = tmp_path_factory.mktemp("noise")
+        y, u, v = clips.texture((128, 96))
+        grain = np.random.default_rng(0).normal(size=y.shape)
+        values = []
+        for index, strength in enumerate((sigma, sigma * more)):
+            noisy = np.clip(y + strength * grain, 16, 235).astype(np.uint8)
+            values.append(measure(clips.write(folder / f"{index}.mp4", [(noisy, u, v)])).values["noise_sigma"])
+        assert values[0] < values[1]
+
+    def test_every_nth(self, tmp_path):
+        """Of a sampled metric the frames in between are NaN, and the mean is that of the sampled."""
+        path = clips.write(tmp_path / "a.mp4", clips.noise(5, frames=9))
+        all_frames, sampled = (measure(path, {"noise": {"every": every}}) for every in (1, 4))
+        series = sampled.frames.noise_sigma
+        assert list(series.dropna().index) == [0, 4, 8]
+        assert sampled.values["noise_sigma"] == pytest.approx(all_frames.frames.noise_sigma[[0, 4, 8]].mean())
+
+
+class TestBlockiness:
+    @staticmethod
+    def value(path) -> float:
+        return measure(path, {"blockiness": {}}).values["blockiness"]
+
+    @pytest.mark.parametrize("period", [8, 12, 16])
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_a_grid(self, tmp_path, period, axis):
+        """Steps on a grid, across or down, on grain: far above the picture's own."""
+        y, u, v = next(clips.noise(2, frames=1, size=(240, 240)))
+        steps = np.arange(240) // period % 2 * 24
+        grid = (y + (steps[:, None] if axis == 0 else steps)).astype(np.uint8)
+        blocky, plain = (
+            self.value(clips.write(tmp_path / f"{index}.mp4", [(plane, u, v)])) for index, plane in enumerate([grid, y])
+        )
+        assert plain == pytest.approx(1.05, abs=0.1)
+        assert blocky > 3 * plain
+
+    def test_coding_shows(self, tmp_path):
+        """A coder that is given less leaves more blocks."""
+        values = [
+            self.value(
+                clips.write(
+                    tmp_path / f"{crf}.mp4",
+                    clips.pan(size=(640, 360)),
+                    options={"crf": str(crf), "x264-params": "no-deblock=1"},
+                )
+            )
+            for crf in (10, 30, 45)
+        ]
+        assert values == sorted(values) and values[-1] > 1.5 * values[0]
+
+
+class TestInformation:
+    def test_formulas(self, tmp_path):
+        """SI and TI to float32's and float64's precision, the highest and the mean."""
+        written = [*clips.noise(20, frames=2), *clips.still(2), *clips.noise(5, frames=2)]
+        values = measure(clips.write(tmp_path / "a.mp4", written), "full").values
+        luma = full_range(written)
+        si = [spatial_information(each) for each in luma]
+        ti = [(after - before).std() for before, after in zip(luma, luma[1:], strict=False)]
+        assert values["spatial_information"] == pytest.approx(max(si), rel=1e-5)
+        assert values["spatial_information_mean"] == pytest.approx(np.mean(si), rel=1e-5)
+        assert values["temporal_information"] == pytest.approx(max(ti), rel=1e-9)
+        assert values["temporal_information_mean"] == pytest.approx(np.mean(ti), rel=1e-9)
+
+    @pytest.mark.parametrize("height", [2, 4, 64, 65, 66, 67, 130])
+    def test_any_height(self, tmp_path, height):
+        """A picture is cut into strips without losing or doubling a row."""
+        written = list(clips.noise(20, frames=1, size=(64, height)))
+        path = clips.write(tmp_path / "a.mkv", written, codec="ffv1", options={})
+        values = measure(path, {"spatial_information": {}, "noise": {}}).values
+        if height == 2:
+            assert np.isnan([*values.values()]).all()
+        else:
+            assert values["spatial_information"] == pytest.approx(spatial_information(full_range(written)[0]), rel=1e-5)
+            assert values["noise_sigma"] == pytest.approx(noise_sigma(full_range(written)[0]), rel=1e-9)
+
+    def test_noise_has_twice_its_variance(self, tmp_path):
+        """TI of noise is the root of 2 times its sigma; TI of a change of brightness is 0."""
+        path = clips.write(tmp_path / "a.mp4", clips.noise(6, size=(320, 240)))
+        expected = np.sqrt(2) * 6 * 255 / 219
+        assert measure(path).values["temporal_information"] == pytest.approx(expected, rel=0.02)
+        brighter = (next(clips.grey(level, frames=1)) for level in (40, 90, 200))
+        values = measure(clips.write(tmp_path / "b.mp4", brighter)).values
+        assert values["temporal_information"] == pytest.approx(0, abs=1e-6)
+
+
 class TestMotion:
     @pytest.mark.parametrize("pixels", [4, 6, 12])
     @pytest.mark.parametrize("fps", [24, 30])
@@ -198,6 +375,125 @@ class TestMotion:
         assert values[0] == pytest.approx(values[1], rel=0.03)
 
 
+class TestDynamic:
+    @staticmethod
+    def share(path) -> float:
+        return measure(path, {"dynamic": {}}).values["dynamic_share"]
+
+    @pytest.mark.parametrize(("pixels", "share"), [(1, 0), (12, 1)])
+    @pytest.mark.parametrize("fps", [24, 30])
+    def test_pan(self, tmp_path, pixels, share, fps):
+        """A slow pan never is dynamic, a fast one always."""
+        written = list(clips.pan(2 * pixels, size=(640, 360), frames=24))
+        # An even number of pixels, so that chroma moves along: at half the speed, each picture twice.
+        assert self.share(clips.write(tmp_path / "a.mp4", [each for each in written for _ in range(2)], fps=fps)) == share
+
+    def test_a_twentieth_is_enough(self, tmp_path):
+        """A small thing that moves fast makes a moment dynamic, a smaller one does not."""
+        shares = []
+        for side in (150, 40):
+            thing = clips.texture((side, side), seed=3)
+            pictures = []
+            for index in range(12):
+                y, u, v = (plane.copy() for plane in clips.texture((640, 360)))
+                y[100 : 100 + side, 40 + 12 * index : 40 + 12 * index + side] = thing[0]
+                pictures.append((y, u, v))
+            shares.append(self.share(clips.write(tmp_path / f"{side}.mp4", pictures)))
+        assert shares == [1, 0]
+
+    def test_an_eighth_of_a_second(self, tmp_path):
+        """Moments are an eighth of a second apart, as near as frames are, at any rate."""
+        for fps, step in ((24, 3), (25, 3), (30, 4), (8, 1), (4, 1)):
+            path = clips.write(tmp_path / f"{fps}.mp4", clips.still(13), fps=fps)
+            series = measure(path, {"dynamic": {}}).frames.dynamic_share
+            assert list(series.dropna().index) == list(range(step, 13, step))
+
+
+class TestWarpError:
+    def test_formula(self, tmp_path):
+        """A transcription in float64 that is given the same flow."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan(6, size=(320, 180), frames=4), options={"crf": "30"})
+        seen = list(frames(path))
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        errors = [
+            warp_error(
+                before.bgr_scaled(1) / 255,
+                after.bgr_scaled(1) / 255,
+                dis.calc(before.luma_scaled(1), after.luma_scaled(1), None).astype(np.float64),
+                dis.calc(after.luma_scaled(1), before.luma_scaled(1), None).astype(np.float64),
+            )
+            for before, after in zip(seen, seen[1:], strict=False)
+        ]
+        value = measure(path, {"warp_error": {}}).values["warp_error_dis"]
+        assert value == pytest.approx(np.mean(errors), rel=0.02)
+
+    @pytest.mark.parametrize("level", [4, 10])
+    def test_flicker(self, tmp_path, level):
+        """A still picture whose brightness changes by n levels has an error of (n / 219)^2."""
+        y, u, v = clips.texture((320, 180))
+        pictures = [(y + np.uint8(level * (index % 2)), u, v) for index in range(6)]
+        value = measure(clips.write(tmp_path / "a.mp4", pictures), {"warp_error": {}}).values["warp_error_dis"]
+        assert value == pytest.approx((level / 219) ** 2, rel=0.1)
+
+    def test_movement_is_taken_back(self, tmp_path):
+        """A pan leaves a fiftieth of what it is without warping."""
+        path = clips.write(tmp_path / "a.mp4", pan(6))
+        seen = [frame.bgr_scaled(0.5).astype(float) / 255 for frame in frames(path)]
+        unwarped = np.mean([np.square(a - b).mean() for a, b in zip(seen, seen[1:], strict=False)])
+        assert measure(path, {"warp_error": {}}).values["warp_error_dis"] < unwarped / 50
+
+    def test_still(self, tmp_path):
+        """What stands still has none."""
+        path = clips.write(tmp_path / "a.mp4", clips.still())
+        assert measure(path, {"warp_error": {}}).values["warp_error_dis"] == 0
+
+
+class TestFreeze:
+    def test_shares(self, tmp_path):
+        """Of eleven steps, four that change nothing and one that changes next to nothing."""
+        pictures = list(clips.pan(6, frames=7))
+        y, u, v = pictures[-1]
+        y = y.copy()
+        y[0, 0] += 1
+        pictures[3:3] = [pictures[2]] * 4
+        values = measure(clips.write(tmp_path / "a.mp4", [*pictures, (y, u, v)]), {"freeze": {}}).values
+        assert values["duplicate_share"] == pytest.approx(4 / 11)
+        assert values["frozen_share"] == pytest.approx(5 / 11)
+
+
+class TestCuts:
+    @staticmethod
+    def cuts(path) -> float:
+        return measure(path, {"cuts": {}}).values["cuts"]
+
+    @pytest.mark.parametrize(("lengths", "cuts"), [((40,), 0), ((20, 20), 1), ((4, 20), 1), ((20, 3, 20), 1), ((20, 20, 20), 2)])
+    def test_shots(self, tmp_path, lengths, cuts):
+        """Each change of shot counts, two of them within 15 frames as one."""
+        shots = [clips.pan(2, size=(128, 96), frames=count, seed=9 * seed) for seed, count in enumerate(lengths)]
+        path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
+        assert self.cuts(path) == cuts
+
+
+class TestLoop:
+    def test_seamless(self, tmp_path):
+        """A movement that ends where it begins is 1; one that does not is far above."""
+        pictures = list(clips.pan(2, size=(320, 180), frames=13))
+        values = []
+        for name, clip in (("there and back", pictures + pictures[-2:0:-1]), ("there", pictures)):
+            path = clips.write(tmp_path / f"{name}.mp4", clip)
+            values.append(measure(path, {"loop": {}}).values["loop_gap"])
+        assert values[0] == pytest.approx(1, abs=0.15)
+        assert values[1] > 2
+
+    def test_formula(self, tmp_path):
+        """The formula on OpenCV's frames, to float64's precision."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan(6, frames=6))
+        seen = read(path)
+        steps = [np.abs(after - before).mean() for before, after in zip(seen, seen[1:], strict=False)]
+        expected = np.abs(seen[-1] - seen[0]).mean() / np.median(steps)
+        assert measure(path).values["loop_gap"] == pytest.approx(expected, rel=1e-12)
+
+
 class TestTemporalFlickering:
     def test_formula(self, tmp_path):
         """VBench's formula on OpenCV's frames, to float64's precision."""
@@ -222,39 +518,44 @@ class TestInvariance:
         """Mirrored, a clip measures the same."""
         mirrored = [tuple(plane[:, ::-1].copy() for plane in planes) for planes in pan(6)]
         before, after = (
-            measure(clips.write(tmp_path / f"{index}.mp4", clip)).values
+            measure(clips.write(tmp_path / f"{index}.mp4", clip), "full").values
             for index, clip in enumerate([pan(6), mirrored])
         )
-        for name in ("luma_mean", "luma_contrast", "colorfulness", "vbench_temporal_flickering"):
-            assert after[name] == pytest.approx(before[name], rel=1e-6)
-        for name in ("saturation_mean", "sharpness", "motion"):
-            assert after[name] == pytest.approx(before[name], rel=0.03)
+        exact = "luma_mean luma_contrast luma_range clipped_dark clipped_bright colorfulness noise_sigma "
+        exact += "spatial_information temporal_information temporal_information_mean frozen_share duplicate_share "
+        for name in (exact + "cuts loop_gap vbench_temporal_flickering").split():
+            assert after[name] == pytest.approx(before[name], rel=1e-6), name
+        for name in ("saturation_mean", "sharpness", "motion", "dynamic_share"):
+            assert after[name] == pytest.approx(before[name], rel=0.03), name
 
     def test_played_twice(self, tmp_path):
         """A clip played twice keeps the means of what has no memory."""
         once = list(clips.pan(6))
         before, after = (
-            measure(clips.write(tmp_path / f"{index}.mp4", clip)).values
+            measure(clips.write(tmp_path / f"{index}.mp4", clip), "full").values
             for index, clip in enumerate([once, once + once])
         )
-        for name in ("luma_mean", "luma_contrast", "saturation_mean", "colorfulness", "sharpness"):
-            assert after[name] == pytest.approx(before[name], rel=1e-9)
+        names = "luma_mean luma_contrast luma_range saturation_mean colorfulness sharpness noise_sigma blockiness "
+        for name in (names + "spatial_information spatial_information_mean").split():
+            assert after[name] == pytest.approx(before[name], rel=1e-9), name
 
     @settings(max_examples=15, deadline=None)
     @given(offset=st.integers(-20, 20))
     def test_brightness_offset(self, tmp_path_factory, offset):
-        """An offset moves the mean by as much, and leaves contrast, sharpness and colour alone."""
+        """An offset moves the mean by as much, and leaves all that is not about brightness alone."""
         folder = tmp_path_factory.mktemp("offset")
-        written = list(clips.noise(10, frames=2))
+        written = pan(6)[:3]
         moved = [((planes[0] + np.int16(offset)).astype(np.uint8), *planes[1:]) for planes in written]
-        spec = {"luma": {}, "sharpness": {"short_side": 96}, "colorfulness": {}}
+        spec = {**specification("full"), "sharpness": {"short_side": 360}}
         before, after = (
             measure(clips.write(folder / f"{index}.mp4", clip), spec).values
             for index, clip in enumerate([written, moved])
         )
         assert after["luma_mean"] - before["luma_mean"] == pytest.approx(offset / 219, abs=1e-9)
-        for name in ("luma_contrast", "sharpness", "colorfulness"):
-            assert after[name] == pytest.approx(before[name], rel=1e-9)
+        names = "luma_contrast luma_range sharpness colorfulness noise_sigma blockiness "
+        for name in (names + "spatial_information temporal_information cuts").split():
+            assert after[name] == pytest.approx(before[name], rel=1e-6), name
+        assert after["motion"] == pytest.approx(before["motion"], rel=0.01)
 
     @settings(max_examples=15, deadline=None)
     @given(gain=st.floats(0.1, 1))

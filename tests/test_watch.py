@@ -12,7 +12,7 @@ from interleaving import Clock, Process
 from omegaconf import OmegaConf
 
 from kling_sweeps import watch
-from kling_sweeps.config import CONF
+from kling_sweeps import CONF
 from kling_sweeps.errors import PollError
 from kling_sweeps.journal import Ticket
 from kling_sweeps.provider import Status
