@@ -68,14 +68,14 @@ class Measurement:
             **saved,
         )
 
+    def record(self) -> dict[str, Any]:
+        """Give the numbers and how they came about as JSON has them: None for NaN."""
+        return _strict(
+            {"values": self.values, "errors": self.errors, "facts": self.facts, "versions": self.versions}
+        )
+
     def _json(self) -> str:
-        saved = {
-            "values": self.values,
-            "errors": self.errors,
-            "facts": self.facts,
-            "versions": self.versions,
-        }
-        return json.dumps(_strict(saved), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def is_measured(folder: Path) -> bool:

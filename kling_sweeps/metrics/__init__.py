@@ -154,8 +154,19 @@ def measure(
     from kling_sweeps.measurement import observe
     from kling_sweeps.video import Video
 
-    requested = Requested(_ratio(aspect_ratio), None if duration is None else float(duration))
+    requested = Requested(ratio_of(aspect_ratio), None if duration is None else float(duration))
     return observe(Video(Path(path), threads), build(metrics), requested)
+
+
+def ratio_of(aspect_ratio: str | None) -> float | None:
+    """Divide width by height of "16:9"; raise `ConfigError` for what is not written like that."""
+    if aspect_ratio is None:
+        return None
+    try:
+        width, height = map(float, aspect_ratio.split(":"))
+        return width / height
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9") from error
 
 
 def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
@@ -241,13 +252,3 @@ def _produced_twice(metrics: list[FrameMetric]) -> list[str]:
 
 def _identity(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _ratio(aspect_ratio: str | None) -> float | None:
-    if aspect_ratio is None:
-        return None
-    try:
-        width, height = map(float, aspect_ratio.split(":"))
-        return width / height
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9") from error

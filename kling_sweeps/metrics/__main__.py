@@ -1,0 +1,22 @@
+"""Print what is measured, as the Markdown table of the README: `python -m kling_sweeps.metrics`."""
+
+from __future__ import annotations
+
+from kling_sweeps.metrics import describe
+
+BETTER = {"higher": "more", "lower": "less", "neither": ""}
+
+
+def table() -> str:
+    """Write a row for each value, as its metric declares it, with the smallest set that has it."""
+    sets = {name: {row.name for row in describe(name)} for name in ("fast", "default", "full")}
+    lines = ["| name | what | unit | better | set | source |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in describe("full"):
+        smallest = next(name for name, has in sets.items() if row.name in has)
+        cells = (f"`{row.name}`", row.meaning, row.unit, BETTER[row.direction], smallest, row.source)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

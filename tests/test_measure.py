@@ -1,0 +1,120 @@
+"""`python -m kling_sweeps.measure`: any video's numbers, without generating one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import isnan
+from pathlib import Path
+
+import clips
+import pytest
+
+from kling_sweeps.measure import main
+from kling_sweeps.measurement import Measurement
+from kling_sweeps.metrics import describe, measure
+from kling_sweeps.metrics.__main__ import table
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    return str(clips.write(tmp_path / "pan.mp4", clips.pan(size=(320, 180))))
+
+
+def test_json_is_what_python_measures(clip, capsys):
+    """Prints the values of `measure`, NaN as null, with the file's facts and all versions."""
+    assert main([clip, "--json", "--metrics", "full", "--duration", "5"]) == 0
+    (record,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    expected = measure(clip, "full", duration=5)
+    assert record["file"] == clip and record["errors"] == {}
+    assert record["values"].pop("aspect_error") is None and isnan(expected.values["aspect_error"])
+    assert record["values"] == {name: value for name, value in expected.values.items() if name != "aspect_error"}
+    assert record["facts"]["codec"] == "h264" and record["versions"]["metric.motion"] == "1"
+
+
+def test_a_table_has_every_value(clip, capsys, monkeypatch):
+    """Prints a row for each value, with its unit, and what it is where there is room."""
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main([clip]) == 0
+    printed = capsys.readouterr().out
+    values = measure(clip).values
+    for row in describe("default"):
+        (line,) = [line for line in printed.splitlines() if line.strip().startswith(f"{row.name} ")]
+        assert row.unit in line and row.meaning in line
+    assert f"{values['motion']:.4g}" in printed
+    assert max(map(len, printed.splitlines())) <= 140
+
+
+def test_several_files_share_a_table(clip, tmp_path, capsys, monkeypatch):
+    """Prints a column for each of several files, in tables that fit the terminal, in order."""
+    monkeypatch.setenv("COLUMNS", "80")
+    others = [str(clips.write(tmp_path / f"grey{level}.mp4", clips.grey(level))) for level in (40, 126)]
+    assert main([clip, *others, "--metrics", "fast"]) == 0
+    printed = capsys.readouterr().out
+    heads = [line.split() for line in printed.splitlines() if ".mp4" in line]
+    assert heads == [["pan.mp4", "grey40.mp4", "unit"], ["grey126.mp4", "unit"]]
+    assert f"{(126 - 16) / 219:.4g}" in printed
+
+
+def test_what_can_not_be_measured_is_said(clip, tmp_path, capsys):
+    """Measures the rest, names what is no video, and exits with 1."""
+    (tmp_path / "no.mp4").write_text("nothing")
+    files = [str(tmp_path / "no.mp4"), clip, str(tmp_path / "gone.mp4")]
+    assert main([*files, "--json", "--metrics", "fast"]) == 1
+    printed, said = capsys.readouterr()
+    records = json.loads(printed)
+    assert [record["file"] for record in records] == files
+    assert [bool(record["values"]) for record in records] == [False, True, False]
+    assert "invalid data" in records[0]["errors"]["video"] and "no such file" in records[2]["errors"]["video"]
+    assert len(said.splitlines()) == 2 and "no.mp4 can't be opened as a video" in said
+
+
+def test_a_broken_tail_is_marked(tmp_path, capsys):
+    """Measures a cut file up to there, says so, and exits with 1."""
+    path = clips.truncate(clips.write(tmp_path / "cut.mp4", clips.noise(20, frames=20)))
+    assert main([str(path), "--json"]) == 1
+    printed, said = capsys.readouterr()
+    (record,) = json.loads(printed)
+    assert record["values"]["frames"] < 20 and "of 20 frames" in record["errors"]["video"]
+    assert "cut.mp4: video: decoding ended after" in said
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_save(clip, tmp_path, capsys, several):
+    """Writes what a sweep keeps of a measurement, a folder a file."""
+    files = [clip, str(clips.write(tmp_path / "b.mp4", clips.grey()))] if several else [clip]
+    assert main([*files, "--save", str(tmp_path / "out"), "--metrics", "fast"]) == 0
+    saved = Measurement.load(tmp_path / "out" / "pan.mp4")
+    assert saved.frames.equals(measure(clip, "fast").frames) and saved.filmstrip is not None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(Path(file).name for file in files)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--metrics", "best"], "neither a set (default, fast, full) nor a file"),
+        (["--aspect-ratio", "wide"], "expected width:height"),
+        (["{clip}", "elsewhere/pan.mp4", "--save", "out"], "two of the files have one name"),
+    ],
+)
+def test_bad_commands(clip, capsys, options, problem):
+    """Refuses what can't be meant, before anything is decoded, and exits with 2."""
+    assert main([clip, *(option.format(clip=clip) for option in options)]) == 2
+    printed, said = capsys.readouterr()
+    assert printed == "" and problem in said
+
+
+def test_help_answers_at_once():
+    """Explains itself without numpy, OpenCV or a video."""
+    code = "import sys; from kling_sweeps.measure import _parser; _parser().format_help();"
+    code += "print(*{'numpy', 'cv2', 'av', 'pandas', 'rich'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == ""
+
+
+def test_the_readme_has_the_declared_metrics():
+    """Keeps the README's table the one that `python -m kling_sweeps.metrics` prints."""
+    assert table() in README.read_text()
