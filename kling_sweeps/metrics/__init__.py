@@ -117,7 +117,7 @@ def fingerprint(spec: Spec | str | Path) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def describe(spec: Spec | str | Path) -> list[Row]:
+def describe(spec: Spec | str | Path = "full") -> list[Row]:
     """List every value that the metrics of a specification produce."""
     return [
         Row(
