@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -156,8 +157,8 @@ def _print_table(console: Console, rows: list[Row], found: dict[str, Measurement
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for file in found:
-        table.add_column(Text(Path(file).name), justify="right", overflow="fold", min_width=8)
+    for title in _titles(list(found)):
+        table.add_column(Text(title), justify="right", overflow="fold", min_width=8)
     table.add_column("unit", style="dim", no_wrap=True)
     explained = len(found) == 1 and console.width >= EXPLAINED
     if explained:
@@ -166,6 +167,16 @@ def _print_table(console: Console, rows: list[Row], found: dict[str, Measurement
         shown = [_shown(measurement.values[row.name]) for measurement in found.values()]
         table.add_row(row.name, *shown, row.unit, *([row.meaning] if explained else []))
     console.print(table)
+
+
+def _titles(files: Sequence[str]) -> list[str]:
+    """Name files without their folders, or, where names are the same, by where their paths begin to differ."""
+    names = [Path(file).name for file in files]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([os.path.abspath(file) for file in files])
+    paths = [os.path.relpath(file, common) for file in files]
+    return [path if len(path) < COLUMN - 3 else f"{path[: COLUMN - 5]}…" for path in paths]
 
 
 def _shown(value: float) -> str:

@@ -59,6 +59,17 @@ def test_several_files_share_a_table(clip, tmp_path, capsys, monkeypatch):
     assert f"{(126 - 16) / 219:.4g}" in printed
 
 
+def test_files_of_one_name(tmp_path, capsys):
+    """Tells files apart by their folders where they share a name."""
+    files = []
+    for folder in ("a" * 30, "b"):
+        (tmp_path / folder).mkdir()
+        files.append(str(clips.write(tmp_path / folder / "video.mp4", clips.grey())))
+    assert main([*files, "--metrics", "fast"]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if "unit" in line)
+    assert head.split() == ["aaaaaaaaaaa…", "b/video.mp4", "unit"]
+
+
 def test_what_can_not_be_measured_is_said(clip, tmp_path, capsys):
     """Measures the rest, names what is no video, and exits with 1."""
     (tmp_path / "no.mp4").write_text("nothing")
