@@ -54,7 +54,7 @@ class Frame:
     """A frame as it is seen: upright, its planes viewed in place, what is derived prepared once.
 
     `index` counts from 0, `time_s` is in seconds from the first frame, and `previous` is the frame
-    before it (None at the first), which itself has none. A frame that is kept keeps its planes.
+    before it (None at the first, and where the size changes), which itself has none. A frame that is kept keeps its planes.
     """
 
     def __init__(
@@ -156,9 +156,10 @@ class Frame:
         return self.once(("bgr", size), make)
 
     def pixels(self, long_side: int = 320) -> np.ndarray:
-        """Pick BGR pixels on a regular grid, at least `long_side` along the longer side: hxwx3 uint8.
+        """Pick BGR pixels on a grid, at least `long_side` along the longer side: hxwx3 uint8.
 
-        Nothing is averaged, so that what depends on single pixels keeps its full-size mean.
+        Nothing is averaged, so that what depends on single pixels keeps its full-size mean. The grid is
+        as regular as the size allows, up to a pixel.
         """
 
         def make() -> np.ndarray:

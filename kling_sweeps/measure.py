@@ -12,38 +12,47 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from math import isnan
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kling_sweeps.measurement import Measurement
-    from kling_sweeps.metrics import Row
+    from kling_sweeps.metrics import Row, Spec
 
-# In characters: the outer columns, one of a file, and what a table needs to say what each row is.
-NAME_AND_UNIT, COLUMN, EXPLAINED = 45, 16, 120
+# What is told of a file: its values, errors, facts and versions, or its errors alone.
+Record = Mapping[str, Any]
+
+# In characters: the outer columns, one of a file, what a table needs to say what each row is, and at least.
+NAME_AND_UNIT, COLUMN, EXPLAINED, NARROWEST = 45, 16, 120, 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the files of the command line, print the numbers, and return the exit code."""
     options = _parser().parse_args(arguments)
+    # A terminal that can't show a character shows another.
+    sys.stdout.reconfigure(errors="replace")
     try:
-        found = _measured(options)
+        spec, files = _checked(options)
+        records = _measured(options, spec, files)
+        _print(options, spec, records)
     except KlingSweepsError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.json:
-        json.dump([_record(file, found[file]) for file in options.files], sys.stdout, indent=2, ensure_ascii=False)
-        print()
-    else:
-        _print_tables(options.metrics, {file: each for file, each in found.items() if not isinstance(each, VideoError)})
-    problems = [problem for file, each in found.items() for problem in _problems(file, each)]
-    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted: nothing is printed.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        # Nobody reads on, or nothing can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"The numbers could not be written: {error}", file=sys.stderr)
+        return 1
+    problems = [problem for file, record in records.items() for problem in _problems(file, record)]
+    for problem in problems:
+        print(_line(problem), file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -66,121 +75,146 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Measurement | VideoError]:
-    """Measure each file into a folder; raise ConfigError before the first for what is wrong with the command."""
+def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
+    """Read the set of metrics and the files; raise ConfigError for what is wrong with the command."""
     from kling_sweeps import metrics
 
     spec = metrics.specification(options.metrics)
     metrics.build(spec)
-    metrics.ratio_of(options.aspect_ratio)
+    metrics.requested(options.aspect_ratio, options.duration)
     files = list(dict.fromkeys(options.files))
-    names = [Path(file).name for file in files]
-    if options.save and len(set(names)) < len(names):
+    if options.save and len({Path(file).name for file in files}) < len(files):
         raise ConfigError("--save: two of the files have one name, and would be written to one folder")
+    return spec, files
+
+
+def _measured(options: argparse.Namespace, spec: Spec, files: list[str]) -> dict[str, Record]:
+    """Measure each file into a folder, and read there what is told of it."""
     requested = {"aspect_ratio": options.aspect_ratio, "duration": options.duration}
     with tempfile.TemporaryDirectory(prefix="kling_sweeps-") as temporary:
-        folders = [options.save / name if options.save else Path(temporary, str(i)) for i, name in enumerate(names)]
+        names = [Path(file).name if options.save else str(index) for index, file in enumerate(files)]
+        folders = [_emptied((options.save or Path(temporary)) / name) for name in names]
         if len(files) == 1:
-            found = [_alone(files[0], folders[0], spec, requested)]
+            records = [_alone(files[0], folders[0], spec, requested)]
         else:
-            found = asyncio.run(_together(files, folders, spec, requested))
-    return dict(zip(files, found, strict=True))
+            records = asyncio.run(_together(files, folders, spec, requested))
+    return dict(zip(files, records, strict=True))
 
 
-def _alone(file: str, folder: Path, spec: dict, requested: dict) -> Measurement | VideoError:
+def _emptied(folder: Path) -> Path:
+    """Make a folder in which no measurement seems to be; raise ConfigError where that is impossible."""
+    from kling_sweeps.measurement import VALUES
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / VALUES).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--save: {folder} can't be written: {error.strerror}") from error
+    return folder
+
+
+def _alone(file: str, folder: Path, spec: Spec, requested: dict) -> Record:
     from kling_sweeps import metrics
 
     try:
-        measurement = metrics.measure(file, spec, **requested)
-    except VideoError as error:
-        return error
-    measurement.save(folder)
-    return measurement
+        metrics.measure(file, spec, **requested).save(folder)
+    except (VideoError, OSError) as error:
+        return {"values": {}, "errors": {"video": str(error)}}
+    return _record(folder)
 
 
-async def _together(
-    files: list[str], folders: list[Path], spec: dict, requested: dict
-) -> list[Measurement | VideoError]:
+async def _together(files: list[str], folders: list[Path], spec: Spec, requested: dict) -> list[Record]:
     """Measure several files in worker processes."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from kling_sweeps.measurement import Measurement
     from kling_sweeps.workers import Workers
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with Workers(len(files)) as workers, shown as progress:
+    with Workers(len(files), timeout_s=None) as workers, shown as progress:
         bar = progress.add_task("measuring", total=len(files))
 
-        async def one(file: str, folder: Path) -> Measurement | VideoError:
+        async def one(file: str, folder: Path) -> Record:
             try:
                 await workers.measure(folder, Path(file), spec, **requested)
-            except VideoError as error:
-                return error
+            except (VideoError, OSError) as error:
+                return {"values": {}, "errors": {"video": str(error)}}
             finally:
                 progress.advance(bar)
-            return Measurement.load(folder)
+            return _record(folder)
 
         return await asyncio.gather(*map(one, files, folders))
 
 
-def _record(file: str, found: Measurement | VideoError) -> dict:
-    if isinstance(found, VideoError):
-        return {"file": file, "values": {}, "errors": {"video": str(found)}}
-    return {"file": file, **found.record()}
+def _record(folder: Path) -> Record:
+    from kling_sweeps.measurement import VALUES
+
+    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
 
 
-def _problems(file: str, found: Measurement | VideoError) -> list[str]:
-    if isinstance(found, VideoError):
-        return [str(found)]
-    return [f"{file}: {name}: {message}" for name, message in found.errors.items()]
+def _problems(file: str, record: Record) -> list[str]:
+    if not record["values"]:
+        return [record["errors"]["video"]]
+    return [f"{file}: {name}: {message}" for name, message in record["errors"].items()]
 
 
-def _print_tables(metrics: str, found: dict[str, Measurement]) -> None:
-    """Print a table of as many columns as fit, then the next."""
+def _print(options: argparse.Namespace, spec: Spec, records: Mapping[str, Record]) -> None:
+    """Print JSON, or tables of as many files as fit."""
     from rich.console import Console
 
     from kling_sweeps.metrics import describe
 
-    console, rows = Console(markup=False, highlight=False), describe(metrics)
-    files = list(found)
+    if options.json:
+        told = [{"file": file, **record} for file, record in records.items()]
+        print(json.dumps(told, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"), flush=True)
+        return
+    console, rows = Console(markup=False, highlight=False), describe(spec)
+    console.width = max(console.width, NARROWEST)
+    measured = [file for file, record in records.items() if record["values"]]
+    columns = list(zip(_titles(measured), (records[file]["values"] for file in measured), strict=True))
     fit = max(1, (console.width - NAME_AND_UNIT) // COLUMN)
-    for first in range(0, len(files), fit):
-        _print_table(console, rows, {file: found[file] for file in files[first : first + fit]})
+    for first in range(0, len(columns), fit):
+        _print_table(console, rows, columns[first : first + fit])
+    sys.stdout.flush()
 
 
-def _print_table(console: Console, rows: list[Row], found: dict[str, Measurement]) -> None:
+def _print_table(console: Console, rows: list[Row], columns: list[tuple[str, Mapping[str, float]]]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in _titles(list(found)):
+    for title, _ in columns:
         table.add_column(Text(title), justify="right", overflow="fold", min_width=8)
     table.add_column("unit", style="dim", no_wrap=True)
-    explained = len(found) == 1 and console.width >= EXPLAINED
+    explained = len(columns) == 1 and console.width >= EXPLAINED
     if explained:
         table.add_column("what", style="dim")
     for row in rows:
-        shown = [_shown(measurement.values[row.name]) for measurement in found.values()]
+        shown = [_shown(values[row.name]) for _, values in columns]
         table.add_row(row.name, *shown, row.unit, *([row.meaning] if explained else []))
     console.print(table)
 
 
 def _titles(files: Sequence[str]) -> list[str]:
     """Name files without their folders, or, where names are the same, by where their paths begin to differ."""
-    names = [Path(file).name for file in files]
+    names = [_line(Path(file).name) for file in files]
     if len(set(names)) == len(names):
         return names
     common = os.path.commonpath([os.path.abspath(file) for file in files])
-    paths = [os.path.relpath(file, common) for file in files]
+    paths = [_line(os.path.relpath(file, common)) for file in files]
     return [path if len(path) < COLUMN - 3 else f"{path[: COLUMN - 5]}…" for path in paths]
 
 
-def _shown(value: float) -> str:
-    if isnan(value):
+def _line(text: str) -> str:
+    """Replace what would end the line or command the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text.strip())
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
         return "–"
     return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -94,11 +95,12 @@ def observe(
             metric.start(video, requested or Requested())
     times_s, strip = _decoded(video, metrics, errors)
     values = {name: value for metric in metrics for name, value in _values(metric, errors).items()}
+    table = _table(times_s, metrics, errors)
     if video.facts.problem:
         errors["video"] = video.facts.problem
     return Measurement(
         values=values,
-        frames=_table(times_s, metrics),
+        frames=table,
         errors=errors,
         facts=asdict(video.facts),
         versions=_versions(metrics),
@@ -108,8 +110,8 @@ def observe(
 
 def _decoded(
     video: Video, metrics: Sequence[FrameMetric], errors: dict[str, str]
-) -> tuple[list[float], Filmstrip]:
-    times_s, strip = [], Filmstrip()
+) -> tuple[Sequence[float], Filmstrip]:
+    times_s, strip = array("d"), Filmstrip()
     for frame in video:
         if not times_s:
             strip = Filmstrip(expected=video.declared_frames)
@@ -131,20 +133,28 @@ def _recorded(metric: FrameMetric, errors: dict[str, str]) -> Iterator[None]:
 
 
 def _values(metric: FrameMetric, errors: dict[str, str]) -> dict[str, float]:
-    computed: Mapping[str, float] = {}
+    found = dict.fromkeys((value.name for value in metric.values), nan)
     if metric.name not in errors:
         with _recorded(metric, errors):
             computed = metric.compute()
-    found = {value.name: float(computed.get(value.name, nan)) for value in metric.values}
+            found = {name: float(computed.get(name, nan)) for name in found}
     return {name: value if isfinite(value) else nan for name, value in found.items()}
 
 
-def _table(times_s: list[float], metrics: Sequence[FrameMetric]) -> pd.DataFrame:
+def _table(
+    times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dict[str, str]
+) -> pd.DataFrame:
     import pandas as pd
 
-    series = {name: values for metric in metrics for name, values in metric.series.items()}
-    columns = {"frame": range(len(times_s)), "time_s": times_s, **series}
-    return pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
+    columns = {"frame": np.arange(len(times_s)), "time_s": np.array(times_s)}
+    for metric in metrics:
+        for name, series in metric.series.items():
+            if name in columns:
+                errors.setdefault(metric.name, f"there is a series {name} already, of another metric")
+                continue
+            columns[name] = np.full(len(times_s), nan)
+            columns[name][: len(series)] = series
+    return pd.DataFrame(columns)
 
 
 def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:

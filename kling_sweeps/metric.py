@@ -19,6 +19,7 @@ A metric that raises gives NaN and a message; it never ends the pass over the vi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import nan
@@ -63,14 +64,15 @@ class Requested:
 class FrameMetric(ABC):
     """Something measured on the frames of one video: `start`, `update` for each frame, `compute`.
 
-    An instance serves one video. `series` holds what `per_frame` returned: name -> a float a frame.
+    An instance serves one video. `series` holds what `per_frame` returned: name -> a float64 a frame,
+    NaN for a frame on which there was none.
     """
 
     version: ClassVar[int]
     values: ClassVar[tuple[Value, ...]]
 
     name: str = field(default="", init=False)
-    series: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
+    series: dict[str, array[float]] = field(default_factory=dict, init=False, repr=False)
 
     def start(self, video: Video, requested: Requested) -> None:
         """Learn which video comes and what was requested; `video.facts` are known in `compute`."""
@@ -82,7 +84,9 @@ class FrameMetric(ABC):
     def update(self, frame: Frame) -> None:
         """Measure the next frame and keep its values."""
         for name, value in self.per_frame(frame).items():
-            self.series.setdefault(name, []).append(float(value))
+            series = self.series.setdefault(name, array("d"))
+            series.extend([nan] * (frame.index - len(series)))
+            series.append(float(value))
 
     def compute(self) -> dict[str, float]:
         """Sum up: each declared value by name, NaN where nothing was sampled."""
@@ -105,9 +109,6 @@ class SampledMetric(FrameMetric):
         """Measure the next frame if its turn has come."""
         if (frame.index - self.first_frame) % self.every == 0:
             super().update(frame)
-        else:
-            for value in self.values:
-                self.series.setdefault(value.name, []).append(nan)
 
 
 def strips(plane: np.ndarray, border: int = 0, rows: int = 64) -> Iterator[np.ndarray]:

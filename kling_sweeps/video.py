@@ -89,9 +89,10 @@ class Video:
             tally = _Tally(self.path, stream)
             previous, converter = None, Converter()
             for index, (picture, time_s) in enumerate(_ahead(tally.pictures(container))):
-                frame = Frame(
-                    picture, index=index, time_s=time_s, previous=previous, converter=converter
-                )
+                frame = Frame(picture, index=index, time_s=time_s, converter=converter)
+                # What has another size can't be compared.
+                if previous is not None and frame.luma.shape == previous.luma.shape:
+                    frame.previous = previous
                 yield frame
                 frame.previous = None
                 previous = frame
@@ -108,11 +109,14 @@ def _ahead(items: Iterator[Item], number: int = 4) -> Iterator[Item]:
 
     A decoder is idle while its frames wait to be fetched, which those who measure them do too late.
     """
-    with ThreadPoolExecutor(1, "decode") as thread:
+    thread = ThreadPoolExecutor(1, "decode")
+    try:
         coming = deque(thread.submit(next, items, None) for _ in range(number))
         while (item := coming.popleft().result()) is not None:
             coming.append(thread.submit(next, items, None))
             yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def verify(path: str | Path) -> None:

@@ -24,7 +24,7 @@ TIMEOUT_S = 900
 class Workers:
     """As many processes as there are cores or videos; they start when they are first needed."""
 
-    def __init__(self, videos: int, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, videos: int, timeout_s: float | None = TIMEOUT_S) -> None:
         self.number = max(1, min(len(os.sched_getaffinity(0)), videos))
         self.timeout_s = timeout_s
 

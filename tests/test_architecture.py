@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((*ROOT.glob("kling_sweeps/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")))
 ONLY = {
     "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config.py", "hydra_plugins/"),
-    "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "hydra_plugins/"),
+    "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
     "fal_client": ("kling_sweeps/providers/fal.py",),
     "mlflow": ("kling_sweeps/tracking.py", "kling_sweeps/analysis.py"),
 }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from math import isnan
 from pathlib import Path
 
 import clips
+import psutil
 import pytest
 
 from kling_sweeps.measure import main
@@ -43,8 +47,9 @@ def test_a_table_has_every_value(clip, capsys, monkeypatch):
     values = measure(clip).values
     for row in describe("default"):
         (line,) = [line for line in printed.splitlines() if line.strip().startswith(f"{row.name} ")]
-        assert row.unit in line and row.meaning in line
-    assert f"{values['motion']:.4g}" in printed
+        value = values[row.name]
+        shown = "–" if isnan(value) else f"{value:.4g}" if value % 1 else str(int(value))
+        assert line.split()[1] == shown and row.unit in line and row.meaning in line
     assert max(map(len, printed.splitlines())) <= 140
 
 
@@ -108,6 +113,10 @@ def test_save(clip, tmp_path, capsys, several):
     [
         (["--metrics", "best"], "neither a set (default, fast, full) nor a file"),
         (["--aspect-ratio", "wide"], "expected width:height"),
+        (["--aspect-ratio", "0:9"], "expected width:height"),
+        (["--duration", "-3"], "expected seconds, more than 0"),
+        (["--duration", "nan"], "expected seconds, more than 0"),
+        (["--save", "{clip}"], "can't be written"),
         (["{clip}", "elsewhere/pan.mp4", "--save", "out"], "two of the files have one name"),
     ],
 )
@@ -116,6 +125,61 @@ def test_bad_commands(clip, capsys, options, problem):
     assert main([clip, *(option.format(clip=clip) for option in options)]) == 2
     printed, said = capsys.readouterr()
     assert printed == "" and problem in said
+
+
+def test_what_was_saved_before_is_gone_where_measuring_fails(clip, tmp_path, capsys):
+    """Leaves no measurement of another file behind."""
+    assert main([clip, "--save", str(tmp_path / "out"), "--metrics", "fast"]) == 0
+    Path(clip).write_text("nothing")
+    assert main([clip, "--save", str(tmp_path / "out"), "--metrics", "fast"]) == 1
+    assert not (tmp_path / "out" / "pan.mp4" / "values.json").exists()
+
+
+def started(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kling_sweeps.measure", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, cwd=README.parent, **{**pipes, **options})
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_ctrl_c(clip, tmp_path, several):
+    """Ends at once, with a line and 130, when it is interrupted while it decodes."""
+    long = str(clips.write(tmp_path / "long.mp4", clips.grey(frames=3000, size=(640, 360))))
+    process = started(long, *([clip] if several else []), "--metrics", "full")
+    while not decodes(process.pid, long):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate()
+    assert (process.returncode, printed, said) == (130, "", "Interrupted: nothing is printed.\n")
+
+
+def decodes(pid: int, path: str) -> bool:
+    """Tell whether a process or one of its children has a file open."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return any(path == file.path for each in family for file in each.open_files())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_nobody_reads(clip):
+    """Says so in a line where its output is closed, and where it can't be written."""
+    read, write = os.pipe()
+    os.close(read)
+    with open("/dev/full", "w") as full, open(write, "w") as closed:
+        for stream in (full, closed):
+            process = started(clip, "--json", "--metrics", "fast", stdout=stream)
+            assert process.communicate()[1].startswith("The numbers could not be written: ")
+            assert process.returncode == 1
+
+
+def test_plain_terminals(clip):
+    """Prints on a terminal that knows ASCII alone."""
+    process = started(clip, "--metrics", "fast", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    printed, said = process.communicate()
+    assert process.returncode == 0 and said == ""
+    assert "aspect_error" in printed
 
 
 def test_help_answers_at_once():

@@ -11,11 +11,13 @@ import clips
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from kling_sweeps import metrics
 from kling_sweeps.errors import ConfigError, VideoError
 from kling_sweeps.measurement import Measurement, is_measured
-from kling_sweeps.metric import FrameMetric, Value, mean, percentile
+from kling_sweeps.metric import FrameMetric, SampledMetric, Value, mean, percentile, samples
 from kling_sweeps.metrics import METRICS, build, describe, fingerprint, measure
 
 CONF = Path(__file__).parent.parent / "conf" / "metrics"
@@ -57,6 +59,38 @@ class Faulty(Brightness):
 
     def compute(self):
         raise ZeroDivisionError("nothing to divide by")
+
+
+@dataclass
+class Nothing(Brightness):
+    def compute(self):
+        return None
+
+
+@dataclass
+class NoNumber(Brightness):
+    def compute(self):
+        return {"brightness": "much"}
+
+
+@dataclass
+class Thief(Brightness):
+    def per_frame(self, frame):
+        return {"luma_mean": 7, "brightness": 1}
+
+
+@dataclass
+class EveryOther(SampledMetric):
+    """A user's own metric whose series has a name of its own."""
+
+    version = 1
+    values = (Value("last_index", "none", "1", (0, 100), "neither", "none"),)
+
+    def per_frame(self, frame):
+        return {"index": frame.index}
+
+    def compute(self):
+        return {"last_index": max(samples(self.series["index"]))}
 
 
 class TestContract:
@@ -125,7 +159,7 @@ class TestContract:
             assert_same(alone, {key: forward[key] for key in alone})
 
     @EVERY
-    @pytest.mark.parametrize("size", [(96, 128), (127, 95), (16, 16), (640, 32)])
+    @pytest.mark.parametrize("size", [(96, 128), (127, 95), (16, 16), (640, 32), (640, 20), (8, 640), (640, 8)])
     def test_any_size(self, tmp_path, name, size):
         """No size is an error."""
         path = clips.write(
@@ -170,13 +204,32 @@ class TestConfiguration:
     def test_a_set_of_ones_own(self, tmp_path):
         """A YAML file builds on another by its `defaults`, as it does for Hydra."""
         path = tmp_path / "mine.yaml"
-        path.write_text("defaults: [fast, _self_]\nsharpness: {short_side: 240}\nloop: {}\n")
-        expected = {**metrics.specification("fast"), "sharpness": {"short_side": 240}, "loop": {}}
-        assert metrics.specification(path) == expected
+        text = "defaults: [default, _self_]\nfreeze: {noise: 2e-3}\nwarp_error: {long_side: 160}\nloop: null\n"
+        path.write_text(text)
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            (tmp_path / "default.yaml").write_text((CONF / "default.yaml").read_text())
+            hydras = OmegaConf.to_container(compose("mine"))
+        spec = metrics.specification(path)
+        assert spec == hydras
+        assert spec["warp_error"] == {"long_side": 160, "every": 12} and spec["freeze"]["noise"] == 0.002
+        (tmp_path / "first.yaml").write_text("defaults: [_self_, default]\nwarp_error: {long_side: 160}\n")
+        assert metrics.specification(tmp_path / "first.yaml")["warp_error"]["long_side"] == 320
 
     @pytest.mark.parametrize(
         ("text", "problem"),
-        [("[luma]", "expected a mapping"), ("a: [", "is not YAML"), (None, r"neither a set \(default, fast, full\)")],
+        [
+            ("[luma]", "expected a mapping"),
+            ("1: {}", "expected a mapping"),
+            ("a: [", "can't be read"),
+            ("luma: {}\nluma: {}", "can't be read"),
+            ("{}", "there is no metric in it"),
+            ("defaults: [mine]", "lead back to itself"),
+            ("defaults: fast", "a list of names"),
+            ("defaults: 5", "a list of names"),
+            ("defaults: [{fast: 1}]", "a list of names"),
+            ("defaults: [elsewhere]", "metrics=elsewhere: neither a set"),
+            (None, r"neither a set \(default, fast, full\)"),
+        ],
     )
     def test_no_set(self, tmp_path, text, problem):
         """What is no set of metrics is refused with its name and what would be one."""
@@ -218,6 +271,15 @@ class TestConfiguration:
         """A size that no picture can have is refused."""
         with pytest.raises(ConfigError, match="short_side"):
             build({"sharpness": {"short_side": size}})
+
+    def test_sampled_frames_are_those(self, tmp_path):
+        """A series has its values on the frames they were measured on, NaN on the others and after the last."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(100))
+        measured = measure(path, {"own": {"target": "test_metrics:EveryOther", "every": 3}, "warp_error": {"every": 5}})
+        assert measured.errors == {} and measured.values["last_index"] == 6
+        assert measured.frames["index"].dropna().to_dict() == {0: 0, 3: 3, 6: 6}
+        assert list(measured.frames.warp_error_dis.dropna().index) == [1, 6]
+        assert list(measured.frames) == ["frame", "time_s", "index", "warp_error_dis"]
 
     def test_a_metric_without_a_fork(self, tmp_path):
         """A user's own class is named in YAML, with its parameters."""
@@ -264,6 +326,17 @@ class TestMeasure:
         assert measured.values["luma_mean"] == pytest.approx(110 / 219)
         assert list(measured.errors) == ["bad"]
         assert len(measured.frames) == 8
+
+    @pytest.mark.parametrize(
+        ("kind", "problem"), [("Nothing", "AttributeError"), ("NoNumber", "ValueError"), ("Thief", "series luma_mean")]
+    )
+    def test_a_metric_that_breaks_its_word(self, tmp_path, kind, problem):
+        """What sums up to nothing, to no number, or takes another's series, is NaN or left out, with a message."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(126))
+        measured = measure(path, {"luma": {}, "bad": {"target": f"test_metrics:{kind}"}})
+        assert measured.values["luma_mean"] == pytest.approx(110 / 219)
+        assert measured.frames.luma_mean.to_numpy() == pytest.approx(110 / 219)
+        assert problem in measured.errors["bad"]
 
     def test_a_row_a_frame(self, tmp_path):
         """The table has every frame, its time, and a column a series."""

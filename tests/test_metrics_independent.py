@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from scenedetect import ContentDetector, SceneManager, StatsManager, open_video
-from scenedetect.detector import FlashFilter
 from siti_tools.siti import ColorRange, SiTiCalculator
 
 from kling_sweeps.metrics import measure
@@ -138,7 +137,7 @@ class TestCuts:
         path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
         video, stats = open_video(str(path)), StatsManager()
         manager = SceneManager(stats)
-        manager.add_detector(ContentDetector(filter_mode=FlashFilter.Mode.SUPPRESS))
+        manager.add_detector(ContentDetector())
         manager.detect_scenes(video)
         first = video.base_timecode
         theirs = [stats.get_metrics(first + index, ["content_val"])[0] for index in range(1, 56)]

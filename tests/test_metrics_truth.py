@@ -365,6 +365,14 @@ class TestMotion:
         ]
         assert values[0] == pytest.approx(2 * values[1], rel=1e-6)
 
+    def test_the_fastest_moments(self, tmp_path):
+        """The 95th percentile is the speed of a tenth of the frames, not that of the others."""
+        slow, fast = list(clips.pan(2, size=(640, 360), frames=28)), list(clips.pan(12, size=(640, 360), frames=4))
+        values = measure(clips.write(tmp_path / "a.mp4", slow + fast), {"motion": {}}).values
+        diagonals = 24 / np.hypot(640, 360)
+        assert values["motion_p95"] == pytest.approx(12 * diagonals, rel=0.1)
+        assert values["motion"] < 5 * diagonals
+
     def test_portrait_is_as_fast(self, tmp_path):
         """A picture on its side moves as fast."""
         lying = [tuple(plane.T.copy() for plane in planes) for planes in pan(6)]
@@ -412,7 +420,14 @@ class TestDynamic:
 class TestWarpError:
     def test_formula(self, tmp_path):
         """A transcription in float64 that is given the same flow."""
-        path = clips.write(tmp_path / "a.mp4", clips.pan(6, size=(320, 180), frames=4), options={"crf": "30"})
+        # A thing that moves over what stands still, so that a part of it is hidden and another appears.
+        thing, ground = clips.texture((120, 100), seed=3), clips.texture((320, 180))
+        pictures = []
+        for index in range(4):
+            y, u, v = (plane.copy() for plane in ground)
+            y[40:140, 60 + 8 * index : 180 + 8 * index] = thing[0]
+            pictures.append((y, u, v))
+        path = clips.write(tmp_path / "a.mp4", pictures)
         seen = list(frames(path))
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         errors = [
@@ -425,7 +440,7 @@ class TestWarpError:
             for before, after in zip(seen, seen[1:], strict=False)
         ]
         value = measure(path, {"warp_error": {}}).values["warp_error_dis"]
-        assert value == pytest.approx(np.mean(errors), rel=0.02)
+        assert value == pytest.approx(np.mean(errors), rel=0.01)
 
     @pytest.mark.parametrize("level", [4, 10])
     def test_flicker(self, tmp_path, level):
@@ -466,12 +481,20 @@ class TestCuts:
     def cuts(path) -> float:
         return measure(path, {"cuts": {}}).values["cuts"]
 
-    @pytest.mark.parametrize(("lengths", "cuts"), [((40,), 0), ((20, 20), 1), ((4, 20), 1), ((20, 3, 20), 1), ((20, 20, 20), 2)])
+    @pytest.mark.parametrize(("lengths", "cuts"), [((40,), 0), ((20, 20), 1), ((4, 20), 1), ((20, 3, 20), 1), ((20, 15, 20), 2), ((20, 14, 20), 1), ((20, 10, 10, 30), 1)])
     def test_shots(self, tmp_path, lengths, cuts):
         """Each change of shot counts, two of them within 15 frames as one."""
         shots = [clips.pan(2, size=(128, 96), frames=count, seed=9 * seed) for seed, count in enumerate(lengths)]
         path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
         assert self.cuts(path) == cuts
+
+
+    def test_fast_movement_counts_once(self, tmp_path):
+        """A change that goes on is one, however long."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan(6, size=(320, 180), frames=40))
+        measured = measure(path, {"cuts": {}})
+        assert (measured.frames.content_change[1:] >= 27).all()
+        assert measured.values["cuts"] == 1
 
 
 class TestLoop:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import clips
@@ -14,7 +17,8 @@ import pytest
 from kling_sweeps import opencv
 from kling_sweeps.errors import UnavailableError, VideoError
 from kling_sweeps.filmstrip import Filmstrip, filmstrip
-from kling_sweeps.video import Video, frames, verify
+from kling_sweeps.metrics import measure
+from kling_sweeps.video import Video, _ahead, frames, verify
 
 
 def decoded(path: Path, threads: int = 0):
@@ -258,6 +262,60 @@ class TestBrokenFiles:
         next(iter(video))
         with pytest.raises(VideoError, match="not decoded to its end"):
             assert video.facts
+
+
+class TestDecodeThread:
+    def test_order_and_end(self):
+        """Gives all there is, in order."""
+        assert list(_ahead(iter(range(1, 50)))) == list(range(1, 50))
+        assert list(_ahead(iter(()))) == []
+
+    def test_errors_come_through(self):
+        """An error comes after what was there before it."""
+
+        def items():
+            yield 1
+            raise VideoError("broken")
+
+        seen = []
+        with pytest.raises(VideoError, match="broken"):
+            for item in _ahead(items()):
+                seen.append(item)
+        assert seen == [1]
+
+    def test_is_some_ahead_and_no_more(self):
+        """Takes a few items before they are wanted, and none after it was closed."""
+        taken = []
+        ahead = _ahead((taken.append(number) or number for number in range(1, 100)), number=4)
+        assert next(ahead) == 1
+        while len(taken) < 5:
+            time.sleep(0.001)
+        ahead.close()
+        assert taken == [1, 2, 3, 4, 5]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+    def test_a_file_is_closed_early(self, tmp_path):
+        """Who stops in the middle leaves no thread and no open file."""
+        path = clips.write(tmp_path / "a.mp4", clips.noise(20, frames=30))
+        seen = frames(path)
+        next(seen)
+        seen.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+        assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+
+
+class TestSizeChange:
+    def test_neighbours_of_another_size_are_none(self, tmp_path):
+        """A stream that changes its size is measured, but for the step at which it does."""
+        parts = [clips.write(tmp_path / f"{w}.264", clips.pan(4, size=(w, h)), options={}) for w, h in ((320, 180), (160, 120))]
+        path = tmp_path / "a.264"
+        path.write_bytes(b"".join(part.read_bytes() for part in parts))
+        measured = measure(path, "full")
+        assert measured.errors == {} and len(measured.frames) == 16
+        for name in ("temporal_information", "motion", "frozen_share", "content_change", "vbench_temporal_flickering"):
+            missing = list(np.flatnonzero(measured.frames[name].isna()))
+            assert missing == [0, 8], name
+        assert np.isnan(measured.values["loop_gap"])
 
 
 class TestVerify:

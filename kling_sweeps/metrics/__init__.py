@@ -12,12 +12,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, parameters
 from kling_sweeps.metrics.blockiness import Blockiness
@@ -30,13 +28,12 @@ from kling_sweeps.metrics.loop import LoopGap
 from kling_sweeps.metrics.luma import Luma
 from kling_sweeps.metrics.motion import Dynamic, Motion, WarpError
 from kling_sweeps.metrics.noise import Noise
+from kling_sweeps.metrics.sets import Spec, specification
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.vbench import TemporalFlickering
 
 if TYPE_CHECKING:
     from kling_sweeps.measurement import Measurement
-
-Spec = Mapping[str, Mapping[str, Any] | None]
 
 METRICS: Mapping[str, type[FrameMetric]] = {
     "file": File,
@@ -71,32 +68,13 @@ class Row:
     source: str
 
 
-def specification(name: str | Path) -> Spec:
-    """Read a set of metrics: one of `conf/metrics/` by name, or a YAML file, with the `defaults` it has.
-
-    Raises `ConfigError` where there is none, or the file holds none.
-    """
-    folder = CONF / "metrics"
-    sets = sorted(path.stem for path in folder.glob("*.yaml"))
-    path = folder / f"{name}.yaml" if name in sets else Path(name)
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(f"metrics={name}: neither a set ({', '.join(sets)}) nor a file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"metrics={name} is not YAML: {error}") from error
-    if not isinstance(read, dict):
-        raise ConfigError(f"metrics={name}: expected a mapping of metrics to their parameters")
-    spec: dict[str, Mapping[str, Any] | None] = {}
-    for base in read.pop("defaults", ()):
-        spec |= {} if base == "_self_" else specification(base)
-    return spec | read
-
-
 def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
     """Make the metrics of a specification; raise `ConfigError` with all that is wrong with it."""
     metrics, problems = [], []
-    for name, settings in (specification(spec) if isinstance(spec, str | Path) else spec).items():
+    spec = specification(spec) if isinstance(spec, str | Path) else spec
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"metrics={spec!r}: expected a mapping of metrics to their parameters")
+    for name, settings in spec.items():
         try:
             metrics.append(_built(name, settings))
         except ConfigError as error:
@@ -154,19 +132,25 @@ def measure(
     from kling_sweeps.measurement import observe
     from kling_sweeps.video import Video
 
-    requested = Requested(ratio_of(aspect_ratio), None if duration is None else float(duration))
-    return observe(Video(Path(path), threads), build(metrics), requested)
+    wanted = requested(aspect_ratio, duration)
+    return observe(Video(Path(path), threads), build(metrics), wanted)
 
 
-def ratio_of(aspect_ratio: str | None) -> float | None:
-    """Divide width by height of "16:9"; raise `ConfigError` for what is not written like that."""
-    if aspect_ratio is None:
-        return None
+def requested(aspect_ratio: str | None, duration: float | None) -> Requested:
+    """Read what was requested, "16:9" and seconds; raise `ConfigError` for what no video can have."""
     try:
-        width, height = map(float, aspect_ratio.split(":"))
-        return width / height
-    except (ValueError, ZeroDivisionError) as error:
+        width, height = map(float, aspect_ratio.split(":")) if aspect_ratio is not None else (1, 1)
+        if not (0 < width < inf and 0 < height < inf):
+            raise ValueError
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9") from error
+    try:
+        seconds = None if duration is None else float(duration)
+        if seconds is not None and not 0 < seconds < inf:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"duration={duration!r}: expected seconds, more than 0") from error
+    return Requested(None if aspect_ratio is None else width / height, seconds)
 
 
 def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
@@ -177,10 +161,14 @@ def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
     _check(name, kind, arguments)
     defaults = parameters(kind)
     # 27 and 27.0 are one parameter, and one fingerprint.
-    arguments = {key: float(value) if isinstance(defaults[key], float) else value for key, value in arguments.items()}
     try:
-        metric = kind(**arguments)
-    except (TypeError, ValueError) as error:
+        metric = kind(
+            **{
+                key: float(value) if isinstance(defaults[key], float) else value
+                for key, value in arguments.items()
+            }
+        )
+    except Exception as error:
         raise ConfigError(f"metrics.{name}: {error}") from error
     metric.name = name
     return metric
@@ -198,10 +186,12 @@ def _imported(name: str, target: str) -> type[FrameMetric]:
     module, _, attribute = str(target).partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise ConfigError(f"metrics.{name}.target={target!r} can't be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, FrameMetric)):
         raise ConfigError(f"metrics.{name}.target={target!r} is not a class derived from FrameMetric")
+    if not (hasattr(kind, "version") and hasattr(kind, "values")):
+        raise ConfigError(f"metrics.{name}.target={target!r} declares no version or no values")
     return kind
 
 
@@ -232,7 +222,7 @@ def _fits(value: Any, default: Any) -> bool:
 def _instead(name: str, valid: Mapping[str, Any]) -> str:
     if not valid:
         return "; there are none"
-    close = get_close_matches(name, valid, n=1)
+    close = get_close_matches(str(name), valid, n=1)
     meant = f"; did you mean {close[0]}?" if close else ";"
     shown = (key if valid is METRICS else f"{key}={value!r}" for key, value in valid.items())
     return f"{meant} valid: {', '.join(shown)}"

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Cuts(FrameMetric):
-    """Count scene cuts: changes of `threshold` or more in 8-bit HSV, `apart` frames or more apart.
+    """Count scene cuts: changes of `threshold` or more in 8-bit HSV, `apart` frames or more after the last.
 
     The change is the mean over pixels of abs dH, dS and dV, averaged over the three, of the frame
-    shrunk to `long_side` pixels. Unlike PySceneDetect, which spares the first `apart` frames of a file
-    too, every cut counts that is not near another. A flash or very fast movement may pass for a cut.
+    shrunk to `long_side` pixels. Movement that is as fast as that counts once for as long as it goes on,
+    and a flash once. PySceneDetect would not count in the first `apart` frames, and would count the end
+    of such movement too.
     """
 
     version = 1
@@ -53,15 +54,12 @@ class Cuts(FrameMetric):
         return {"content_change": cv2.norm(now, before, cv2.NORM_L1) / now.size}
 
     def compute(self) -> dict[str, float]:
-        """Count the changes over the threshold, of those close to each other the first."""
+        """Count the changes over the threshold, of those that follow each other closely the first."""
         changes = np.array(self.series.get("content_change", []))
         if np.isnan(changes).all():
             return {"cuts": nan}
-        cuts: list[int] = []
-        for index in np.flatnonzero(changes >= self.threshold):
-            if not cuts or index - cuts[-1] >= self.apart:
-                cuts.append(index)
-        return {"cuts": len(cuts)}
+        changed = np.flatnonzero(changes >= self.threshold)
+        return {"cuts": np.count_nonzero(np.diff(changed, prepend=-self.apart) >= self.apart)}
 
     def _hsv(self, frame: Frame) -> np.ndarray:
         def make() -> np.ndarray:

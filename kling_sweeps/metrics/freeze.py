@@ -39,7 +39,7 @@ class Freeze(FrameMetric):
             "0..1",
             (0, 1),
             "lower",
-            "equal in Y, U and V, bit for bit",
+            "Y, U and V equal, at 8 bits",
         ),
     )
 

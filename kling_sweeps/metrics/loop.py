@@ -38,7 +38,7 @@ class LoopGap(FrameMetric):
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Compare with the frame before; NaN at the first frame."""
-        if frame.previous is None:
+        if frame.index == 0:
             self._first = frame
         self._last = frame
         return {"frame_difference": frame.bgr_difference}
@@ -49,5 +49,7 @@ class LoopGap(FrameMetric):
         if not steps.size:
             return {"loop_gap": nan}
         first, last = self._first.bgr, self._last.bgr
+        if first.shape != last.shape:
+            return {"loop_gap": nan}
         gap = cv2.norm(last, first, cv2.NORM_L1) / last.size
         return {"loop_gap": ratio(gap, float(np.median(steps)))}

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from kling_sweeps.frame import Frame
 
 
+# DIS matches patches of 8 pixels, with a margin.
+THINNEST = 12
+
+
 @dataclass
 class FlowMetric(FrameMetric):
     """What is measured on DIS flow (ultrafast), of Y resized to `long_side` pixels.
 
     The size matters to the flow itself (larger finds smaller movements), so compare only what was
-    measured with one. Pictures thinner than 12 pixels at that size have no flow.
+    measured with one. Pictures thinner than 12 pixels at that size have no flow: NaN.
     """
 
     long_side: int = 320
@@ -33,6 +37,10 @@ class FlowMetric(FrameMetric):
     def thumbnail(self, frame: Frame) -> np.ndarray:
         """Give Y resized: uint8."""
         return frame.luma_scaled(self.long_side / max(frame.width, frame.height))
+
+    def has_flow(self, frame: Frame) -> bool:
+        """Tell whether there is a frame before, and both are large enough."""
+        return frame.previous is not None and min(self.thumbnail(frame).shape) >= THINNEST
 
     def flow(self, frame: Frame) -> np.ndarray:
         """Give where each pixel of the frame before has moved: hxwx2 float32, (x, y) in pixels."""
@@ -78,7 +86,7 @@ class Motion(FlowMetric):
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Take the mean flow since the frame before; NaN at the first frame."""
-        if frame.previous is None:
+        if not self.has_flow(frame):
             return {"motion": nan}
         lengths = np.sqrt(_squared(self.flow(frame)))
         seconds = frame.time_s - frame.previous.time_s
@@ -95,7 +103,7 @@ class Dynamic(FlowMetric):
     """Measure the share of moments with large movement somewhere in the picture.
 
     Frames are compared that are an eighth of a second apart. There is large movement where the fastest
-    5 % of the pixels moved by `pixels` or more on average, in a picture whose short side is 256 pixels.
+    5 % of the pixels moved by more than `pixels` on average, in a picture whose short side is 256 pixels.
     VBench calls a video dynamic where about a quarter of its moments are, and takes RAFT's flow.
     """
 
@@ -119,7 +127,7 @@ class Dynamic(FlowMetric):
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Compare with the moment before; NaN in between."""
-        if frame.previous is None:
+        if not self.has_flow(frame):
             self._keep(frame)
             return {"dynamic_share": nan}
         # The frame that is nearest to an eighth of a second later.
@@ -166,7 +174,7 @@ class WarpError(FlowMetric, SampledMetric):
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Compare the frame before with this one warped back; NaN where no pixel can be followed."""
-        if frame.previous is None:
+        if not self.has_flow(frame):
             return {"warp_error_dis": nan}
         there = self.flow(frame)
         back = self.flow_between(self.thumbnail(frame), self.thumbnail(frame.previous))
