@@ -54,6 +54,13 @@ class TestFrames:
             assert frame.bgr.shape == (size[1], size[0], 3)
             assert frame.pixels().shape[2] == 3
 
+    @pytest.mark.parametrize("size", [(128, 96), (127, 95), (1918, 34), (17, 16)])
+    def test_luma_counts(self, tmp_path, size):
+        """Every pixel is counted once, whatever the width."""
+        path = clips.write(tmp_path / "a.mkv", clips.noise(30, frames=2, size=size), codec="ffv1", options={})
+        for frame in frames(path):
+            np.testing.assert_array_equal(frame.luma_counts, np.bincount(frame.luma.ravel(), minlength=256))
+
     def test_planes_are_shared(self, tmp_path):
         """What several metrics ask for is prepared once."""
         frame = next(frames(clips.write(tmp_path / "a.mp4", clips.still())))
