@@ -100,14 +100,7 @@ class Frame:
     @cached_property
     def luma_counts(self) -> np.ndarray:
         """Count the pixels of each stored Y: 256 float64, exact."""
-        # Two neighbours at a time, as one number of 16 bits, take half the time.
-        even = self.width - self.width % 2
-        counts = np.bincount(self.luma[:, even:].ravel(), minlength=256).astype(np.float64)
-        if even:
-            pairs = cv2.calcHist([self.luma[:, :even].view(np.uint16)], [0], None, [65536], [0, 65536])
-            table = pairs.reshape(256, 256)
-            counts += table.sum(axis=0, dtype=np.float64) + table.sum(axis=1, dtype=np.float64)
-        return counts
+        return cv2.calcHist([self.luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
 
     @property
     def full_range(self) -> bool:

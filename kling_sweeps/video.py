@@ -88,7 +88,11 @@ class Video:
             self.declared_frames = stream.frames
             tally = _Tally(self.path, stream)
             previous, converter = None, Converter()
-            for index, (picture, time_s) in enumerate(_ahead(tally.pictures(container))):
+            pictures = tally.pictures(container)
+            # Where each core has a video of its own, none is idle.
+            for index, (picture, time_s) in enumerate(
+                pictures if self.threads == 1 else _ahead(pictures)
+            ):
                 frame = Frame(picture, index=index, time_s=time_s, converter=converter)
                 # What has another size can't be compared.
                 if previous is not None and frame.luma.shape == previous.luma.shape:
