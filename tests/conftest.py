@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.emulator.settings import EmulatorSettings
 
 SMALL = ["provider.emulator.width=320", "provider.emulator.height=180", "provider.emulator.latency_s=0"]
+# Where the tests run in the background, a shell has them and all that they start ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What a developer's own shell may hold and a test must not see.
 FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 
