@@ -83,8 +83,11 @@ def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
     metrics.build(spec)
     metrics.requested(options.aspect_ratio, options.duration)
     files = list(dict.fromkeys(options.files))
-    if options.save and len({Path(file).name for file in files}) < len(files):
-        raise ConfigError("--save: two of the files have one name, and would be written to one folder")
+    named: dict[str, str] = {}
+    for file in files:
+        first = named.setdefault(Path(file).name, file)
+        if options.save and first != file:
+            raise ConfigError(f"--save: {first} and {file} would be written to one folder; save them one by one")
     return spec, files
 
 

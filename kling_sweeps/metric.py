@@ -89,7 +89,13 @@ class FrameMetric(ABC):
             series.append(float(value))
 
     def compute(self) -> dict[str, float]:
-        """Sum up: each declared value by name, NaN where nothing was sampled."""
+        """Sum up: each declared value by name, NaN where nothing was sampled.
+
+        Raises `LookupError` for a declared value that `per_frame` does not give.
+        """
+        missing = [value.name for value in self.values if value.name not in self.series]
+        if self.series and missing:
+            raise LookupError(f"per_frame gave {', '.join(self.series)}, and not {', '.join(missing)}")
         return {value.name: mean(self.series.get(value.name, [])) for value in self.values}
 
 

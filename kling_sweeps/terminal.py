@@ -139,7 +139,8 @@ def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None
             failed = Text.assemble(("failed ", "red"), f"{one.cell.name}: {one.error}")
             console.print(failed, soft_wrap=True)
         elif flawed := read_errors(one.measurement):
-            console.print(Text(f"flawed {one.cell.name}: {flawed}", style="yellow"), soft_wrap=True)
+            said = "; ".join(f"{name}: {message}" for name, message in flawed.items())
+            console.print(Text(f"flawed {one.cell.name}: {said}", style="yellow"), soft_wrap=True)
     console.print(Text(_spent(landed, runs)), soft_wrap=True)
     if not all(isinstance(one.error, NotTrackedError) for one in landed):
         with suppress(Exception):  # MLflow has gone away meanwhile

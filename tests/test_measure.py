@@ -117,7 +117,7 @@ def test_save(clip, tmp_path, capsys, several):
         (["--duration", "-3"], "expected seconds, more than 0"),
         (["--duration", "nan"], "expected seconds, more than 0"),
         (["--save", "{clip}"], "can't be written"),
-        (["{clip}", "elsewhere/pan.mp4", "--save", "out"], "two of the files have one name"),
+        (["{clip}", "elsewhere/pan.mp4", "--save", "out"], "would be written to one folder"),
     ],
 )
 def test_bad_commands(clip, capsys, options, problem):

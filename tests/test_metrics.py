@@ -68,6 +68,12 @@ class Nothing(Brightness):
 
 
 @dataclass
+class Misspelt(Brightness):
+    def per_frame(self, frame):
+        return {"brigthness": 1}
+
+
+@dataclass
 class NoNumber(Brightness):
     def compute(self):
         return {"brightness": "much"}
@@ -227,7 +233,7 @@ class TestConfiguration:
             ("defaults: fast", "a list of names"),
             ("defaults: 5", "a list of names"),
             ("defaults: [{fast: 1}]", "a list of names"),
-            ("defaults: [elsewhere]", "metrics=elsewhere: neither a set"),
+            ("defaults: [elsewhere]", "mine.yaml, defaults: elsewhere: neither a set"),
             (None, r"neither a set \(default, fast, full\)"),
         ],
     )
@@ -328,7 +334,7 @@ class TestMeasure:
         assert len(measured.frames) == 8
 
     @pytest.mark.parametrize(
-        ("kind", "problem"), [("Nothing", "AttributeError"), ("NoNumber", "ValueError"), ("Thief", "series luma_mean")]
+        ("kind", "problem"), [("Nothing", "AttributeError"), ("NoNumber", "ValueError"), ("Misspelt", "per_frame gave brigthness"), ("Thief", "series luma_mean")]
     )
     def test_a_metric_that_breaks_its_word(self, tmp_path, kind, problem):
         """What sums up to nothing, to no number, or takes another's series, is NaN or left out, with a message."""

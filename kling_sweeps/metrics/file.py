@@ -38,11 +38,11 @@ class File(FrameMetric):
         ),
         Value(
             "duration_error_s",
-            "longer than requested",
+            "how much longer than requested; 0 is best",
             "s",
             (-inf, inf),
             "neither",
-            "delivered - requested; 0 is best",
+            "delivered - requested",
         ),
     )
 

@@ -34,7 +34,7 @@ def _read(name: str, folder: Path, seen: tuple[Path, ...]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path = _found(name, folder)
+    path = _found(name, folder, seen)
     if path in seen:
         raise ConfigError(f"metrics={name}: its defaults lead back to itself")
     try:
@@ -56,7 +56,7 @@ def _items(defaults: Any) -> list[Any]:
     return [None] if isinstance(defaults, str) or not hasattr(defaults, "__iter__") else list(defaults)
 
 
-def _found(name: str, folder: Path) -> Path:
+def _found(name: str, folder: Path, seen: tuple[Path, ...]) -> Path:
     sets = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     for path in (folder / f"{name}.yaml", FOLDER / f"{name}.yaml", folder / name):
         try:
@@ -64,4 +64,5 @@ def _found(name: str, folder: Path) -> Path:
                 return path.resolve()
         except (OSError, ValueError):
             break
-    raise ConfigError(f"metrics={name}: neither a set ({', '.join(sets)}) nor a file")
+    where = f"{seen[-1].name}, defaults: {name}" if seen else f"metrics={name}"
+    raise ConfigError(f"{where}: neither a set ({', '.join(sets)}) nor a file")
