@@ -54,7 +54,8 @@ class Frame:
     """A frame as it is seen: upright, its planes viewed in place, what is derived prepared once.
 
     `index` counts from 0, `time_s` is in seconds from the first frame, and `previous` is the frame
-    before it (None at the first, and where the size changes), which itself has none. A frame that is kept keeps its planes.
+    before it (None at the first, and where the size changes), which itself has none. A frame that is
+    kept keeps its planes.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class Frame:
         *,
         index: int = 0,
         time_s: float = 0.0,
-        previous: Frame | None = None,
         converter: Converter | None = None,
     ) -> None:
-        self.index, self.time_s, self.previous = index, time_s, previous
+        self.index, self.time_s = index, time_s
+        self.previous: Frame | None = None
         self._converter = converter or Converter()
         self._turns = (picture.rotation // 90) % 4
         self._source, self._picture = picture, _planar(picture)

@@ -118,12 +118,13 @@ def _emptied(folder: Path) -> Path:
 
 def _alone(file: str, folder: Path, spec: Spec, requested: dict) -> Record:
     from kling_sweeps import metrics
+    from kling_sweeps.measurement import read_record
 
     try:
         metrics.measure(file, spec, **requested).save(folder)
     except (VideoError, OSError) as error:
-        return {"values": {}, "errors": {"video": str(error)}}
-    return _record(folder)
+        return _unmeasured(error)
+    return read_record(folder)
 
 
 async def _together(files: list[str], folders: list[Path], spec: Spec, requested: dict) -> list[Record]:
@@ -131,6 +132,7 @@ async def _together(files: list[str], folders: list[Path], spec: Spec, requested
     from rich.console import Console
     from rich.progress import Progress
 
+    from kling_sweeps.measurement import read_record
     from kling_sweeps.workers import Workers
 
     console = Console(stderr=True)
@@ -142,18 +144,16 @@ async def _together(files: list[str], folders: list[Path], spec: Spec, requested
             try:
                 await workers.measure(folder, Path(file), spec, **requested)
             except (VideoError, OSError) as error:
-                return {"values": {}, "errors": {"video": str(error)}}
+                return _unmeasured(error)
             finally:
                 progress.advance(bar)
-            return _record(folder)
+            return read_record(folder)
 
         return await asyncio.gather(*map(one, files, folders))
 
 
-def _record(folder: Path) -> Record:
-    from kling_sweeps.measurement import VALUES
-
-    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
+def _unmeasured(error: Exception) -> Record:
+    return {"values": {}, "errors": {"video": str(error)}}
 
 
 def _problems(file: str, record: Record) -> list[str]:

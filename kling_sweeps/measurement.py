@@ -59,7 +59,7 @@ class Measurement:
         import pandas as pd
 
         folder = Path(folder)
-        saved = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+        saved = read_record(folder)
         values = {name: nan if value is None else value for name, value in saved.pop("values").items()}
         strip = folder / FILMSTRIP
         return cls(
@@ -168,15 +168,19 @@ def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:
     return libraries | {f"metric.{metric.name}": str(metric.version) for metric in metrics}
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read what `Measurement.record` gave when it was saved."""
+    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
+
+
 def read_values(folder: Path) -> dict[str, float]:
     """Read the values alone, without those that could not be measured."""
-    values = json.loads((folder / VALUES).read_text(encoding="utf-8"))["values"]
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in read_record(folder)["values"].items() if value is not None}
 
 
-def read_errors(folder: Path) -> dict[str, str]:
-    """Read what went wrong: the name of a metric, or `video`, -> why."""
-    return json.loads((folder / VALUES).read_text(encoding="utf-8"))["errors"]
+def read_flaws(folder: Path) -> str:
+    """Read what went wrong, in one line: the name of a metric, or `video`, and why; "" where nothing did."""
+    return "; ".join(f"{name}: {why}" for name, why in read_record(folder)["errors"].items())
 
 
 def _strict(value: Any) -> Any:

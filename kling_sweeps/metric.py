@@ -128,6 +128,11 @@ def strips(plane: np.ndarray, border: int = 0, rows: int = 64) -> Iterator[np.nd
         yield plane[top - border : min(top + rows, end) + border]
 
 
+def inside(plane: np.ndarray) -> int:
+    """Count the pixels of a plane that a 3x3 mask fits around."""
+    return max(0, plane.shape[0] - 2) * max(0, plane.shape[1] - 2)
+
+
 def samples(series: Iterable[float]) -> np.ndarray:
     """Give the numbers of a series without its NaN, as float64."""
     array = np.fromiter(series, np.float64)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from kling_sweeps.measurement import Measurement, read_errors
+from kling_sweeps.measurement import Measurement, read_flaws
 from kling_sweeps.run import Landed
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def start_ms(landed: Landed) -> int:
 def tags(landed: Landed) -> dict[str, str]:
     """Return what a run is found by, and why it failed if it did."""
     found = {"request_id": landed.state.request_id or ""}
-    if landed.measurement and (flaws := read_errors(landed.measurement)):
-        found["measurement_errors"] = "; ".join(f"{name}: {why}" for name, why in flaws.items())
+    if landed.measurement and (flaws := read_flaws(landed.measurement)):
+        found["measurement_errors"] = flaws
     if landed.error:
         found |= {
             "error": str(landed.error),

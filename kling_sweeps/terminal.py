@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kling_sweeps.errors import NotTrackedError
 from kling_sweeps.journal import Stage
-from kling_sweeps.measurement import read_errors, read_values
+from kling_sweeps.measurement import read_flaws, read_values
 from kling_sweeps.metrics import build
 from kling_sweeps.plan import WORDS, Plan
 from kling_sweeps.run import Landed, Runs
@@ -138,9 +138,8 @@ def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None
         if one.error:
             failed = Text.assemble(("failed ", "red"), f"{one.cell.name}: {one.error}")
             console.print(failed, soft_wrap=True)
-        elif flawed := read_errors(one.measurement):
-            said = "; ".join(f"{name}: {message}" for name, message in flawed.items())
-            console.print(Text(f"flawed {one.cell.name}: {said}", style="yellow"), soft_wrap=True)
+        elif flawed := read_flaws(one.measurement):
+            console.print(Text(f"flawed {one.cell.name}: {flawed}", style="yellow"), soft_wrap=True)
     console.print(Text(_spent(landed, runs)), soft_wrap=True)
     if not all(isinstance(one.error, NotTrackedError) for one in landed):
         with suppress(Exception):  # MLflow has gone away meanwhile

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kling_sweeps import opencv as cv2
-from kling_sweeps.metric import FrameMetric, Value, maximum, mean, ratio, strips
+from kling_sweeps.metric import FrameMetric, Value, inside, maximum, mean, ratio, strips
 
 if TYPE_CHECKING:
     from kling_sweeps.frame import Frame
 
 
 @dataclass
-class SpatialInformation(FrameMetric):
+class Information(FrameMetric):
+    """A series that is summed up by its maximum and its mean, in this order of its values."""
+
+    def compute(self) -> dict[str, float]:
+        """Take maximum and mean over the frames."""
+        highest, average = (value.name for value in self.values)
+        series = self.series.get(highest, [])
+        return {highest: maximum(series), average: mean(series)}
+
+
+@dataclass
+class SpatialInformation(Information):
     """Measure SI, how much detail and edges a picture has, on Y at full size as 0..255 full range.
 
     It depends on the resolution: compare only videos of one size.
@@ -50,18 +61,13 @@ class SpatialInformation(FrameMetric):
             magnitude = _sobel_magnitude(strip)[1:-1, 1:-1]
             total += cv2.norm(magnitude, cv2.NORM_L1)
             squares += cv2.norm(magnitude, cv2.NORM_L2SQR)
-        inside = max(0, frame.width - 2) * max(0, frame.height - 2)
-        variance = ratio(squares, inside) - ratio(total, inside) ** 2
+        pixels = inside(frame.luma)
+        variance = ratio(squares, pixels) - ratio(total, pixels) ** 2
         return {"spatial_information": _root(variance) * frame.gain}
-
-    def compute(self) -> dict[str, float]:
-        """Take maximum and mean over the frames."""
-        series = self.series.get("spatial_information", [])
-        return {"spatial_information": maximum(series), "spatial_information_mean": mean(series)}
 
 
 @dataclass
-class TemporalInformation(FrameMetric):
+class TemporalInformation(Information):
     """Measure TI, how much changes between frames, on Y at full size as 0..255 full range.
 
     It depends on the frame rate and, less so, on the resolution: compare only videos of one kind.
@@ -94,11 +100,6 @@ class TemporalInformation(FrameMetric):
         mean_square = cv2.norm(frame.luma, frame.previous.luma, cv2.NORM_L2SQR) / frame.luma.size
         difference = _mean(frame) - _mean(frame.previous)
         return {"temporal_information": _root(mean_square - difference**2) * frame.gain}
-
-    def compute(self) -> dict[str, float]:
-        """Take maximum and mean over the frames."""
-        series = self.series.get("temporal_information", [])
-        return {"temporal_information": maximum(series), "temporal_information_mean": mean(series)}
 
 
 def _sobel_magnitude(strip: np.ndarray) -> np.ndarray:

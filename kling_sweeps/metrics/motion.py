@@ -36,7 +36,11 @@ class FlowMetric(FrameMetric):
 
     def thumbnail(self, frame: Frame) -> np.ndarray:
         """Give Y resized: uint8."""
-        return frame.luma_scaled(self.long_side / max(frame.width, frame.height))
+        return frame.luma_scaled(self.factor(frame))
+
+    def factor(self, frame: Frame) -> float:
+        """Give what sizes are multiplied with to be those of the thumbnail."""
+        return self.long_side / max(frame.width, frame.height)
 
     def has_flow(self, frame: Frame) -> bool:
         """Tell whether there is a frame before, and both are large enough."""
@@ -186,7 +190,7 @@ class WarpError(FlowMetric, SampledMetric):
         return {"warp_error_dis": ratio(total, 3 * cv2.countNonZero(mask))}
 
     def _rgb(self, frame: Frame) -> np.ndarray:
-        return frame.bgr_scaled(self.long_side / max(frame.width, frame.height)).astype(np.float32) / 255
+        return frame.bgr_scaled(self.factor(frame)).astype(np.float32) / 255
 
 
 def _squared(vectors: np.ndarray) -> np.ndarray:

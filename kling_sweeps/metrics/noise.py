@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kling_sweeps import opencv as cv2
-from kling_sweeps.metric import SampledMetric, Value, ratio, strips
+from kling_sweeps.metric import SampledMetric, Value, inside, ratio, strips
 
 if TYPE_CHECKING:
     from kling_sweeps.frame import Frame
@@ -42,8 +42,7 @@ class Noise(SampledMetric):
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Sum up the filtered Y, its border left out; NaN where there is nothing but border."""
         total = sum(_filtered(strip) for strip in strips(frame.luma, border=1))
-        inside = max(0, frame.width - 2) * max(0, frame.height - 2)
-        return {"noise_sigma": sqrt(pi / 2) / 6 * ratio(total, inside) * frame.gain}
+        return {"noise_sigma": sqrt(pi / 2) / 6 * ratio(total, inside(frame.luma)) * frame.gain}
 
 
 def _filtered(strip: np.ndarray) -> float:

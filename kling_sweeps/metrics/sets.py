@@ -43,17 +43,12 @@ def _read(name: str, folder: Path, seen: tuple[Path, ...]) -> Any:
         raise ConfigError(f"metrics={name} can't be read: {error}") from error
     if not isinstance(config, DictConfig) or not all(isinstance(key, str) for key in config):
         raise ConfigError(f"metrics={name}: expected a mapping of metrics to their parameters")
-    defaults = config.pop("defaults", [])
-    if OmegaConf.is_dict(defaults) or not all(isinstance(each, str) for each in _items(defaults)):
+    defaults = config.pop("defaults", OmegaConf.create([]))
+    if not OmegaConf.is_list(defaults) or not all(isinstance(each, str) for each in defaults):
         raise ConfigError(f"metrics={name}: expected defaults to be a list of names")
     order = [*defaults] if "_self_" in defaults else [*defaults, "_self_"]
     parts = [config if each == "_self_" else _read(each, path.parent, (*seen, path)) for each in order]
     return OmegaConf.merge(*parts)
-
-
-def _items(defaults: Any) -> list[Any]:
-    # A text is a list of its letters, which nobody means.
-    return [None] if isinstance(defaults, str) or not hasattr(defaults, "__iter__") else list(defaults)
 
 
 def _found(name: str, folder: Path, seen: tuple[Path, ...]) -> Path:
