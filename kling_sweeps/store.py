@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from filelock import AsyncFileLock, FileLock
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.journal import Journal, Stage, State, Ticket, sync_folder
 from kling_sweeps.request import GenerationRequest
+
+# What a request id looks like that can be a file's name: no path, no hidden file, nothing long.
+PLAIN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 
 class Store:
@@ -54,7 +59,7 @@ class Store:
     def claim(self, request_id: str, key: str) -> bool:
         """Note that a request at fal belongs to `key`; return False where another key has it."""
         claims = self.root / "claims"
-        path = claims / "".join(c if c.isalnum() or c in "-_." else "_" for c in request_id)
+        path = claims / _file_name(request_id)
         part = claims / f".{key}.part"
         part.mkdir(parents=True, exist_ok=True)
         (part / key).touch()
@@ -67,6 +72,13 @@ class Store:
             return (path / key).exists()
         sync_folder(claims)
         return True
+
+
+def _file_name(request_id: str) -> str:
+    """Return a request id as it is where every file system takes it, otherwise its hash."""
+    if PLAIN_ID.fullmatch(request_id):
+        return request_id
+    return f"sha256-{sha256(request_id.encode(errors='replace')).hexdigest()}"
 
 
 class Entry:

@@ -35,6 +35,18 @@ def test_a_request_id_has_one_owner(tmp_path):
     assert not store.claim("r/1", "key b")
 
 
+@pytest.mark.parametrize(
+    "odd", ["..", ".", ".part", "a/b", "a\nb", "a\x00b", "\ud83e", "猫" * 100, "r" * 300, "r" * 4096, " "]
+)
+def test_any_request_id_has_one_owner(tmp_path, odd):
+    """Claims an id that no file can be named after, and tells it from one that looks alike."""
+    store = Store(tmp_path)
+    assert store.claim("a_b", "key a")
+    assert store.claim(odd, "key b")
+    assert not store.claim(odd, "key c")
+    assert not store.claim("a_b", "key b")
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     """Says so before anything is spent."""
     (tmp_path / "file").write_text("")
