@@ -160,11 +160,15 @@ class DownloadError(RunError):
 
 
 class VideoError(RunError):
-    """The file can't be decoded as a video."""
+    """The file can't be decoded as a video, or not to its end: `decodable` tells that some of it can."""
 
     stage = "measure"
     error_type = "video_corrupt"
     may_have_cost = True
+
+    def __init__(self, message: str, *, error_type: str | None = None, decodable: bool = False) -> None:
+        super().__init__(message, error_type=error_type)
+        self.decodable = decodable
 
 
 class NotTrackedError(RunError):

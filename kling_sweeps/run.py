@@ -228,10 +228,17 @@ class _Crew:
         )
 
     async def _measure(self, cell: Cell, entry: Entry) -> Path:
+        """Return the folder of a measurement; of several commands that want it one makes it."""
         folder = entry.measurements(self.runs.fingerprint)
         if is_measured(folder):
             return folder
         self.observer.update(cell, "measuring", "")
+        async with entry.async_lock():
+            if not is_measured(folder):
+                await self._measure_into(folder, cell, entry)
+        return folder
+
+    async def _measure_into(self, folder: Path, cell: Cell, entry: Entry) -> None:
         arguments = cell.request.arguments
         seconds = await self.workers.measure(
             folder,
@@ -241,7 +248,6 @@ class _Crew:
             arguments.get("duration"),
         )
         entry.journal.append("measured", fingerprint=folder.name, seconds=seconds)
-        return folder
 
 
 @contextmanager

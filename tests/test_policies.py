@@ -206,6 +206,25 @@ def test_a_video_that_was_removed_is_fetched_again(laboratory):
     assert laboratory.charged(one) == 1
 
 
+def test_two_commands_that_wait_for_one_video_measure_it_once(laboratory):
+    """Lets one of them measure, and both have the numbers."""
+    one = cell("measured once")
+    laboratory.emulator.set_faults({"at": "generate", "fault": "slow", "seconds": 0.5})
+    landed = []
+    commands = [
+        threading.Thread(target=lambda: landed.extend(laboratory.begin(laboratory.settings("once"), one)))
+        for _ in range(2)
+    ]
+    with lab.said():
+        for command in commands:
+            command.start()
+        for command in commands:
+            command.join()
+    events = [event["event"] for event in laboratory.entry(one).journal.events()]
+    assert (events.count("measured"), laboratory.charged(one)) == (1, 1)
+    assert [run.error for run in landed] == [None, None]
+
+
 def test_what_fal_only_seems_to_have_lost_is_not_paid_again(laboratory):
     """Asks fal once more, under `retry=failed` too, for a request that it did not know at one moment."""
     one = cell("retry=failed, a passing 404")
