@@ -1,77 +1,147 @@
-"""What one command may cost: a running total that all its processes share."""
+"""What may be spent: one running total of a store, that all commands on it share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
 
-from kling_sweeps.errors import OverBudgetError
+from kling_sweeps.errors import OverBudgetError, StoreError
 
 UNIT = 10_000  # of a dollar: sums are whole numbers, so that they are exact
+AMOUNT = re.compile(rb"(\S+) (\d{1,15})")
 
 
 class Budget:
-    """What each request of a command has cost, or may have, in a file; nobody gets the sum past the limit.
+    """What a command's requests have cost, or may have, whoever paid; nobody gets the sum past the limit.
 
-    Each change is a line, `<key> <amount>`, and whoever looks reads what was added since. `reserve` and
-    `settle` are for whoever holds the request's lock.
+    `<root>/spending` has a line `<key> <amount>` for each change of what a request has cost, of any command,
+    and `<root>/budgets/<command>` the keys that the command counts, in all its processes. Both only grow, so
+    that whoever looks reads what was added since. `reserve` and `settle` are for whoever holds the request's
+    lock. What is reserved outlives a crash; the journals, which say what was spent, outlive a power cut too.
     """
 
-    def __init__(self, path: Path, max_usd: float) -> None:
-        self.path = path
+    def __init__(self, root: Path, command: str, max_usd: float) -> None:
         self.max = round(max_usd * UNIT)
         self.amounts: dict[str, int] = {}
-        self.sum = self.offset = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.keys: set[str] = set()
+        self.sum = 0
+        self.spending = _Lines(root / "spending")
+        self.counted = _Lines(root / "budgets" / command)
+        self.counted.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def count(self, costs: Mapping[str, float]) -> list[str]:
+        """Count requests that have cost at least so much in USD; return the keys of what seems to have cost more."""
+        with self._open() as (spending, counted):
+            self._write_keys(counted, costs)
+            least = {key: round(usd * UNIT) for key, usd in costs.items()}
+            more = [key for key, amount in least.items() if self.amounts.get(key, 0) > amount]
+            self._write(spending, {key: amount for key, amount in least.items() if key not in more})
+        return more
 
     def reserve(self, key: str, usd: float) -> None:
         """Add to what a request costs; raise OverBudgetError, and add nothing, where it does not fit."""
-        with self._file() as file:
+        with self._open() as (spending, counted):
+            self._write_keys(counted, [key])
             more = round(usd * UNIT)
             if self.sum + more > self.max:
                 raise OverBudgetError(
                     f"{usd:.2f} USD more would make {(self.sum + more) / UNIT:.2f}, and budget.max_usd is "
                     f"{self.max / UNIT:.2f}; nothing was sent"
                 )
-            self._write(file, {key: self.amounts.get(key, 0) + more})
+            self._write(spending, {key: self.amounts.get(key, 0) + more})
 
     def settle(self, key: str, usd: float) -> None:
         """Set what a request has cost, as its journal says, fit or not."""
-        with self._file() as file:
-            self._write(file, {key: round(usd * UNIT)})
-
-    def count(self, costs: Mapping[str, float]) -> None:
-        """Note what requests have cost at least: another process may have reserved more meanwhile."""
-        with self._file() as file:
-            least = {key: round(usd * UNIT) for key, usd in costs.items()}
-            self._write(file, {key: max(self.amounts.get(key, 0), amount) for key, amount in least.items()})
+        with self._open() as (spending, _):
+            self._write(spending, {key: round(usd * UNIT)})
 
     @contextmanager
-    def _file(self) -> Iterator[BinaryIO]:
-        """Lock the file, and read what others have added to it."""
-        with FileLock(self.path.with_suffix(".lock")), open(self.path, "ab+") as file:
-            file.seek(self.offset)
-            added = file.read()
-            whole = added[: added.rfind(b"\n") + 1]
-            self._take(whole)
-            if whole != added:
-                file.truncate(self.offset)  # somebody was killed in the middle of a line
-            yield file
+    def _open(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """Lock the store's spending, and read what others have added to it."""
+        lock = FileLock(self.spending.path.with_suffix(".lock"))
+        with lock, self.spending.opened() as spending, self.counted.opened() as counted:
+            self._take(self.spending.read(spending))
+            self._take_keys(self.counted.read(counted))
+            yield spending, counted
 
     def _write(self, file: BinaryIO, amounts: Mapping[str, int]) -> None:
         changed = {key: amount for key, amount in amounts.items() if amount != self.amounts.get(key, 0)}
-        lines = "".join(f"{key} {amount}\n" for key, amount in changed.items()).encode()
-        file.write(lines)
-        file.flush()
-        self._take(lines)
+        self._take(self.spending.add(file, (f"{key} {amount}" for key, amount in changed.items())))
 
-    def _take(self, lines: bytes) -> None:
-        for line in lines.decode().splitlines():
-            key, amount = line.rsplit(" ", 1)
-            self.sum += int(amount) - self.amounts.get(key, 0)
-            self.amounts[key] = int(amount)
-        self.offset += len(lines)
+    def _write_keys(self, file: BinaryIO, keys: Iterable[str]) -> None:
+        self._take_keys(self.counted.add(file, (key for key in keys if key not in self.keys)))
+
+    def _take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            if amount := AMOUNT.fullmatch(line):  # a power cut may have left anything
+                key, units = amount[1].decode(errors="replace"), int(amount[2])
+                self.sum += (units - self.amounts.get(key, 0)) * (key in self.keys)
+                self.amounts[key] = units
+
+    def _take_keys(self, lines: list[bytes]) -> None:
+        for key in {line.decode(errors="replace") for line in lines} - self.keys:
+            self.keys.add(key)
+            self.sum += self.amounts.get(key, 0)
+
+
+class _Lines:
+    """A file of lines that only grows, read from where it was read before; its first line tells it from others."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.first = b""
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Open the file; raise StoreError where it is not the one that it was."""
+        with open(self.path, "ab+") as file:
+            size = file.tell()
+            first = self._first(file)
+            if not self.first:
+                self.first = first if first.endswith(b"\n") else self._begin(file)
+                self.offset = len(self.first)
+            elif first != self.first or size < self.offset:
+                raise StoreError(
+                    f"{self.path} is not the file that this command began with: the store was removed or "
+                    "replaced meanwhile. Nothing more is bought; bring the store back and run the command again"
+                )
+            yield file
+
+    @staticmethod
+    def _first(file: BinaryIO) -> bytes:
+        file.seek(0)
+        return file.readline(100)
+
+    @staticmethod
+    def _begin(file: BinaryIO) -> bytes:
+        """Write the first line, of a file that is new or was given up before."""
+        first = f"# {uuid.uuid4().hex}\n".encode()
+        file.truncate(0)
+        file.write(first)
+        file.flush()
+        return first
+
+    def read(self, file: BinaryIO) -> list[bytes]:
+        """Return the whole lines that were added, and cut off what somebody who was killed left of one."""
+        file.seek(self.offset)
+        added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        if whole != added:
+            file.truncate(self.offset)
+        return whole.splitlines()
+
+    def add(self, file: BinaryIO, lines: Iterable[str]) -> list[bytes]:
+        """Write lines; return them as they are read."""
+        added = "".join(f"{line}\n" for line in lines).encode()
+        file.write(added)
+        file.flush()
+        self.offset += len(added)
+        return added.splitlines()

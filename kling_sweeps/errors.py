@@ -19,6 +19,7 @@
         ├── LostResultError          fal completed the request and no longer has its result
         ├── DownloadError            the video could not be fetched
         ├── VideoError               the file is not a video that can be measured
+        ├── StoreError               the store's files of a run can't be read, written or trusted
         └── NotTrackedError          MLflow did not take the run
 """
 
@@ -169,6 +170,13 @@ class VideoError(RunError):
     def __init__(self, message: str, *, error_type: str | None = None, decodable: bool = False) -> None:
         super().__init__(message, error_type=error_type)
         self.decodable = decodable
+
+
+class StoreError(RunError):
+    """The store's files of a run can't be read, written or trusted; nothing is bought for it."""
+
+    stage = "store"
+    error_type = "store_failed"
 
 
 class NotTrackedError(RunError):

@@ -59,7 +59,7 @@ def _begin_anew(entry: Entry, means: Means) -> None:
     state = entry.state()
     if means.provider.forgets and state.is_open:
         entry.journal.append("forgotten")
-    elif means.may_pay_again(state.attempted_by) and state.stage is Stage.FAILED:
+    elif state.stage is Stage.FAILED and means.may_pay_again(entry.key, state):
         entry.journal.append("retrying")
 
 
@@ -91,8 +91,8 @@ class _Generation:
         self.entry = entry
         self.notify = notify
         # It is asked for once more before it is paid for once more.
-        lost_by = entry.state().lost_by
-        self.may_pay_again = lost_by is not None and means.may_pay_again(lost_by)
+        state = entry.state()
+        self.may_pay_again = state.lost_by is not None and means.may_pay_again(entry.key, state)
 
     @property
     def ticket(self) -> Ticket:

@@ -80,11 +80,26 @@ class Runs:
         return metrics.fingerprint(self.settings.metrics)
 
     def check(self) -> None:
-        """Raise RefusedError where the plan is over budget or the store can't be written."""
+        """Raise RefusedError where the plan is over budget, or the store can't be written and has to be."""
         if not self.settings.budget.allow_unknown_price:
             self.plan.check_price()
         self.plan.check_budget(self.settings.budget.max_usd)
-        self.store.check()
+        try:
+            self.store.check()
+            _ = self.budget
+        except UnavailableError:
+            if self.plan.pending:
+                raise
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Return the command's budget, in which all that the plan's cells have cost counts, here or not."""
+        budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
+        for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
+            entry = self.store.find(key)
+            with suppress(Timeout), entry.lock(timeout_s=0):  # or else whoever works on it settles it
+                budget.settle(key, entry.state().committed_usd)
+        return budget
 
     def in_flight(self) -> list[tuple[Cell, State]]:
         """Return the cells that fal has, or may have, and that are not here yet."""
@@ -120,17 +135,16 @@ class Runs:
 
     def _means(self, provider: Provider, workers: Workers) -> Means:
         settings = self.settings
-        budget = Budget(self.store.root / "budgets" / settings.command, settings.budget.max_usd)
-        budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned})
         return Means(
             provider,
             self.store,
-            budget,
+            self.budget,
             workers,
             settings.sweep,
             settings.command,
             settings.provider,
             settings.policy,
+            {planned.cell.request.key: planned.state for planned in self.plan.planned},
         )
 
 

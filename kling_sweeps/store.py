@@ -9,6 +9,8 @@
         lock             held by whoever works on the generation
         tracking.lock    held by whoever writes it to MLflow
     <root>/claims/<request id>/<key>   whose a request of fal's is
+    <root>/spending                    what each generation has cost
+    <root>/budgets/<command>           the keys that a command's budget counts
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ class Store:
             ) from None
 
     def entry(self, request: GenerationRequest) -> Entry:
-        return Entry(self.root / request.key[:2] / request.key, self)
+        return self.find(request.key)
+
+    def find(self, key: str) -> Entry:
+        """Return the folder of the generation that has a key."""
+        return Entry(self.root / key[:2] / key, self)
 
     def claim(self, request_id: str, key: str) -> bool:
         """Note that a request at fal belongs to `key`; return False where another key has it."""
@@ -152,6 +158,10 @@ class Entry:
     def tracking_lock(self) -> FileLock:
         """Return what is held for as long as the generation is written to MLflow."""
         return FileLock(self.folder / "tracking.lock")
+
+    def lock(self, timeout_s: float) -> FileLock:
+        """Return what `async_lock` does, for code that has no event loop."""
+        return FileLock(self.folder / "lock", timeout=timeout_s)
 
     def async_lock(self, timeout_s: float = -1) -> AsyncFileLock:
         """Return what is held by whoever works on the generation; a negative time-out waits for ever."""

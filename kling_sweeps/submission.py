@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ from kling_sweeps.errors import (
     RejectedError,
     UnknownError,
 )
-from kling_sweeps.journal import Ticket, attempts
+from kling_sweeps.journal import State, Ticket, attempts
 from kling_sweeps.provider import Provider
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.settings import Policy, ProviderSettings
@@ -41,8 +41,8 @@ Notify = Callable[[str, str], None]
 class Means:
     """What all the generations of a command work with.
 
-    `first_left` is set once a submission of the command has left; until then only one at a time may
-    go through the `door`.
+    `planned` is how far each request had come when the command was planned, by key. `first_left` is set
+    once a submission of the command has left; until then only one at a time may go through the `door`.
     """
 
     provider: Provider
@@ -53,12 +53,16 @@ class Means:
     command: str
     settings: ProviderSettings
     policy: Policy = Policy()
+    planned: Mapping[str, State] = field(default_factory=dict)
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
     first_left: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def may_pay_again(self, command: str | None) -> bool:
-        """Tell whether the user's word covers what `command` left: it pays once, not once for each job."""
-        return self.policy.retry == "failed" and command != self.command
+    def may_pay_again(self, key: str, state: State) -> bool:
+        """Tell whether the user's word covers a failure: the one that stood when the command was planned, once."""
+        planned = self.planned.get(key, State())
+        is_covered = planned.is_failed and planned.request_id == state.request_id
+        is_own = (state.lost_by or state.attempted_by) == self.command
+        return self.policy.retry == "failed" and is_covered and not is_own
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,11 @@ class Submission:
 
     @property
     def _may_resubmit(self) -> bool:
-        """Tell whether the user's word to pay again was given, and is not used up by this command."""
-        state = self.entry.state()
-        is_used_up = len(state.unanswered) > 1 and state.attempted_by == self.means.command
+        """Tell whether the user's word to pay again was given, and no command has used it up since the plan."""
+        lost = len(self.entry.state().unanswered)
+        is_own = self.entry.state().attempted_by == self.means.command
+        planned = self.means.planned.get(self.entry.key, State())
+        is_used_up = lost > 1 and (is_own or lost > len(planned.unanswered))
         return self.means.policy.unknown == "resubmit" and not is_used_up
 
     def _unknown(self, since: datetime, history: str) -> UnknownError:

@@ -74,9 +74,17 @@ def generate(
     async def run():
         key = AuthCredentials("Key", "k")
         provider = FalProvider(key, emulator.base_url, max_bytes=50_000_000, forgets=forgets)
-        budget = Budget(store.root / "budgets" / "test", max_usd)
+        budget = Budget(store.root, "test", max_usd)
         means = Means(
-            provider, store, budget, workers, "cfg", uuid4().hex, dataclasses.replace(SETTINGS, **settings), policy
+            provider,
+            store,
+            budget,
+            workers,
+            "cfg",
+            uuid4().hex,
+            dataclasses.replace(SETTINGS, **settings),
+            policy,
+            {request.key: store.entry(request).state() for request in requests},
         )
         try:
             work = (generation.generate(means, request, lambda stage, text: None) for request in requests)

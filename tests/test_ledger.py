@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from kling_sweeps.budget import Budget
-from kling_sweeps.errors import OverBudgetError
 from kling_sweeps.ledger import read_ledger, totals
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.store import Store
@@ -70,15 +68,3 @@ def test_a_store_that_is_not_there_is_an_error(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--store" in done.stderr
-
-
-def test_a_budget_is_exact_and_shared(tmp_path):
-    """Lets two processes reserve to the cent, and not one cent more."""
-    first, second = (Budget(tmp_path / "budgets" / "c", 4.2) for _ in range(2))
-    first.reserve("a", 1.4)
-    second.reserve("b", 1.4)
-    first.reserve("c", 1.4)
-    with pytest.raises(OverBudgetError, match="0.01 USD more"):
-        second.reserve("d", 0.01)
-    first.settle("a", 0)
-    second.reserve("d", 1.4)

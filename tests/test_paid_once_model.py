@@ -98,10 +98,10 @@ class World:
         """Do what a command does: count what was spent, and generate all at once."""
         provider = FalProvider(self.fal, command)
         HERE.process.provider = provider
-        shared = Budget(self.root / "budgets" / command, self.max_usd)
-        planned = {key: entry.state().committed_usd for key, entry in self.entries.items()}
+        shared = Budget(self.root, command, self.max_usd)
+        planned = {key: entry.state() for key, entry in self.entries.items()}
         gate()
-        shared.count(planned)
+        shared.count({key: state.committed_usd for key, state in planned.items()})
         means = Means(
             provider=provider,
             store=self.store,
@@ -111,6 +111,7 @@ class World:
             command=command,
             settings=SETTINGS,
             policy=policy,
+            planned=planned,
         )
         work = (generation.generate(means, request, lambda stage, text: None) for request in REQUESTS)
         for outcome in await asyncio.gather(*work, return_exceptions=True):
@@ -186,8 +187,7 @@ class World:
         """
         paid = self.fal.paid()
         assert len(paid) < len(REQUESTS) + sum(self.permits(entry) for entry in self.entries.values())
-        by_command = sum(one.command == command for one in paid)
-        assert (by_command + 1) * PRICE_USD <= self.max_usd + 1e-9
+        assert (len(paid) + 1) * PRICE_USD <= self.max_usd + 1e-9
 
     def permits(self, entry: Entry) -> int:
         """Count the user's words to pay again."""

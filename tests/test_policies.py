@@ -20,6 +20,8 @@ from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import BudgetError, CredentialsError
 from kling_sweeps.journal import Stage
+from kling_sweeps.progress import Progress
+from kling_sweeps.run import Runs
 
 SILENT = ("drop", "reset", "hang", "error_500", "unavailable_503", "nginx_502", "nginx_504", "html_200")
 SILENT += ("unauthorized_401", "locked_403", "too_many_429", "missing", "lag")
@@ -172,6 +174,30 @@ def test_one_word_pays_once_and_not_once_a_job(laboratory):
     settings = laboratory.settings("retry", retry="failed")
     for _ in range(3):
         list(laboratory.begin(settings, one))
+    assert len(laboratory.bought(one)) == 2
+
+
+def planned(laboratory: Lab, *cells, **given) -> Runs:
+    """Plan a command, which does nothing yet."""
+    runs = Runs(laboratory.settings("at once", retry="failed", **given), cells)
+    runs.check()
+    return runs
+
+
+def land(laboratory: Lab, runs: Runs) -> dict[str, str]:
+    """Run a planned command; return the types of its errors by run."""
+    with lab.said():
+        landed = list(runs.land(runs.cells, Progress(runs.cells, 0, "at once"), 10))
+    return {one.cell.name: one.error.error_type for one in landed if one.error}
+
+
+def test_a_word_covers_the_failure_that_it_was_given_for(laboratory):
+    """Pays once for what failed, though two commands were told to, the second before the first had tried."""
+    one = cell("two words for one failure")
+    laboratory.emulator.set_faults({"at": "generate", "fault": "moderation_422"})
+    laboratory.run("at once", one)
+    for runs in [planned(laboratory, one) for _ in range(2)]:
+        assert land(laboratory, runs) == {one.name: "content_policy_violation"}
     assert len(laboratory.bought(one)) == 2
 
 
