@@ -26,6 +26,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 
 
@@ -186,7 +187,14 @@ class NotTrackedError(RunError):
     error_type = "not_tracked"
 
 
+# Set once this process has submitted anything: from then on no error is a refusal.
+submitted = threading.Event()
+
+
 def say_refused(why: object) -> int:
-    """Say on stderr why nothing was submitted; return the exit code of a refused command."""
+    """Say on stderr why a command ends; return its exit code: 2, or 1 where something was submitted."""
+    if submitted.is_set():
+        print(why, file=sys.stderr)
+        return 1
     print(why, "Nothing was submitted.", sep="\n", file=sys.stderr)
     return 2

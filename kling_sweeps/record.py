@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 # The series that are worth a chart; all others are in frames.parquet.
 CHARTED = ("luma_mean", "sharpness", "motion")
 CHART_POINTS = 300
+# What is left of 143, the fewest bytes that a common file system takes, for a suffix and a temporary name's.
+FILE_NAME_BYTES = 120
+# What Windows keeps for its devices, with whatever suffix.
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 class Point(NamedTuple):
@@ -83,9 +89,25 @@ def description(landed: Landed) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a run's name as a file name of letters, digits, dots, dashes and underscores."""
+    """Return a run's name as a file name that every file system takes, without a suffix.
+
+    It has letters, digits, dots, dashes and underscores alone, and at most 120 bytes: the middle of a
+    longer one is left out.
+    """
     parts = (part.strip().replace(":", "x").replace("#", "sample-") for part in name.split("·"))
-    return "_".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p) for p in parts)
+    spelt = "_".join("".join(c if _is_spelt(c) else "-" for c in part) for part in parts).strip(".")
+    if not spelt or RESERVED.fullmatch(spelt):
+        spelt = f"run-{spelt}"
+    encoded = spelt.encode()
+    if len(encoded) <= FILE_NAME_BYTES:
+        return spelt
+    ends = (encoded[: FILE_NAME_BYTES - 42], encoded[-40:])
+    return "--".join(end.decode(errors="ignore") for end in ends)
+
+
+def _is_spelt(character: str) -> bool:
+    # Thai and Hindi write vowels as marks, which are no letters.
+    return character.isalnum() or character in ".-" or unicodedata.category(character).startswith("M")
 
 
 def _points(values: Mapping[str, float | None], at_ms: int) -> list[Point]:

@@ -223,8 +223,10 @@ class _Crew:
                 measurement = await self._measure(cell, entry)
         except RunError as failed:
             error = failed
-        except RefusedError:
-            raise  # nothing was submitted, and nothing can be
+        except RefusedError as refused:
+            if self.means and not self.means.first_left.is_set():
+                raise  # nothing was submitted, and nothing can be
+            error = RunError(str(refused), error_type="refused")
         except Exception as unexpected:  # one run's bad luck must not cost the others
             log.exception("%s failed unexpectedly", cell.name)
             error = RunError(f"{type(unexpected).__name__}: {unexpected}", error_type="unexpected")

@@ -20,6 +20,7 @@ from kling_sweeps.errors import (
     RateLimitedError,
     RejectedError,
     UnknownError,
+    submitted,
 )
 from kling_sweeps.journal import State, Ticket, attempts
 from kling_sweeps.provider import Provider
@@ -104,6 +105,7 @@ class Submission:
             if not self.means.first_left.is_set():
                 await _to_its_end(self._submit_once())
                 self.means.first_left.set()
+                submitted.set()
                 return
         await self._submit_after_the_first()
 

@@ -51,9 +51,12 @@ class Workers:
         await self._run(_verify, video)
 
     async def measure(
-        self, folder: Path, video: Path, spec: dict, aspect_ratio: str | None, duration: str | None
+        self, folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object
     ) -> float:
-        """Measure a video into a folder; return the seconds it took. Raises VideoError."""
+        """Measure a video into a folder; return the seconds it took. Raises VideoError.
+
+        What was requested is given as it was sent, whatever it is.
+        """
         return await self._run(_measure, folder, video, spec, aspect_ratio, duration)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -84,12 +87,12 @@ def _verify(video: Path) -> None:
     verify(video)
 
 
-def _measure(
-    folder: Path, video: Path, spec: dict, aspect_ratio: str | None, duration: str | None
-) -> float:
+def _measure(folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object) -> float:
     from kling_sweeps import metrics
+    from kling_sweeps.measurement import observe
+    from kling_sweeps.video import Video
 
     begin = time.monotonic()
-    requested = {"aspect_ratio": aspect_ratio, "duration": duration and float(duration)}
-    metrics.measure(video, spec, threads=1, **requested).save(folder)
+    wanted = metrics.comparable(aspect_ratio, duration)
+    observe(Video(video, threads=1), metrics.build(spec), wanted).save(folder)
     return round(time.monotonic() - begin, 3)

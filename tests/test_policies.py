@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import clips
 import httpx
 import lab
 import pytest
@@ -20,8 +22,11 @@ from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import BudgetError, CredentialsError
 from kling_sweeps.journal import Stage
+from kling_sweeps.measurement import read_flaws, read_values
+from kling_sweeps.metric import FrameMetric
 from kling_sweeps.progress import Progress
 from kling_sweeps.run import Runs
+from kling_sweeps.workers import _measure
 
 SILENT = ("drop", "reset", "hang", "error_500", "unavailable_503", "nginx_502", "nginx_504", "html_200")
 SILENT += ("unauthorized_401", "locked_403", "too_many_429", "missing", "lag")
@@ -485,3 +490,49 @@ def test_a_cancellation_that_fails_leaves_it_to_be_collected(laboratory, cancell
     bought = cancelled["bought"][fault, how]
     assert sum(entry["charged_usd"] > 0 for entry in bought) == 1
     assert len(bought) == 1 + is_cancelled
+
+
+class MeasuresHereAlone(FrameMetric):
+    """A metric that no worker process can make."""
+
+    version, values = 1, ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        if multiprocessing.parent_process():
+            raise RuntimeError("not here")
+
+    def per_frame(self, frame):
+        return {}
+
+
+def test_what_a_worker_refuses_is_that_runs_failure(laboratory):
+    """Fails what can't be measured and says so, where it was bought; nothing of it is a refusal."""
+    cells = [cell(f"refused by a worker {number}") for number in range(2)]
+    own = {"own": {"target": "test_policies:MeasuresHereAlone"}}
+    settings = dataclasses.replace(laboratory.settings("worker"), metrics=own)
+    for _ in range(2):  # the second time there is nothing to submit
+        with lab.said():
+            landed = list(laboratory.begin(settings, *cells))
+        assert [one.error.error_type for one in landed] == ["refused"] * 2
+        assert all("not here" in str(one.error) for one in landed)
+    assert laboratory.charged(*cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("aspect_ratio", "duration", "compared"),
+    [
+        ("auto", "auto", set()),
+        (None, None, set()),
+        ({"width": 3}, [5], set()),
+        ("0:9", "-5", set()),
+        ("21:9 ", "8s", {"aspect_error", "duration_error_s"}),
+        ("16:9", 5, {"aspect_error", "duration_error_s"}),
+    ],
+)
+def test_what_no_video_can_be_compared_with_is_measured(tmp_path, aspect_ratio, duration, compared):
+    """Measures a video whatever it was asked to be, and leaves out the errors that have no meaning."""
+    video = clips.write(tmp_path / "a.mp4", clips.grey(frames=2))
+    _measure(tmp_path / "out", video, {"file": {}}, aspect_ratio, duration)
+    assert read_flaws(tmp_path / "out") == ""
+    assert {"aspect_error", "duration_error_s"} & set(read_values(tmp_path / "out")) == compared

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import Command, Emulator
 
+from kling_sweeps import errors
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.emulator.settings import EmulatorSettings
 
@@ -182,3 +184,12 @@ def test_a_plan_over_budget_is_refused_in_batches_too(command, emulator):
     assert done.returncode == 2, done.stdout
     assert "budget.max_usd" in done.stderr
     assert emulator.ledger() == []
+
+
+def test_what_was_submitted_is_never_denied(capsys, monkeypatch):
+    """Exits with 1, and without "Nothing was submitted.", where an error comes after a submission."""
+    monkeypatch.setattr(errors, "submitted", threading.Event())
+    assert errors.say_refused("no") == 2
+    errors.submitted.set()
+    assert errors.say_refused("too late") == 1
+    assert capsys.readouterr().err == "no\nNothing was submitted.\ntoo late\n"

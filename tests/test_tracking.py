@@ -208,3 +208,27 @@ def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, landed
         assert not again.has(landed)
         again.track(landed)
         assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "ends"),
+    [
+        ("fox · cfg 0.5 · 16:9 · 5 s · #0", "fox_cfg-0.5_16x9_5-s_sample-0", "sample-0"),
+        (f"{'猫が走る' * 99} · #12", "猫が走る", "_sample-12"),
+        (f"{'แมววิ่งเล่น' * 99} · #1", "แมววิ่งเล่น", "_sample-1"),
+        ("🦊" * 300, "-", "-"),
+        ("..", "run-", ""),
+        ("", "run-", ""),
+        ("con", "run-con", ""),
+        ("NUL.x", "run-NUL.x", ""),
+        (".hidden. · #0.", "hidden", "sample-0"),
+        ("half \ud83d an emoji/\0\n", "half---an-emoji", ""),
+    ],
+)
+def test_file_names_fit_any_file_system(tmp_path, name, begins, ends):
+    """Makes of any run's name one that can be written, is not hidden, and keeps its beginning and end."""
+    made = record.file_name(name)
+    assert made.startswith(begins) and made.endswith(ends)
+    assert len(made.encode()) <= 120 and not made.endswith(".")
+    (tmp_path / f"{made}.mp4").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{made}.mp4"]

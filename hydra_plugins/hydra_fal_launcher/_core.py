@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kling_sweeps import session
 from kling_sweeps.config import read_all, read_job
-from kling_sweeps.errors import ConfigError, RefusedError, RunError
+from kling_sweeps.errors import ConfigError, RefusedError, RunError, submitted
 from kling_sweeps.job import job
 from kling_sweeps.settings import Cell, Settings
 
@@ -41,9 +41,9 @@ def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     try:
         return _generated(launcher, jobs)
     except (RefusedError, HydraException, OmegaConfBaseException) as error:
-        if jobs.first == 0:
+        if jobs.first == 0 and not submitted.is_set():
             raise
-        # What an earlier batch has submitted is left as it is.
+        # What was submitted is left as it is.
         raise RunError(str(error), error_type="refused") from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -53,6 +54,12 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "loop": LoopGap,
     "vbench_temporal_flickering": TemporalFlickering,
 }
+
+# As endpoints write them: "16:9", "21:9 ", 5, "8.0", "8s".
+NUMBER = r"\s*(\d+(?:\.\d*)?)\s*"
+RATIO = re.compile(f"{NUMBER}[:/]{NUMBER}")
+SECONDS = re.compile(f"{NUMBER}(?:s|sec|seconds?)?\\s*")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -138,19 +145,26 @@ def measure(
 
 def requested(aspect_ratio: str | None, duration: float | None) -> Requested:
     """Read what was requested, "16:9" and seconds; raise `ConfigError` for what no video can have."""
-    try:
-        width, height = map(float, aspect_ratio.split(":")) if aspect_ratio is not None else (1, 1)
-        if not (0 < width < inf and 0 < height < inf):
-            raise ValueError
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9") from error
-    try:
-        seconds = None if duration is None else float(duration)
-        if seconds is not None and not 0 < seconds < inf:
-            raise ValueError
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"duration={duration!r}: expected seconds, more than 0") from error
-    return Requested(None if aspect_ratio is None else width / height, seconds)
+    wanted = comparable(aspect_ratio, duration)
+    if aspect_ratio is not None and wanted.aspect_ratio is None:
+        raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9")
+    if duration is not None and wanted.duration_s is None:
+        raise ConfigError(f"duration={duration!r}: expected seconds, more than 0")
+    return wanted
+
+
+def comparable(aspect_ratio: object, duration: object) -> Requested:
+    """Read what an endpoint was sent, as far as a video can be compared with it: "auto" asks for nothing."""
+    ratio, seconds = RATIO.fullmatch(str(aspect_ratio)), SECONDS.fullmatch(str(duration))
+    return Requested(
+        _above_0(float(ratio[1]), float(ratio[2])) if ratio else None,
+        _above_0(float(seconds[1]), 1.0) if seconds else None,
+    )
+
+
+def _above_0(numerator: float, denominator: float) -> float | None:
+    divided = numerator / denominator if denominator else inf
+    return divided if 0 < divided < inf else None
 
 
 def _built(name: str, settings: Mapping[str, Any] | None) -> FrameMetric:
