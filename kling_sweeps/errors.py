@@ -17,6 +17,7 @@
         ├── LockedAccountError       fal answers nothing more until the account is unlocked
         ├── GenerationError          fal or the model reports a failure
         ├── LostResultError          fal completed the request and no longer has its result
+        ├── UnreadableResultError    fal completed the request, and its result names no video
         ├── DownloadError            the video could not be fetched
         ├── VideoError               the file is not a video that can be measured
         ├── StoreError               the store's files of a run can't be read, written or trusted
@@ -28,6 +29,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 
 class KlingSweepsError(Exception):
@@ -151,6 +153,18 @@ class LostResultError(RunError):
     stage = "result"
     error_type = "result_lost"
     may_have_cost = True
+
+
+class UnreadableResultError(RunError):
+    """The request completed, and its `result` has no video in a place that is known."""
+
+    stage = "result"
+    error_type = "result_unreadable"
+    may_have_cost = True
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class DownloadError(RunError):

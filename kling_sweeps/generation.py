@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import stamina
 
@@ -17,13 +15,15 @@ from kling_sweeps.errors import (
     LockedAccountError,
     LostResultError,
     PollError,
+    UnreadableResultError,
     VideoError,
 )
 from kling_sweeps.journal import Stage, State, Ticket
 from kling_sweeps.provider import CANCELLED, Status
+from kling_sweeps.providers.answers import video_url
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.store import Entry
-from kling_sweeps.submission import CLOCK_SKEW, Means, Notify, Submission
+from kling_sweeps.submission import LARGEST_SKEW, Means, Notify, Submission
 from kling_sweeps.watch import Watch
 
 RESULT_ATTEMPTS = 8
@@ -113,6 +113,8 @@ class _Generation:
                     self.notify("no answer", str(error))
                 except LostResultError as error:
                     return await self._recover(error)
+                except GenerationError as error:
+                    return self._failed(error)
                 else:
                     if self._is_completed(status):
                         return
@@ -126,10 +128,11 @@ class _Generation:
         if status.stage == "COMPLETED":
             self.entry.journal.append("completed", inference_s=status.inference_s, failed=status.failed)
             return True
-        if status.queue_position is not None:
-            self.notify("in queue", f"position {status.queue_position}")
+        if status.stage == "IN_QUEUE":
+            place = status.queue_position
+            self.notify("in queue", "" if place is None else f"position {place}")
             return False
-        if status.stage == "IN_PROGRESS" and not self.entry.state().is_started:
+        if not self.entry.state().is_started:
             self.entry.journal.append("started")
         self.notify("generating", status.log)
         return False
@@ -145,6 +148,8 @@ class _Generation:
             await self._recover(error)
         except GenerationError as error:
             self._failed(error)
+        except UnreadableResultError as error:
+            self._unreadable(error)
 
     async def _unlocked_result(self) -> dict:
         """Ask for the result; a locked account is waited out for as long as a video is."""
@@ -160,19 +165,25 @@ class _Generation:
                 await asyncio.sleep(self.settings.pause_s)
 
     def _keep(self, result: dict) -> None:
-        if not _video_url(result):
-            raise PollError(f"fal's result names no video: {json.dumps(result)[:200]}")
         self.entry.discard_part("video.mp4")  # it was another attempt's
         self.entry.write_json("result.json", result)
         self.entry.journal.append("fetched")
 
+    def _unreadable(self, error: UnreadableResultError) -> None:
+        """Keep what was delivered and can't be read, which nothing pays for again, and raise."""
+        self.entry.write_json("result.json", error.result)
+        if not self.entry.state().is_unreadable:
+            self.entry.journal.append("unreadable")
+        error.args = (f"{error}. It is in {self.entry.folder / 'result.json'}, and is not paid for again",)
+        raise error
+
     async def _recover(self, lost: LostResultError) -> None:
         """Take what fal no longer has from its history; otherwise it is lost, for all that is known."""
-        since = self.entry.state().submitting_at or datetime.now(UTC)
+        since = self.entry.state().submitting_at or self.provider.now()
         request_id = self.ticket.request_id
         try:
-            async for past in self.provider.history(self.request.endpoint, since - CLOCK_SKEW):
-                if past.request_id == request_id and past.output and _video_url(past.output):
+            async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
+                if past.request_id == request_id and video_url(past.output):
                     return self._keep(dict(past.output))
         except (PollError, LockedAccountError, LostResultError):
             raise lost from None  # which a history that can't be read does not confirm
@@ -224,16 +235,9 @@ class _Generation:
 
     async def _download_once(self) -> None:
         with self.entry.replacing("video.mp4") as part:
-            await self.provider.download(_video_url(self.entry.read_json("result.json")), part)
+            await self.provider.download(video_url(self.entry.read_json("result.json")), part)
             try:
                 await self.workers.verify(part)
             except VideoError:
                 part.unlink()
                 raise
-
-
-def _video_url(result: dict) -> str | None:
-    """Return the address of a result's video, None where it has none."""
-    video = result.get("video")
-    url = video.get("url") if isinstance(video, dict) else None
-    return url if isinstance(url, str) and url else None

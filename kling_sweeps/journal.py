@@ -112,8 +112,9 @@ class State:
     `failed` is what fal's status said of a completed request. `spent_usd` is what all attempts have
     cost, `committed_usd` with what they may have. `retries` counts how often one that failed was begun
     anew without anybody's word. `lost_by` is the command that found that fal no longer has what was paid
-    for, and `attempted_by` the last that submitted. `unanswered` is when each submission left whose
-    answer was lost, and none of which was found since.
+    for, and `attempted_by` the last that submitted. `unanswered` is when each submission left, by the
+    provider's time, whose answer was lost, and none of which was found since. `is_unreadable` tells that
+    the result names no video.
     """
 
     stage: Stage = Stage.NEW
@@ -132,6 +133,7 @@ class State:
     attempted_by: str | None = None
     unanswered: tuple[datetime, ...] = ()
     is_cancelled: bool = False
+    is_unreadable: bool = False
 
     @property
     def request_id(self) -> str | None:
@@ -140,7 +142,7 @@ class State:
     @property
     def is_open(self) -> bool:
         """Tell whether fal has, or may have, something that is not here yet."""
-        return self.stage not in (Stage.NEW, Stage.FINISHED, Stage.FAILED)
+        return self.stage not in (Stage.NEW, Stage.FINISHED, Stage.FAILED) and not self.is_unreadable
 
     @property
     def is_failed(self) -> bool:
@@ -164,8 +166,9 @@ def fold(events: Iterable[Mapping[str, Any]]) -> State:
             retries = retries + 1 if begins_anew else 0
         if name in FOUND:
             seen.pop("lost", None)
+            seen.pop("unreadable", None)
         if name == "submitting":
-            unanswered.append(datetime.fromisoformat(event["at"]))
+            unanswered.append(_by_provider(event))
         elif name == "not_submitted" and unanswered:
             unanswered.pop()
             stage = Stage.UNKNOWN if unanswered else Stage.NEW
@@ -197,7 +200,7 @@ def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         queue_s = max(0.0, queue_s - inference_s)
     return {
         "ticket": Ticket(**{f.name: submitted[f.name] for f in fields(Ticket)}) if submitted else None,
-        "submitting_at": submitting and datetime.fromisoformat(submitting["at"]),
+        "submitting_at": submitting and _by_provider(submitting),
         "queue_s": queue_s,
         "inference_s": inference_s,
         "download_s": seen.get("downloaded", {}).get("seconds"),
@@ -206,7 +209,13 @@ def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "is_started": "started" in seen,
         "lost_by": seen.get("lost", {}).get("command"),
         "is_cancelled": "cancelling" in seen,
+        "is_unreadable": "unreadable" in seen,
     }
+
+
+def _by_provider(submitting: Mapping[str, Any]) -> datetime:
+    """Return when a submission left by the provider's time, which this machine's may be far from."""
+    return datetime.fromisoformat(submitting.get("provider_at") or submitting["at"])
 
 
 def _seconds(first: Mapping[str, Any], last: Mapping[str, Any]) -> float:

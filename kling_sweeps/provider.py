@@ -55,7 +55,10 @@ class Provider(Protocol):
         """Submit once; raise a SubmissionError that says whether it may have been bought."""
 
     async def status(self, ticket: Ticket) -> Status:
-        """Return where a request is; raise PollError, LockedAccountError or LostResultError."""
+        """Return where a request is; raise PollError, LockedAccountError or LostResultError.
+
+        Raises GenerationError where that alone tells that it failed.
+        """
 
     def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         """Yield a request's status as it changes, for as long as the provider tells; raise PollError."""
@@ -63,14 +66,18 @@ class Provider(Protocol):
     async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
         """Return a completed request's result; raise GenerationError with what failed instead.
 
-        `failed` is what the status said. Raises PollError where asking again may help.
+        `failed` is what the status said. Raises PollError where asking again may help, and
+        UnreadableResultError where that would only show the same.
         """
 
     async def cancel(self, ticket: Ticket) -> None:
         """Ask to cancel, which comes to nothing where it has completed already."""
 
+    def now(self) -> datetime:
+        """Return the provider's time, which is the history's; as far as it is not known, this machine's."""
+
     def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
-        """Yield the requests sent to an endpoint since `start`, with their arguments."""
+        """Yield the requests sent to an endpoint since `start`, the provider's time, with their arguments."""
 
     async def download(self, url: str, path: Path) -> None:
         """Fetch a file whole; raise DownloadError."""

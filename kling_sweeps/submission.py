@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import stamina
 
@@ -30,8 +30,10 @@ from kling_sweeps.store import Entry, Store
 from kling_sweeps.workers import Workers
 
 SUBMIT_ATTEMPTS = 6
-# Clocks differ, and fal may note a request a little before it was noted here.
-CLOCK_SKEW = timedelta(minutes=5)
+# fal may note a request a little before it was noted here.
+NOTED_BEFORE = timedelta(minutes=5)
+# How far this machine's clock may be ahead where nobody said what time it is at fal.
+LARGEST_SKEW = timedelta(hours=25)
 # What a submission may end in without having been bought; anything else is unknown.
 NOT_BOUGHT = (NeverSentError, RejectedError, RateLimitedError, LockedAccountError, CredentialsError)
 
@@ -113,7 +115,11 @@ class Submission:
         price_usd = self.request.price_usd
         self.means.budget.reserve(self.entry.key, price_usd or 0.0)
         self.entry.journal.append(
-            "submitting", sweep=self.means.sweep, command=self.means.command, price_usd=price_usd
+            "submitting",
+            provider_at=self.means.provider.now().isoformat(timespec="milliseconds"),
+            sweep=self.means.sweep,
+            command=self.means.command,
+            price_usd=price_usd,
         )
         try:
             ticket = await self.means.provider.submit(self.request)
@@ -134,17 +140,19 @@ class Submission:
         self.notify("looking up", "its answer was lost")
         since, *again = self.entry.state().unanswered
         wait_s = self.means.settings.history_wait_s
-        until = (again or [since])[-1] + timedelta(seconds=wait_s)
-        give_up = max(until, datetime.now(UTC) + timedelta(seconds=wait_s))
+        age_s = (self.means.provider.now() - (again or [since])[-1]).total_seconds()
+        begin = time.monotonic()
+        until, give_up = begin + wait_s - min(max(age_s, 0.0), wait_s), begin + wait_s
         while True:
-            begin = datetime.now(UTC)
+            moment = time.monotonic()
+            is_last = moment >= until
             try:
-                if await self._adopt(since):
+                if await self._adopt(since, LARGEST_SKEW if is_last else NOTED_BEFORE):
                     return
-                if begin > until:
+                if is_last:
                     break
             except (PollError, LockedAccountError, LostResultError) as error:
-                if begin > give_up:
+                if moment >= give_up:
                     raise self._unknown(since, f"can't be read ({error})") from None
                 self.notify("looking up", str(error))
             await asyncio.sleep(self.means.settings.poll.interval(wait_s))
@@ -152,9 +160,9 @@ class Submission:
             raise self._unknown(since, "does not list it")
         await self.submit()
 
-    async def _adopt(self, since: datetime) -> bool:
+    async def _adopt(self, since: datetime, margin: timedelta) -> bool:
         """Take over the request of the history that has these arguments, no owner, and the nearest time."""
-        history = self.means.provider.history(self.request.endpoint, since - CLOCK_SKEW)
+        history = self.means.provider.history(self.request.endpoint, since - margin)
         mine = [past async for past in history if past.arguments == self.request.arguments]
         mine.sort(key=lambda past: abs((past.sent_at or since) - since))
         # What an earlier attempt of this key was given is no answer to this one.

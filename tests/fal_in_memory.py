@@ -190,6 +190,9 @@ class FalProvider:
         kind = CANCELLED if asked.end is End.CANCELLED else "failed"
         raise GenerationError("it failed", error_type=kind, may_have_cost=asked.end is End.CHARGED)
 
+    def now(self) -> datetime:
+        return self.fal.clock.date()
+
     def history(self, endpoint: str, start: datetime) -> Pages:
         return Pages(self)
 

@@ -10,7 +10,7 @@ FILES = sorted((*ROOT.glob("kling_sweeps/**/*.py"), *ROOT.glob("hydra_plugins/**
 ONLY = {
     "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config.py", "hydra_plugins/"),
     "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
-    "fal_client": ("kling_sweeps/providers/fal.py",),
+    "fal_client": ("kling_sweeps/providers/",),
     "mlflow": ("kling_sweeps/tracking.py", "kling_sweeps/analysis.py"),
 }
 HEAVY = {"mlflow", "pandas", "fal_client", "cv2", "av", "scipy", "matplotlib", "pyarrow"}

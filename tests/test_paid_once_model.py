@@ -292,10 +292,7 @@ def gates() -> Iterator[None]:
         patch.setattr(budget, "FileLock", nullcontext)
         # Who waits for a lock looks seldom: most of its turns would go by with that.
         patch.setattr(store, "AsyncFileLock", partial(_seldom, store.AsyncFileLock))
-        now = SimpleNamespace(now=lambda zone: HERE.process.clock.date(zone))
         patch.setattr(journal, "_now", lambda: HERE.process.clock.date().isoformat())
-        for module in (generation, submission):
-            patch.setattr(module, "datetime", now)
         for module in (generation, submission, watch):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: HERE.process.clock.now))
         yield

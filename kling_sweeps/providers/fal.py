@@ -1,41 +1,43 @@
-"""fal, through fal-client: submit, status, result and cancel by its handles, history by fal's own API."""
+"""fal, through fal-client: credentials, submissions and addresses; the rest by fal's protocol and its API."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from fal_client import AsyncClient, AsyncRequestHandle, Completed, InProgress, Queued
+from fal_client import AsyncClient, AsyncRequestHandle
 from fal_client.auth import AuthCredentials, MissingCredentialsError, fetch_auth_credentials
-from fal_client.client import AsyncBackupDomainTransport, FalClientHTTPError
 
 from kling_sweeps.download import download
 from kling_sweeps.errors import (
     CredentialsError,
-    GenerationError,
     LockedAccountError,
     LostResultError,
     PollError,
     UnavailableError,
 )
 from kling_sweeps.journal import Ticket
-from kling_sweeps.provider import CANCELLED, PastRequest, Status
-from kling_sweeps.providers.transport import Route, SubmitOnce, detail
+from kling_sweeps.provider import PastRequest, Status
+from kling_sweeps.providers import answers
+from kling_sweeps.providers.http import ANSWER_TIMEOUT_S, ENCODINGS, ServerClock, Way, Whole, client
+from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
 from kling_sweeps.request import GenerationRequest
+from kling_sweeps.untrusted import hide
 
 API = "https://api.fal.ai/v1/models"
 # An experiment wants the endpoint it names, never one that fal takes for its equal.
 SUBMIT_HEADERS = {"x-app-fal-disable-fallback": "true"}
 # What an emulator is shown, which takes any key.
 NO_CREDENTIALS = AuthCredentials("Key", "none")
-ANSWER_TIMEOUT_S = 60.0
 PAGE = 100
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+# A history that goes on for longer does not end.
+MAX_PAGES = 200
+# The longest line of a status stream, in bytes.
+LINE_BYTES = 2**20
 
 
 def find_credentials() -> AuthCredentials | None:
@@ -44,10 +46,9 @@ def find_credentials() -> AuthCredentials | None:
         found = fetch_auth_credentials()
     except MissingCredentialsError:
         return None
-    except httpx.HTTPError as error:
-        raise CredentialsError(
-            f"the fal login could not be renewed ({type(error).__name__}); set FAL_KEY"
-        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
+        raise CredentialsError(f"the fal login could not be renewed ({reason(error)}); set FAL_KEY") from None
+    hide(found.token)
     if not found.token.isascii() or not found.token.isprintable() or " " in found.token:
         raise CredentialsError(
             "FAL_KEY has white space or characters that no key has; copy it again from fal"
@@ -76,11 +77,18 @@ class FalProvider:
         self.forgets = forgets
         self.base_url = base_url
         self.max_bytes = max_bytes
-        self._http = _http(auth, base_url, ANSWER_TIMEOUT_S)
+        self._clock = ServerClock()
+        self._route = Route(base_url, Whole(Way(base_url), self._clock))
+        headers = auth.as_headers()
+        self._http = client(SubmitOnce(self._route), headers | ENCODINGS, read_timeout_s=ANSWER_TIMEOUT_S)
         # Each stream holds a connection, so that they have their own; one may be silent for long.
-        self._streams = _http(auth, base_url, None)
-        self._files = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, limits=LIMITS)
+        streamed = headers | {"Accept-Encoding": "identity"}
+        self._streams = client(Route(base_url, Way(base_url)), streamed, read_timeout_s=None)
+        self._files = client(Way(base_url), read_timeout_s=ANSWER_TIMEOUT_S)
         self._fal = _Client(self._http)
+
+    def now(self) -> datetime:
+        return self._clock.now()
 
     async def check(self, endpoint: str) -> None:
         """Ask fal's API about an endpoint; raise CredentialsError or UnavailableError."""
@@ -89,8 +97,7 @@ class FalProvider:
             response = await self._http.get(f"{API}/pricing", params={"endpoint_id": endpoint})
         except httpx.HTTPError as error:
             raise UnavailableError(
-                f"nothing answers at {where} ({type(error).__name__}); "
-                "check provider.base_url and the network"
+                f"nothing answers at {where} ({reason(error)}); check provider.base_url and the network"
             ) from None
         if response.status_code == 401:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
@@ -100,49 +107,40 @@ class FalProvider:
             request.endpoint, dict(request.arguments), headers=SUBMIT_HEADERS
         )
         urls = (handle.status_url, handle.response_url, handle.cancel_url)
-        return Ticket(request.endpoint, handle.request_id, *urls)
+        return self._addressed(Ticket(request.endpoint, handle.request_id, *urls))
 
     async def status(self, ticket: Ticket) -> Status:
-        try:
-            handle = await self._handle(ticket)
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return _status(await handle.status(with_logs=True))
-        except FalClientHTTPError as error:
-            raise _poll_error(error.response) from None
-        except (TimeoutError, httpx.HTTPError, LookupError, TypeError, ValueError) as error:
-            raise PollError(f"fal gives no status: {type(error).__name__} {error}") from None
+        response = await self._ask("GET", self._addressed(ticket).status_url, "status", logs=1)
+        if not response.is_success:
+            raise _poll_error(response)
+        return answers.status(answers.read(response.content))
 
     async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
-        handle = await self._handle(ticket)
+        path, _, query = self._addressed(ticket).status_url.partition("?")
+        url = httpx.URL(f"{path}/stream?{query}").copy_set_param("logs", 1)
         try:
-            async with self._streams.stream("GET", f"{handle.status_url}/stream", params={"logs": 1}) as told:
+            async with self._streams.stream("GET", url) as told:
                 kind = told.headers.get("Content-Type", "")
                 if not told.is_success or not kind.startswith("text/event-stream"):
-                    raise PollError(f"fal has no status stream: {told.status_code} {kind}")
-                async for line in told.aiter_lines():
-                    if line.startswith("data:"):
-                        yield _status(handle._parse_status(json.loads(line.removeprefix("data:"))))
-        except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
-            raise PollError(f"fal's status stream broke off: {type(error).__name__} {error}") from None
+                    raise PollError(f"fal has no status stream: {told.status_code}")
+                async for line in _lines(told):
+                    if line.startswith(b"data:"):
+                        yield answers.status(answers.read(line.removeprefix(b"data:")))
+        except httpx.HTTPError as error:
+            raise PollError(f"fal's status stream broke off: {reason(error)}") from None
 
     async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
-        handle = await self._handle(ticket)
-        try:
-            response = await self._http.get(handle.response_url)
-        except httpx.HTTPError as error:
-            raise PollError(f"fal gives no result: {type(error).__name__} {error}") from None
-        if not response.is_success:
-            raise _result_error(response, failed)
-        return _body(response)
+        response = await self._ask("GET", self._addressed(ticket).response_url, "result")
+        body = answers.read(response.content)
+        if response.is_success:
+            return answers.delivered(body, shown(response), failed)
+        failure = answers.failure(response.status_code, body, response.headers, detail(response), failed)
+        raise failure or _poll_error(response)
 
     async def cancel(self, ticket: Ticket) -> None:
-        try:
-            await (await self._handle(ticket)).cancel()
-        except FalClientHTTPError as error:
-            if error.status_code not in (400, 404):
-                raise _poll_error(error.response) from None
-        except httpx.HTTPError as error:
-            raise PollError(f"fal does not answer: {type(error).__name__}") from None
+        response = await self._ask("PUT", self._addressed(ticket).cancel_url, "answer")
+        if not response.is_success and response.status_code not in (400, 404):
+            raise _poll_error(response)
 
     async def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
         params = {
@@ -151,22 +149,17 @@ class FalProvider:
             "limit": PAGE,
             "expand": "payloads",
         }
-        while True:
-            page = await self._history_page(params)
-            for item in page.get("items") or ():
-                yield _past(item)
-            if not page.get("has_more") or not page.get("next_cursor"):
+        for _ in range(MAX_PAGES):
+            response = await self._ask("GET", f"{API}/requests/by-endpoint", "history", **params)
+            if not response.is_success:
+                raise _poll_error(response)
+            items, cursor = answers.page(answers.read(response.content))
+            for item in items:
+                yield item
+            if cursor is None:
                 return
-            params["cursor"] = page["next_cursor"]
-
-    async def _history_page(self, params: dict[str, Any]) -> dict[str, Any]:
-        try:
-            response = await self._http.get(f"{API}/requests/by-endpoint", params=params)
-            if response.is_success:
-                return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise PollError(f"fal's history does not answer: {type(error).__name__}") from None
-        raise _poll_error(response)
+            params["cursor"] = cursor
+        raise PollError(f"fal's history does not end after {MAX_PAGES} pages")
 
     async def download(self, url: str, path: Path) -> None:
         await download(self._files, url, path, self.max_bytes)
@@ -176,36 +169,33 @@ class FalProvider:
         await self._streams.aclose()
         await self._files.aclose()
 
-    async def _handle(self, ticket: Ticket) -> AsyncRequestHandle:
-        if not ticket.status_url:
-            return await self._fal.get_handle(ticket.endpoint, ticket.request_id)
-        return AsyncRequestHandle(
-            request_id=ticket.request_id,
-            response_url=ticket.response_url,
-            status_url=ticket.status_url,
-            cancel_url=ticket.cancel_url,
-            client=self._http,
+    async def _ask(self, method: str, url: str, what: str, **params: Any) -> httpx.Response:
+        """Return the answer to a question that costs nothing; raise PollError where there is none."""
+        asked = httpx.URL(url).copy_merge_params(params)
+        try:
+            return await self._http.request(method, asked, follow_redirects=method == "GET")
+        except httpx.HTTPError as error:
+            raise PollError(f"fal gives no {what}: {reason(error)}") from None
+
+    def _addressed(self, ticket: Ticket) -> Ticket:
+        """Return a ticket with addresses of fal's own or the server's, made of its id where others were given."""
+        made = AsyncRequestHandle.from_request_id(
+            self._http, ticket.endpoint, answers.in_path(ticket.request_id)
         )
+        names = ("status_url", "response_url", "cancel_url")
+        foreign = [name for name in names if not self._route.is_own(getattr(ticket, name))]
+        return replace(ticket, **{name: getattr(made, name) for name in foreign})
 
 
-def _http(auth: AuthCredentials, base_url: str | None, timeout_s: float | None) -> httpx.AsyncClient:
-    inner = httpx.AsyncHTTPTransport(limits=LIMITS) if base_url else AsyncBackupDomainTransport()
-    timeout = httpx.Timeout(timeout_s, connect=ANSWER_TIMEOUT_S, pool=ANSWER_TIMEOUT_S)
-    return httpx.AsyncClient(
-        transport=SubmitOnce(Route(base_url, inner)), headers=auth.as_headers(), timeout=timeout
-    )
-
-
-def _status(said: Queued | InProgress | Completed) -> Status:
-    if isinstance(said, Queued):
-        return Status("IN_QUEUE", queue_position=said.position)
-    logs = said.logs or []
-    log = str(logs[-1].get("message", "")) if logs else ""
-    if isinstance(said, InProgress):
-        return Status("IN_PROGRESS", log=log)
-    inference_s = (said.metrics or {}).get("inference_time")
-    failed = bool(said.error or said.error_type)
-    return Status("COMPLETED", inference_s=inference_s, failed=failed, log=log)
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream; raise PollError where one does not end."""
+    rest = b""
+    async for chunk in response.aiter_raw():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > LINE_BYTES:
+            raise PollError("fal's status stream has a line without end")
 
 
 def _poll_error(response: httpx.Response) -> Exception:
@@ -215,44 +205,3 @@ def _poll_error(response: httpx.Response) -> Exception:
     if status in (404, 410):
         return LostResultError(f"fal does not know the request ({status}): {said}")
     return PollError(f"fal answered {status}: {said}")
-
-
-def _result_error(response: httpx.Response, failed: bool) -> Exception:
-    """Return a GenerationError where the request certainly failed, else an error that asks again.
-
-    Certain is what the status said (`failed`), what the model says itself (a list of typed details),
-    and a 422. Anything else may be the queue's own trouble with a video that is there and paid for.
-    """
-    status, body = response.status_code, _body(response)
-    error_type = body.get("error_type") or response.headers.get("X-Fal-Error-Type")
-    said = body.get("detail")
-    by_model = isinstance(said, list) and bool(said) and isinstance(said[0], dict)
-    if by_model:
-        error_type = said[0].get("type") or error_type
-    if by_model or status == 422 or failed and error_type:
-        charged = status < 500 and error_type != CANCELLED
-        return GenerationError(
-            f"{detail(response)} ({status})",
-            error_type=str(error_type or "unprocessable"),
-            may_have_cost=charged,
-        )
-    return _poll_error(response)
-
-
-def _body(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _past(item: dict[str, Any]) -> PastRequest:
-    sent = item.get("sent_at")
-    try:
-        sent_at = datetime.fromisoformat(str(sent).replace("Z", "+00:00"))
-    except ValueError:
-        sent_at = None
-    if sent_at is not None and sent_at.tzinfo is None:
-        sent_at = sent_at.replace(tzinfo=UTC)
-    return PastRequest(str(item.get("request_id")), sent_at, item.get("json_input"), item.get("json_output"))

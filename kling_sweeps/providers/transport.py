@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
+from typing import Any
 
 import httpx
+from fal_client.auth import FAL_QUEUE_RUN_HOST, FAL_RUN_HOST
 
 from kling_sweeps.errors import (
     CredentialsError,
@@ -14,15 +16,25 @@ from kling_sweeps.errors import (
     RejectedError,
     UnknownError,
 )
+from kling_sweeps.providers import answers
+from kling_sweeps.untrusted import clean
 
-# fal-client falls back to the second pair where the first can't be connected to.
-FAL_HOSTS = {"fal.run", "queue.fal.run", "falrun.com", "queue.falrun.com", "api.fal.ai"}
-FAL_HOSTS |= {os.environ[name] for name in ("FAL_RUN_HOST", "FAL_QUEUE_RUN_HOST") if name in os.environ}
+# fal-client falls back to the second pair where the first can't be connected to; the third is the user's word.
+FAL_HOSTS = {"fal.run", "queue.fal.run", "falrun.com", "queue.falrun.com", FAL_RUN_HOST, FAL_QUEUE_RUN_HOST}
+FAL_HOSTS |= {"api.fal.ai"}
 
-# Without a connection there was no request.
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+# Without a connection there was no request; a proxy's error is one of connecting.
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 # These may come from something on the way after the request went through.
 AMBIGUOUS_4XX = {408, 409, 425}
+# What a refusal says that ends when somebody pays; any other will be repeated for ever.
+LOCK = re.compile(r"\b(locked|balance|exhausted|top.?up|billing|payment|credits?|overdue|suspended|funds)\b", re.I)
 
 
 class Route(httpx.AsyncBaseTransport):
@@ -33,14 +45,24 @@ class Route(httpx.AsyncBaseTransport):
         self.inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.host in FAL_HOSTS:
-            if self.base:
-                request.url = request.url.copy_with(
-                    scheme=self.base.scheme, host=self.base.host, port=self.base.port
-                )
-        elif not self.base or _origin(request.url) != _origin(self.base):
+        if self.base and _is_fals(request.url):
+            request.url = request.url.copy_with(
+                scheme=self.base.scheme, host=self.base.host, port=self.base.port
+            )
+        elif not self.may_have_key(request.url):
             request.headers.pop("Authorization", None)
         return await self.inner.handle_async_request(request)
+
+    def may_have_key(self, url: httpx.URL) -> bool:
+        """Tell whether an address is one of fal's own, or of the server in its place."""
+        return _is_fals(url) or self.base is not None and _origin(url) == _origin(self.base)
+
+    def is_own(self, address: object) -> bool:
+        """Tell whether a server's answer may name this as the address of a request."""
+        try:
+            return isinstance(address, str) and self.may_have_key(httpx.URL(address))
+        except (httpx.InvalidURL, ValueError):
+            return False
 
     async def aclose(self) -> None:
         await self.inner.aclose()
@@ -63,9 +85,9 @@ class SubmitOnce(httpx.AsyncBaseTransport):
             response = await self.inner.handle_async_request(request)
             await response.aread()
         except NEVER_SENT as error:
-            raise NeverSentError(f"no connection to {request.url.host}: {_reason(error)}") from None
+            raise NeverSentError(f"no connection to {request.url.host}: {reason(error)}") from None
         except httpx.HTTPError as error:
-            raise UnknownError(f"the answer to the submission was lost: {_reason(error)}") from None
+            raise UnknownError(f"the answer to the submission was lost: {reason(error)}") from None
         return _accepted(request, response)
 
     async def aclose(self) -> None:
@@ -73,20 +95,18 @@ class SubmitOnce(httpx.AsyncBaseTransport):
 
 
 def _accepted(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-    """Return the answer of an accepted submission, completed to all that fal-client reads of it."""
+    """Return the answer of an accepted submission, with all that fal-client reads of it and nothing else."""
     if not response.is_success:
         raise _refusal(response)
-    body = _json(response)
-    request_id = body.get("request_id") or response.headers.get("x-fal-request-id")
+    body = answers.read(response.content)
+    request_id = answers.request_id(body, response.headers)
     if not request_id:
         raise UnknownError(
-            f"the submission was answered {response.status_code} without a request id"
+            f"the submission was answered {response.status_code} without a request id: {detail(response)}"
         )
-    owner, app = request.url.path.strip("/").split("/")[:2]
-    url = f"https://queue.fal.run/{owner}/{app}/requests/{request_id}"
-    urls = {"status_url": f"{url}/status", "response_url": url, "cancel_url": f"{url}/cancel"}
-    answer = {**urls, **{k: v for k, v in body.items() if v}, "request_id": str(request_id)}
-    return httpx.Response(200, json=answer, request=request)
+    names = ("status_url", "response_url", "cancel_url")
+    addresses = {name: answers.text(answers.fields(body).get(name)) for name in names}
+    return httpx.Response(200, json={"request_id": request_id, **addresses}, request=request)
 
 
 def _refusal(response: httpx.Response) -> Exception:
@@ -94,8 +114,10 @@ def _refusal(response: httpx.Response) -> Exception:
     status, said = response.status_code, detail(response)
     if status == 401:
         return CredentialsError(f"fal does not accept the key (401): {said}")
+    if status in (402, 403) and LOCK.search(said):
+        return LockedAccountError(f"fal refuses the account ({status}): {said}", may_have_cost=False)
     if status == 403:
-        return LockedAccountError(f"fal refuses the account (403): {said}", may_have_cost=False)
+        return RejectedError(f"fal refuses what the key asks for (403): {said}", error_type="forbidden")
     if status == 429:
         return RateLimitedError(f"fal asks to slow down (429): {said}", retry_after_s=_retry_after(response))
     if 400 <= status < 500 and status not in AMBIGUOUS_4XX:
@@ -105,31 +127,28 @@ def _refusal(response: httpx.Response) -> Exception:
 
 def detail(response: httpx.Response) -> str:
     """Return what an error answer says, on one line of at most 300 characters."""
-    said = _json(response).get("detail") or response.text
-    if isinstance(said, list):
-        said = "; ".join(str(part.get("msg", part) if isinstance(part, dict) else part) for part in said)
-    return " ".join(str(said).split())[:300] or response.reason_phrase
+    return answers.said(answers.read(response.content), shown(response)) or response.reason_phrase
 
 
-def _json(response: httpx.Response) -> dict:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+def shown(response: httpx.Response) -> str:
+    """Return the beginning of an answer's body as text, whatever it is."""
+    return clean(response.content[:10_000].decode(errors="replace"))
+
+
+def reason(error: Exception) -> str:
+    """Return an error of HTTP by its type and its words, some of which may be a server's."""
+    return clean(f"{type(error).__name__} {error}")
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
+    return answers.seconds(response.headers.get("Retry-After"))
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+def _is_fals(url: httpx.URL) -> bool:
+    """Tell whether an address is https on one of fal's hosts and its default port, for nobody by name."""
+    return url.scheme == "https" and url.netloc.decode() in FAL_HOSTS and not url.userinfo
+
+
+def _origin(url: httpx.URL) -> tuple[Any, ...]:
     host = "loopback" if url.host in ("localhost", "127.0.0.1", "::1") else url.host
-    return url.scheme, host, url.port
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip()
+    return url.scheme, host, url.port, url.userinfo

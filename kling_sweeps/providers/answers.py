@@ -1,0 +1,308 @@
+"""What a server answered, read in one place: JSON within bounds, and of it only what it can mean.
+
+Whatever is not of the type that the protocol has for it counts as absent; only what makes an answer
+useless without it is an error. Nothing that leaves here has half a surrogate pair, NaN, an infinite number,
+or a known credential in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from kling_sweeps.errors import GenerationError, PollError, UnreadableResultError
+from kling_sweeps.provider import CANCELLED, PastRequest, Status
+from kling_sweeps.untrusted import clean, mask
+
+# How deep an answer may be nested, how many digits an integer may have, and how long an id may be in an address.
+DEPTH = 64
+DIGITS = 100
+ID_LENGTH = 16_000
+TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+FAILED = ("FAILED", "FAILURE", "ERROR", "CANCELLED", "CANCELED")
+# What says nothing of a request that failed: the queue's own trouble, or that of something before it.
+TRANSIENT = (401, 403, 408, 409, 425, 429, 502, 503, 504)
+IN_PROGRESS = "still in progress"
+# Where a result has its video, and what such a result may be wrapped in.
+VIDEOS = ("video", "videos")
+WRAPPERS = ("response", "data", "output")
+
+
+def read(content: bytes) -> Any:
+    """Return a body of JSON as plain values, None where it is no JSON; what is nested too deep is None."""
+    text = content.decode(json.detect_encoding(content), errors="replace")
+    try:
+        return _plain(_parsed(text))
+    except RecursionError:
+        try:
+            return _plain(_parsed(_shallow(text)))
+        except ValueError:
+            return None
+    except ValueError:
+        return None
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, parse_int=_int, parse_float=_finite, parse_constant=lambda name: None)
+
+
+def _int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= DIGITS else None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _shallow(text: str) -> str:
+    """Return JSON with null in place of what is nested deeper than `DEPTH`."""
+    kept: list[str] = []
+    depth = begin = 0
+    for token in TOKENS.finditer(text):
+        if token[0] in ("[", "{"):
+            depth += 1
+            if depth == DEPTH:
+                kept += text[begin : token.start()], "null"
+        elif token[0] in ("]", "}"):
+            if depth == DEPTH:
+                begin = token.end()
+            depth -= 1
+    return "".join(kept) + text[begin:]
+
+
+def _plain(value: Any, depth: int = DEPTH) -> Any:
+    if isinstance(value, str):
+        return mask(_whole(value))
+    if not isinstance(value, (dict, list)):
+        return value
+    if not depth:
+        return None
+    if isinstance(value, list):
+        return [_plain(part, depth - 1) for part in value]
+    return {_plain(name): _plain(part, depth - 1) for name, part in value.items()}
+
+
+def _whole(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def fields(body: Any) -> Mapping[str, Any]:
+    """Return a body that is an object, nothing of any other."""
+    return body if isinstance(body, dict) else {}
+
+
+def said(body: Any, otherwise: str = "") -> str:
+    """Return what an error answer says, in its own words and on one line."""
+    body = fields(body)
+    words = body.get("detail") or body.get("error") or body.get("message")
+    parts = words if isinstance(words, list) else [words]
+    return clean("; ".join(_words(part) for part in parts if part)) or clean(otherwise)
+
+
+def _words(part: Any) -> str:
+    if isinstance(part, dict):
+        part = part.get("msg") or part.get("message") or part
+    return str(part)
+
+
+def request_id(body: Any, headers: Mapping[str, str]) -> str | None:
+    """Return the id that a submission was given: of the body, the headers, or one of its addresses."""
+    body = fields(body)
+    candidates = [body.get("request_id"), headers.get("x-fal-request-id")]
+    for name in ("response_url", "status_url", "cancel_url"):
+        found = re.search(r"/requests/([^/?#]+)", text(body.get(name)))
+        candidates.append(found and unquote(found[1]))
+    return next((id for candidate in candidates if (id := _id(candidate))), None)
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or "\ufffd" in value:
+        return None
+    return value if len(in_path(value)) <= ID_LENGTH else None
+
+
+def in_path(request_id: str) -> str:
+    """Return an id as one segment of an address's path, whatever characters it has."""
+    segment = quote(request_id, safe="")
+    return segment if segment.strip(".") else segment.replace(".", "%2E")
+
+
+def text(value: Any) -> str:
+    """Return a value that is text, otherwise nothing."""
+    return value if isinstance(value, str) else ""
+
+
+def status(body: Any) -> Status:
+    """Return what a status answer says; raise GenerationError for a failure, PollError where it says nothing."""
+    known = fields(body)
+    stage = _stage(known)
+    if stage in FAILED:
+        raise _failed_status(known, stage)
+    if stage == "IN_QUEUE":
+        return Status(stage, queue_position=_position(known.get("queue_position")))
+    if stage == "IN_PROGRESS":
+        return Status(stage, log=_last_line(known.get("logs")))
+    if stage != "COMPLETED":
+        raise PollError(f"fal gives no status: {said(body, f'{stage or str(body)}')}")
+    return Status(
+        stage,
+        inference_s=seconds(fields(known.get("metrics")).get("inference_time")),
+        failed=bool(known.get("error") or known.get("error_type")),
+        log=_last_line(known.get("logs")),
+    )
+
+
+def _stage(known: Mapping[str, Any]) -> str:
+    return text(known.get("status")).strip().upper()
+
+
+def _failed_status(known: Mapping[str, Any], stage: str) -> GenerationError:
+    is_cancelled = stage.startswith("CANCEL")
+    kind = clean(text(known.get("error_type")), 100) or (CANCELLED if is_cancelled else "generation_failed")
+    words = said(known, f"fal says {stage}")
+    return GenerationError(f"{words} ({stage})", error_type=kind, may_have_cost=not is_cancelled)
+
+
+def _position(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None or not 0 <= number < 1e9 else int(number)
+
+
+def seconds(value: Any) -> float | None:
+    """Return a time span in seconds, None where it is no number of them."""
+    number = _number(value)
+    return None if number is None or not 0 <= number < 1e9 else number
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return _finite(str(value))
+    except ValueError:
+        return None
+
+
+def _last_line(logs: Any) -> str:
+    last = logs[-1] if isinstance(logs, list) and logs else logs
+    last = last.get("message") if isinstance(last, dict) else last
+    lines = text(last).strip().splitlines()
+    return clean(lines[-1]) if lines else ""
+
+
+def video_url(result: Any, layers: int = 3) -> str | None:
+    """Return the address of a result's one video, None where there is none that could be fetched.
+
+    It may be an object or the address itself, the only one of a list, and be wrapped in up to two layers.
+    """
+    if not layers:
+        return None
+    if isinstance(result, list) and len(result) == 1:
+        return video_url(result[0], layers - 1)
+    known = fields(result)
+    found = (_url(known.get(name)) for name in VIDEOS)
+    wrapped = (video_url(known.get(name), layers - 1) for name in WRAPPERS)
+    return next((url for urls in (found, wrapped) for url in urls if url), None)
+
+
+def _url(video: Any) -> str | None:
+    if isinstance(video, list) and len(video) == 1:
+        return _url(video[0])
+    url = text(video.get("url") if isinstance(video, dict) else video)
+    try:
+        parts = urlsplit(url)
+        return url if parts.scheme in ("http", "https") and parts.hostname and url.isprintable() else None
+    except ValueError:
+        return None
+
+
+def delivered(body: Any, shown: str, failed: bool) -> Any:
+    """Return the result of a successful answer; `shown` is its text, `failed` what the status said.
+
+    Raises PollError where it is none yet, GenerationError where it is an error under another name, and
+    UnreadableResultError where its video is in no place that is known.
+    """
+    if video_url(body):
+        return body
+    known = fields(body)
+    stage, words = _stage(known), said(body, shown)
+    if body is None or IN_PROGRESS in words.lower() or stage in ("IN_QUEUE", "IN_PROGRESS"):
+        raise PollError(f"fal's result names no video: {clean(shown) or 'it is empty'}")
+    if failed or stage in FAILED or known.get("detail") or known.get("error"):
+        raise GenerationError(words, error_type=_kind(known, {}) or "generation_failed", may_have_cost=True)
+    raise UnreadableResultError(f"fal's result names no video in a place that is known: {clean(shown)}", body)
+
+
+def failure(code: int, body: Any, headers: Mapping[str, str], shown: str, failed: bool) -> GenerationError | None:
+    """Return the error that a request ended in; None where an answer does not make that certain.
+
+    Certain is what the status said (`failed`), what the model says itself (a list of typed details),
+    and a 422. Anything else may be the queue's own trouble with a video that is there and paid for.
+    """
+    words = said(body, shown)
+    kind = _kind(fields(body), headers)
+    by_model = _detail(fields(body)) is not None
+    by_status = failed and bool(kind or code not in TRANSIENT and IN_PROGRESS not in words.lower())
+    if not (by_model or code == 422 or by_status):
+        return None
+    return GenerationError(
+        f"{words} ({code})",
+        error_type=kind or "unprocessable",
+        may_have_cost=code < 500 and kind != CANCELLED,
+    )
+
+
+def _kind(known: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """Return fal's word for an error, that of the model before the queue's."""
+    detail = _detail(known) or {}
+    kinds = (detail.get("type"), known.get("error_type"), headers.get("x-fal-error-type"))
+    return next((found for kind in kinds if (found := clean(text(kind), 100))), "")
+
+
+def _detail(known: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    detail = known.get("detail")
+    return detail[0] if isinstance(detail, list) and detail and isinstance(detail[0], dict) else None
+
+
+def page(body: Any) -> tuple[list[PastRequest], str | None]:
+    """Return a page of the history and what asks for the next; raise PollError where it is none."""
+    known = fields(body)
+    if not isinstance(known.get("items"), list):
+        raise PollError(f"fal's history is not a list: {said(body, str(body))}")
+    cursor = known.get("next_cursor")
+    more = str(cursor) if known.get("has_more") and isinstance(cursor, (str, int)) and cursor != "" else None
+    return [past for item in known["items"] if (past := _past(fields(item)))], more
+
+
+def _past(item: Mapping[str, Any]) -> PastRequest | None:
+    found = _id(item.get("request_id"))
+    if found is None:
+        return None
+    return PastRequest(
+        found, _moment(item.get("sent_at")), _object(item.get("json_input")), _object(item.get("json_output"))
+    )
+
+
+def _object(value: Any) -> Mapping[str, Any] | None:
+    """Return an object, which may be given as its JSON."""
+    if isinstance(value, str):
+        value = read(value.encode())
+    return value if isinstance(value, dict) else None
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text(value))
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
