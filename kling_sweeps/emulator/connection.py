@@ -7,10 +7,14 @@ import socket
 import struct
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+FAL_HOSTS = ("queue.fal.run", "queue.falrun.com", "fal.run", "falrun.com", "api.fal.ai")
+# What a client that keeps fal's Host says it reached the server by.
+BASE_URL_HEADER = "x-kling-sweeps-base-url"
 EXTENSION = "kling_sweeps.connection"
 LINGER_NOT_AT_ALL = struct.pack("ii", 1, 0)
 
@@ -31,6 +35,20 @@ class BreakableProtocol(H11Protocol):
     async def _with_transport(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("extensions", {})[EXTENSION] = self.transport
         await self._application(scope, receive, send)
+
+
+def address(request: Request) -> str:
+    """Return the address at which a client reaches the server: its own word, its Host, or the socket's.
+
+    A Host of fal's is none of these, and behind a tunnel or a container's port the socket's leads nowhere.
+    """
+    if base_url := request.headers.get(BASE_URL_HEADER):
+        return base_url.rstrip("/")
+    host = request.headers.get("host", "")
+    if not host or host in FAL_HOSTS:
+        ip, port = request.scope["server"]
+        host = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return f"{request.url.scheme}://{host}"
 
 
 def transport_of(scope: Scope) -> asyncio.Transport:

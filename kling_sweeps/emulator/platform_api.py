@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from . import outcomes
 from .clock import read_timestamp, timestamp
+from .connection import address
 from .fault_kinds import ANSWERS
 from .faults import Fault
 from .models import USD_PER_SECOND
@@ -90,7 +91,7 @@ async def history(emulator: Emulator, request: Request) -> Response:
     has_more = len(found) > len(page)
     return JSONResponse(
         {
-            "items": [_item(emulator, known, query.with_payloads) for known in page],
+            "items": [_item(request, known, query.with_payloads) for known in page],
             "next_cursor": str(page[-1].ordinal) if has_more else None,
             "has_more": has_more,
         }
@@ -136,9 +137,9 @@ def _visible(emulator: Emulator, fault: Fault | None) -> list[Submission]:
     ]
 
 
-def _item(emulator: Emulator, submission: Submission, with_payloads: bool) -> dict[str, Any]:
+def _item(request: Request, submission: Submission, with_payloads: bool) -> dict[str, Any]:
     outcome = submission.outcome
-    output = None if outcome is None else outcomes.body(outcome, emulator.base_url)
+    output = None if outcome is None else outcomes.body(outcome, address(request))
     return {
         "request_id": submission.request_id,
         "endpoint_id": submission.endpoint,

@@ -13,13 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from . import outcomes
 from .clock import timestamp
-from .connection import CutAnswer, transport_of
+from .connection import FAL_HOSTS, CutAnswer, address, transport_of
 from .fault_kinds import ANSWERS
 from .faults import Fault
 from .state import Emulator
 from .submission import COMPLETED, IN_QUEUE, Submission
 
-FAL_HOSTS = ("queue.fal.run", "queue.falrun.com", "fal.run", "falrun.com", "api.fal.ai")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ async def run(emulator: Emulator, request: Request) -> Response:
         return JSONResponse({"detail": "Too many concurrent requests", "error_type": kind}, 429)
     submission = _accept(emulator, request, arguments)
     outcome = await emulator.queue.ended(submission)
-    body = outcomes.body(outcome, emulator.base_url)
+    body = outcomes.body(outcome, address(request))
     return _Told(emulator, submission, body, submission.headers(), outcome.status_code)
 
 
@@ -114,7 +113,7 @@ async def _result(emulator: Emulator, request: Request, submission: Submission) 
     outcome = submission.outcome
     if outcome is None:
         return JSONResponse({"detail": "Request is still in progress"}, 400, submission.headers())
-    body = outcomes.body(outcome, emulator.base_url)
+    body = outcomes.body(outcome, address(request))
     return JSONResponse(body, outcome.status_code, submission.headers())
 
 
@@ -202,8 +201,8 @@ def _status_body(emulator: Emulator, request: Request, submission: Submission) -
 
 def _addresses(request: Request, submission: Submission) -> dict[str, str]:
     host = request.headers.get("host", "")
-    scheme = "https" if host in FAL_HOSTS else "http"
-    base = f"{scheme}://{host}/{submission.app}/requests/{submission.request_id}"
+    origin = f"https://{host}" if host in FAL_HOSTS else address(request)
+    base = f"{origin}/{submission.app}/requests/{submission.request_id}"
     addresses = {
         "response_url": base,
         "status_url": f"{base}/status",

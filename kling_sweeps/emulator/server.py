@@ -43,7 +43,7 @@ def serve(
     """
     base_url = _address(listener)
     with _folder(settings) as folder:
-        emulator = _emulator(settings, folder, base_url)
+        emulator = _emulator(settings, folder)
         server = uvicorn.Server(_config(application(emulator, lambda: on_ready(base_url))))
         if parent is not None:
             threading.Thread(target=_stop_with, args=(parent, server), daemon=True).start()
@@ -107,10 +107,10 @@ def _route(emulator: Emulator, path: str, method: str, endpoint: Endpoint) -> Ro
     return Route(path, answer, methods=[method])
 
 
-def _emulator(settings: EmulatorSettings, folder: Path, base_url: str) -> Emulator:
+def _emulator(settings: EmulatorSettings, folder: Path) -> Emulator:
     faults = Faults()
     queue = RequestQueue(settings, folder, Journal(settings.state_dir), faults)
-    return Emulator(settings, base_url, queue, faults)
+    return Emulator(settings, queue, faults)
 
 
 @contextlib.contextmanager
@@ -141,7 +141,9 @@ def _config(app: Starlette) -> uvicorn.Config:
 
 
 def _address(listener: socket.socket) -> str:
+    """Return an address of a listening socket that can be asked, of this machine's where it listens on all."""
     host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

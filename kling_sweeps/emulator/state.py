@@ -13,10 +13,9 @@ from .submission import Submission
 
 @dataclass(frozen=True)
 class Emulator:
-    """One emulator: its queue, its faults, its counters, and the address its files are under."""
+    """One emulator: its queue, its faults and its counters."""
 
     settings: EmulatorSettings
-    base_url: str
     queue: RequestQueue
     faults: Faults
     counters: Counter[str] = field(default_factory=Counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kling_sweeps.errors import CredentialsError
+from kling_sweeps.errors import CredentialsError, UnavailableError
 from kling_sweeps.provider import Provider
 from kling_sweeps.settings import ProviderSettings
 
@@ -15,7 +15,8 @@ EMULATOR_HEADER = "x-kling-sweeps-emulator"
 def resolve(settings: ProviderSettings) -> str:
     """Return `fal` or `emulator`; raise CredentialsError where fal is asked for without a key.
 
-    An emulator is recognised at `base_url` too, so that its videos are never taken for fal's.
+    An emulator is recognised at `base_url` too, so that its videos are never taken for fal's; raises
+    UnavailableError where nothing answers there.
     """
     from kling_sweeps.providers.fal import find_credentials
 
@@ -52,10 +53,14 @@ def _fal(settings: ProviderSettings, base_url: str | None, forgets: bool = False
 
 
 def _is_emulator(base_url: str) -> bool:
+    """Ask a server, directly and by no proxy, whether it is an emulator; raise UnavailableError."""
     import httpx
 
     try:
-        response = httpx.get(f"{base_url}/_emulator", timeout=5)
-    except httpx.HTTPError:
-        return False
-    return EMULATOR_HEADER in response.headers
+        with httpx.stream("GET", f"{base_url}/_emulator", timeout=10, trust_env=False) as response:
+            return EMULATOR_HEADER in response.headers
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UnavailableError(
+            f"nothing at {base_url} says whether it is an emulator ({type(error).__name__}), and what it makes "
+            "would be taken for bought; check provider.base_url"
+        ) from None

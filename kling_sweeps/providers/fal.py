@@ -92,13 +92,13 @@ class FalProvider:
 
     async def check(self, endpoint: str) -> None:
         """Ask fal's API about an endpoint; raise CredentialsError or UnavailableError."""
-        where = self.base_url or API
+        where, remedy = API, "the network, and the proxy if there is one"
+        if self.base_url:
+            where, remedy = self.base_url, "provider.base_url"
         try:
             response = await self._http.get(f"{API}/pricing", params={"endpoint_id": endpoint})
         except httpx.HTTPError as error:
-            raise UnavailableError(
-                f"nothing answers at {where} ({reason(error)}); check provider.base_url and the network"
-            ) from None
+            raise UnavailableError(f"nothing answers at {where} ({reason(error)}); check {remedy}") from None
         if response.status_code == 401:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
 

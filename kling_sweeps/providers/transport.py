@@ -23,6 +23,9 @@ from kling_sweeps.untrusted import clean
 FAL_HOSTS = {"fal.run", "queue.fal.run", "falrun.com", "queue.falrun.com", FAL_RUN_HOST, FAL_QUEUE_RUN_HOST}
 FAL_HOSTS |= {"api.fal.ai"}
 
+# Tells the server in place of fal's hosts, whose Host header is fal's, where its files are to be found.
+BASE_URL_HEADER = "x-kling-sweeps-base-url"
+
 # Without a connection there was no request; a proxy's error is one of connecting.
 NEVER_SENT = (
     httpx.ConnectError,
@@ -49,6 +52,7 @@ class Route(httpx.AsyncBaseTransport):
             request.url = request.url.copy_with(
                 scheme=self.base.scheme, host=self.base.host, port=self.base.port
             )
+            request.headers[BASE_URL_HEADER] = str(self.base)
         elif not self.may_have_key(request.url):
             request.headers.pop("Authorization", None)
         return await self.inner.handle_async_request(request)
