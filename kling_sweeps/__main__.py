@@ -9,7 +9,6 @@ import signal
 import sys
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
 
 
 def main() -> int:
@@ -20,12 +19,13 @@ def main() -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from kling_sweeps import CONF
+    from kling_sweeps.address import holds_password
     from kling_sweeps.config import COMMAND_ID, PASSWORD_IN_CONFIG
     from kling_sweeps.errors import RefusedError, RunError, say_refused
     from kling_sweeps.job import job
 
-    if any(map(_holds_password, sys.argv[1:])):  # Hydra would write it down before any config is read
-        return say_refused(PASSWORD_IN_CONFIG)
+    for argument in filter(holds_password, sys.argv[1:]):  # Hydra would write it down before any config is read
+        return say_refused(PASSWORD_IN_CONFIG.format(argument.partition("=")[0].strip("'\"")))
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.unraisablehook = _interrupt_again
@@ -54,11 +54,6 @@ def _interrupt_again(unraisable: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
         sys.__unraisablehook__(unraisable)
-
-
-def _holds_password(argument: str) -> bool:
-    key, _, value = argument.partition("=")
-    return key.lstrip("+") == "tracking.uri" and bool(urlsplit(value.strip("'\"")).password)
 
 
 def _is_override(argument: str) -> bool:

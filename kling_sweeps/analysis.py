@@ -13,8 +13,9 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kling_sweeps.address import Address
 from kling_sweeps.frame import Frame
 from kling_sweeps.tracking import experiment_name, mlflow_client
 from kling_sweeps.video import frames
@@ -155,35 +157,46 @@ def effects(
 
 def _uri(tracking_uri: str | None) -> str:
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    path = uri.removeprefix("sqlite:///")
+    address = Address(uri)
     # MLflow would make an empty database here, and say that it has no experiment.
-    if path != uri and not Path(path).exists():
-        raise LookupError(f"there is no {Path(path).absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
+    if address.is_sqlite and address.file and not address.file.exists():
+        raise LookupError(f"there is no {address.file.absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
     return uri
 
 
 def _experiment_id(client, experiment: str) -> str:
-    known = {e.name: e.experiment_id for e in client.search_experiments()}
-    if experiment in known:
-        return known[experiment]
-    meant = [experiment_name(experiment, provider) for provider in ("fal", "emulator")]
-    found = [name for name in meant if name in known]
+    meant = [experiment, *(experiment_name(experiment, provider) for provider in ("fal", "emulator"))]
+    known = filter(None, map(client.get_experiment_by_name, meant))
+    found = {one.name: one.experiment_id for one in known if one.lifecycle_stage == "active"}
+    if experiment in found:
+        return found[experiment]
     if len(found) > 1:
         names = " or ".join(map(repr, found))
         raise LookupError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
-        raise LookupError(f"there is no experiment {experiment!r}; there are {sorted(known)}")
-    return known[found[0]]
+        names = sorted(one.name for one in _all(client.search_experiments))
+        raise LookupError(f"there is no experiment {experiment!r}; there are {names}")
+    return next(iter(found.values()))
 
 
 def _runs(client, experiment_id: str) -> list:
-    found, token = [], None
+    """Return the runs in the order they were begun, one a request: the last where a replaced one still stands."""
+    found = list(_all(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"])))
+    written = sorted(found, key=lambda run: ("content" in run.data.tags, run.info.end_time or 0))
+    last = {run.data.tags.get("request_key", run.info.run_id): run.info.run_id for run in written}
+    kept = set(last.values())
+    return [run for run in found if run.info.run_id in kept]
+
+
+def _all(search: Callable) -> Iterator:
+    """Yield all that a search of MLflow's finds, page by page."""
+    token = None
     while True:
-        page = client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
-        found += page
+        page = search(page_token=token)
+        yield from page
         token = page.token
         if not token:
-            return found
+            return
 
 
 def _row(run, taken: set[str]) -> dict:

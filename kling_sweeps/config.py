@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kling_sweeps import metrics
+from kling_sweeps.address import holds_password
 from kling_sweeps.config_reader import Reader, close
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import ConfigError
@@ -37,8 +38,8 @@ EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
 # The environment variable in which a command's id reaches its worker processes.
 COMMAND_ID = "KLING_SWEEPS_COMMAND"
 PASSWORD_IN_CONFIG = (
-    "tracking.uri holds a password, which would be kept in Hydra's config dumps: "
-    "set MLFLOW_TRACKING_URI in the environment instead"
+    "{} holds a password, which would be kept in Hydra's config dumps; "
+    "tracking.uri is read from MLFLOW_TRACKING_URI in the environment"
 )
 PROVIDERS = ("auto", "fal", "emulator")
 ID = re.compile(r"[\w.-]+")
@@ -179,8 +180,8 @@ class _JobReader(Reader):
         uri = str(self.value("tracking.uri") or "")
         if not uri:
             self.report("tracking.uri is not set; set MLFLOW_TRACKING_URI to the server's address")
-        if "${oc.env:" not in str(self.raw.get("tracking", {}).get("uri")) and urlsplit(uri).password:
-            self.report(PASSWORD_IN_CONFIG)
+        if holds_password(str(self.raw.get("tracking", {}).get("uri"))):
+            self.report(PASSWORD_IN_CONFIG.format("tracking.uri"))
         return uri
 
     def cell(self) -> Cell | None:

@@ -22,6 +22,14 @@ CHART_POINTS = 300
 FILE_NAME_BYTES = 120
 # What Windows keeps for its devices, with whatever suffix.
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Three of these fit into a description, which is a tag: MLflow takes 8,000 characters.
+TEXT_LENGTH = 2500
+NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
+# The tags that are written here; any other is a person's.
+OURS = {
+    "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
+    "may_have_cost_usd", "measurement_errors", "named", "described",
+}  # fmt: skip
 
 
 class Point(NamedTuple):
@@ -38,7 +46,23 @@ def content(landed: Landed) -> str:
     ended = landed.error.error_type if landed.error else "finished"
     measured = landed.measurement.name if landed.measurement else "not measured"
     said = repr((landed.cell.name, sorted(landed.cell.params.items()), landed.state.committed_usd))
-    return f"{landed.state.request_id} {ended} {measured} {sha256(said.encode()).hexdigest()[:16]}"
+    return f"{landed.state.request_id} {ended} {measured} {_digest(said)}"
+
+
+def words(landed: Landed) -> dict[str, str]:
+    """Return a run's name and description, and tags that tell later whether a person has changed them."""
+    name, text = landed.cell.name, description(landed)
+    return {NAME: name, DESCRIPTION: text, "named": name, "described": _digest(text)}
+
+
+def theirs(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what people gave a run: tags of their own, and a name or description that they changed."""
+    found = {key: value for key, value in tags.items() if key not in OURS}
+    if found.get(NAME) == tags.get("named"):
+        found.pop(NAME, None)
+    if _digest(found.get(DESCRIPTION, "")) == tags.get("described"):
+        found.pop(DESCRIPTION, None)
+    return found
 
 
 def start_ms(landed: Landed) -> int:
@@ -77,15 +101,39 @@ def metrics(landed: Landed) -> list[Point]:
 
 
 def description(landed: Landed) -> str:
-    """Return the run in Markdown, for MLflow's run page."""
+    """Return the run in Markdown, for MLflow's run page; what others wrote is in it as text, as it is."""
     cell = landed.cell
-    lines = [f"**{cell.name}**", "", *(f"> {line}" for line in cell.prompt_text.splitlines()), ""]
+    parts = [f"**{_inline(cell.name)}**", _block(cell.prompt_text)]
     if negative := cell.request.arguments.get("negative_prompt"):
-        lines += [f"Without: {' '.join(negative.split())}", ""]
+        parts += ["Without:", _block(negative)]
     if error := landed.error:
-        lines += [f"**Failed** ({error.error_type}, at {error.stage}): {error}", ""]
-    lines.append(f"`{cell.request.endpoint}`")
-    return "\n".join(lines)
+        parts += [f"**Failed** ({_inline(error.error_type)}, at {error.stage}):", _block(str(error))]
+    parts.append(_inline(cell.request.endpoint))
+    return "\n\n".join(parts)
+
+
+def _block(text: str) -> str:
+    """Return a text, or the beginning of a long one, as a code block fenced by more backticks than it has in a row."""
+    text = re.sub("`{9,}", "`" * 9, text)  # a fence has to end
+    text = text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…"
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _inline(text: str) -> str:
+    """Return a text as a code span on one line, between more backticks than it has in a row."""
+    line = " ".join(text.split())
+    fence = "`" * (_longest_run(line) + 1)
+    space = " " * (line[:1] == "`" or line[-1:] == "`")
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def file_name(name: str) -> str:

@@ -13,7 +13,6 @@ from kling_sweeps import terminal
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RunError
 from kling_sweeps.measurement import read_values
 from kling_sweeps.progress import Progress
-from kling_sweeps.reachable import without_password
 from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
 from kling_sweeps.tracking import Tracker, opening
@@ -119,7 +118,7 @@ def _track(tracker: Tracker, landed: Landed) -> RunError | None:
     try:
         tracker.track(landed)
     except Exception as error:
-        said = without_password(f"{type(error).__name__}: {error}", tracker.uri)[:300]
+        said = tracker.said(error)
         log.error("%s could not be tracked: %s", landed.cell.name, said)
         return NotTrackedError(f"not tracked ({said}); the same command tracks it, for nothing")
     return None

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-ACTIVE = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+from kling_sweeps.address import Address
+from kling_sweeps.database import has_workspaces
+from kling_sweeps.errors import UnavailableError
+from kling_sweeps.tracking_server import TrackingServer, needs_mlflow
+
+# The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
+SCHEMAS = {"dc11669786a5"}
+SCHEMA = "SELECT version_num FROM alembic_version"
+ACTIVE = """
+    SELECT experiment_id FROM experiments
+    WHERE name = ? AND lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'
+"""
 RUNS = """
     SELECT key.value, content.value FROM runs
     JOIN tags key ON key.run_uuid = runs.run_uuid AND key.key = 'request_key'
     LEFT JOIN tags content ON content.run_uuid = runs.run_uuid AND content.key = 'content'
     WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
 """
-PAGE = 1000
-TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -33,55 +39,35 @@ class Standing:
 
 def read(uri: str, experiment: str) -> Standing | None:
     """Read what stands in a SQLite file or on a server; None where only MLflow itself can tell."""
-    scheme = urlsplit(uri).scheme
+    address = Address(uri)
     try:
-        if scheme == "sqlite":
-            return _in_file(Path(uri.removeprefix("sqlite:///")), experiment)
-        if scheme in ("http", "https") and not os.environ.get("MLFLOW_TRACKING_TOKEN"):
-            return _on_server(uri.rstrip("/"), experiment)
-    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError):
+        if address.is_sqlite and address.file and not has_workspaces():
+            return _in_file(address.file, experiment)
+        if address.is_server and not needs_mlflow():
+            return _on_server(TrackingServer(address), experiment)
+    except (sqlite3.Error, UnavailableError, OSError, LookupError, TypeError, ValueError):
         pass  # another version's tables, a server that wants more than this
     return None
 
 
-def _in_file(path: Path, experiment: str) -> Standing:
+def _in_file(path: Path, experiment: str) -> Standing | None:
     if not path.exists():
         return Standing(None, {})
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        if {version for (version,) in database.execute(SCHEMA)} - SCHEMAS:
+            return None
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:
             return Standing(None, {})
         return Standing(str(found[0]), _once(database.execute(RUNS, [found[0]])))
 
 
-def _on_server(uri: str, experiment: str) -> Standing | None:
-    import httpx
-
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
-    with httpx.Client(base_url=f"{uri}/api/2.0/mlflow/", timeout=TIMEOUT_S, auth=auth) as client:
-        try:
-            found = client.get("experiments/get-by-name", params={"experiment_name": experiment})
-            if found.status_code == 404:
-                return Standing(None, {})
-            named = found.raise_for_status().json()["experiment"]
-            if named["lifecycle_stage"] != "active":
-                return Standing(None, {})
-            return Standing(named["experiment_id"], _once(_runs(client, named["experiment_id"])))
-        except httpx.HTTPError:
-            return None
-
-
-def _runs(client: Any, experiment_id: str) -> Iterator[tuple[str | None, str | None]]:
-    query: dict[str, Any] = {"experiment_ids": [experiment_id], "max_results": PAGE}
-    while True:
-        page = client.post("runs/search", json=query).raise_for_status().json()
-        for run in page.get("runs", ()):
-            tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", ())}
-            yield tags.get("request_key"), tags.get("content")
-        if not page.get("next_page_token"):
-            return
-        query["page_token"] = page["next_page_token"]
+def _on_server(server: TrackingServer, experiment: str) -> Standing:
+    found = server.experiment(experiment)
+    if found is None or found["lifecycle_stage"] != "active":
+        return Standing(None, {})
+    tags = server.runs(found["experiment_id"])
+    return Standing(found["experiment_id"], _once((run.get("request_key"), run.get("content")) for run in tags))
 
 
 def _once(runs: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:

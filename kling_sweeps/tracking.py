@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tempfile
 import threading
 import warnings
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from kling_sweeps import record, standing
+from kling_sweeps.address import Address
+from kling_sweeps.database import LockedError, check_file, check_port, has_workspaces
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.reachable import check_database, check_port, check_server, without_password
 from kling_sweeps.run import Landed
+from kling_sweeps.tracking_server import TrackingServer, needs_mlflow
+from kling_sweeps.untrusted import clean
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,11 +31,6 @@ if TYPE_CHECKING:
 
 TAG_LENGTH = 5000
 PARAM_LENGTH = 6000
-# The tags that are written here; any other is a person's, and is kept when a run is replaced.
-TAGS = {
-    "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
-    "may_have_cost_usd", "measurement_errors",
-}  # fmt: skip
 # The runs by name, side by side, on the page that is about runs.
 CHART_VIEW = (
     "compareRunsMode=CHART&workflowType=machine_learning"
@@ -40,6 +38,8 @@ CHART_VIEW = (
 )
 UI_PORT = 5000
 PATIENCE_S = 3.0
+# How long another program's lock on a SQLite file is waited for, and once that was in vain.
+LOCK_S, AWAY_LOCK_S = 5.0, 0.1
 
 
 def experiment_name(sweep: str, provider: str) -> str:
@@ -57,29 +57,55 @@ class Tracker:
     is_away: bool = False
 
     def check(self) -> None:
-        """Raise UnavailableError where the tracking server or the database can't be there."""
-        parts = urlsplit(self.uri)
-        if parts.scheme in ("http", "https"):
-            check_server(self.uri)
-        elif parts.scheme == "sqlite":
-            check_database(Path(self.uri.removeprefix("sqlite:///")))
-        else:
-            check_port(self.uri)
+        """Raise UnavailableError, with what to do, where runs can't be logged; a lock on a database passes."""
+        with suppress(LockedError):
+            self._ask()
+        if self._is_left_to_mlflow:
             self._check_by_opening()
+
+    @property
+    def _is_left_to_mlflow(self) -> bool:
+        """Tell whether only MLflow itself can find out whether it can log there."""
+        if self.store.is_server:
+            return needs_mlflow()
+        return not self.store.is_sqlite or has_workspaces()
+
+    def _ask(self) -> None:
+        """Raise UnavailableError, soon, where it can be seen without MLflow that it can't log now."""
+        name = experiment_name(self.sweep, self.provider)
+        if self.store.is_sqlite:
+            check_file(self.store, name, AWAY_LOCK_S if self.is_away else LOCK_S)
+        elif not self.store.is_server or self._is_left_to_mlflow:
+            check_port(self.store)
+        else:
+            TrackingServer(self.store).experiment(name)
 
     def _check_by_opening(self) -> None:
         try:
+            if self.store.is_other_database:
+                connect(self.uri)  # once, where MLflow would try for two minutes
             self.open()
         except Exception as error:
-            said = without_password(str(error).splitlines()[0], self.uri)
             raise UnavailableError(
-                f"tracking.uri: MLflow can't use {without_password(self.uri)}: {said}"
+                f"tracking.uri: MLflow can't use {self.store}: {self.said(error)}{self._advice()}"
             ) from None
+
+    def _advice(self) -> str:
+        is_path = self.store.scheme in ("", "file") and self.uri != "databricks"
+        return "; did you mean a file, sqlite:///mlflow.db?" if is_path else ""
+
+    def said(self, error: Exception) -> str:
+        """Return an error of MLflow's on one line, without a password."""
+        return clean(self.store.mask(f"{type(error).__name__}: {error}"))
+
+    @property
+    def store(self) -> Address:
+        return Address(self.uri)
 
     @cached_property
     def client(self) -> MlflowClient:
-        if urlsplit(self.uri).scheme == "sqlite":
-            _make_database(Path(self.uri.removeprefix("sqlite:///")))
+        if self.store.is_sqlite:
+            _make_database(self.store)
         return mlflow_client(self.uri)
 
     @cached_property
@@ -102,18 +128,23 @@ class Tracker:
 
     def open(self) -> None:
         """Connect, which makes a new database's tables, and read what is there."""
-        _ = self.client, self.experiment_id, self.known
+        with self._trying():
+            self._ask()
+            _ = self.client, self.experiment_id, self.known
 
     def has(self, landed: Landed) -> bool:
         """Tell, without MLflow where that can be, whether a run stands there as it is."""
-        try:
-            return self.known.get(landed.cell.request.key) == record.content(landed)
-        except Exception:  # which is seen where the run is tracked
-            return False
+        return self.known.get(landed.cell.request.key) == record.content(landed)
 
     @cached_property
     def known(self) -> dict[str, str]:
-        """Return what the experiment's runs were when they were written, by request key."""
+        """Return what the experiment's runs were when they were written, by request key; empty if MLflow fails."""
+        try:
+            return self._known()
+        except Exception:  # which is seen where a run is tracked
+            return {}
+
+    def _known(self) -> dict[str, str]:
         name = experiment_name(self.sweep, self.provider)
         if (found := standing.read(self.uri, name)) is not None:
             if found.experiment_id is not None:
@@ -134,43 +165,60 @@ class Tracker:
 
     def track(self, landed: Landed) -> None:
         """Write a run, unless it stands there as it is; one that was begun or has changed is replaced."""
-        if self.is_away:
-            self.check()  # answers at once, where MLflow would try again for a minute
-        self.is_away = True
-        self._track(landed)
+        with self._trying():
+            if self.is_away:
+                self._ask()  # answers at once, where MLflow would try again for a minute
+            if not self.has(landed):
+                with landed.entry.tracking_lock():
+                    self._replace(landed)
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Keep in mind whether MLflow was away the last time."""
+        try:
+            yield
+        except Exception:
+            self.is_away = True
+            raise
         self.is_away = False
 
-    def _track(self, landed: Landed) -> None:
-        key = landed.cell.request.key
-        if self.has(landed):
-            return
-        with landed.entry.tracking_lock():
-            there = list(self._search(f"tags.request_key = '{key}'"))
-            if [run.data.tags.get("content") for run in there] == [record.content(landed)]:
-                return
-            notes: dict[str, str] = {}
-            for run in there:
-                notes |= _own_tags(run)
-                self.client.delete_run(run.info.run_id)
-            self._write(landed, notes)
+    def _replace(self, landed: Landed) -> None:
+        """Write a run with what people gave the ones that stand for it, and delete those only then."""
+        there = list(self._search(f"tags.request_key = '{landed.cell.request.key}'"))
+        there.sort(key=lambda run: (run.data.tags.get("content") == record.content(landed), _ended(run)))
+        theirs: dict[str, str] = {}
+        for run in there:
+            theirs |= record.theirs(run.data.tags)
+        if there and there[-1].data.tags.get("content") == record.content(landed):
+            whole = there.pop()
+            self._add_tags(whole, theirs)
+        else:
+            self._write(landed, theirs)
+        for run in there:
+            self.client.delete_run(run.info.run_id)
 
-    def _write(self, landed: Landed, notes: dict[str, str]) -> None:
+    def _add_tags(self, run: Run, theirs: dict[str, str]) -> None:
+        """Give a run what people gave another one that stood for it."""
+        for key, value in theirs.items():
+            if run.data.tags.get(key) != value:
+                self.client.set_tag(run.info.run_id, key, value)
+
+    def _write(self, landed: Landed, theirs: dict[str, str]) -> None:
         """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""
         from mlflow.entities import Metric, Param, RunTag
 
-        key = landed.cell.request.key
+        ours = {"request_key": landed.cell.request.key, "sweep": self.sweep, "provider": self.provider}
         run_id = self.client.create_run(
             self.experiment_id,
             start_time=record.start_ms(landed),
-            tags={"request_key": key, "sweep": self.sweep, "provider": self.provider},
-            run_name=landed.cell.name,
+            tags={**ours, **record.words(landed), **theirs},
+            run_name=theirs.get("mlflow.runName", landed.cell.name),
         ).info.run_id
-        tags = {"mlflow.note.content": record.description(landed), **notes, **record.tags(landed)}
         self.client.log_batch(
             run_id,
             metrics=[Metric(*point) for point in record.metrics(landed)],
             params=[Param(key, str(value)[:PARAM_LENGTH]) for key, value in landed.cell.params.items()],
-            tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in tags.items()],
+            tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in record.tags(landed).items()],
         )
         self._log_artifacts(run_id, landed)
         self.client.set_terminated(run_id, "FAILED" if landed.error else "FINISHED")
@@ -192,11 +240,11 @@ class Tracker:
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""
         path = f"/#/experiments/{self.experiment_id}/runs?{CHART_VIEW}"
-        if urlsplit(self.uri).scheme in ("http", "https"):
-            return f"Compare the runs: {without_password(self.uri).rstrip('/')}{path}"
+        if self.store.is_server:
+            return f"Compare the runs: {str(self.store).rstrip('/')}{path}"
         command = "mlflow ui"
         if self.uri != "sqlite:///mlflow.db":
-            command += f" --backend-store-uri {without_password(self.uri)}"
+            command += f" --backend-store-uri {shlex.quote(str(self.store))}"
         return f"Compare the runs: {command}, then http://127.0.0.1:{UI_PORT}{path}"
 
 
@@ -222,16 +270,30 @@ def opening(tracker: Tracker, not_before: threading.Event) -> Iterator[threading
         thread.join()
 
 
-def _make_database(path: Path) -> None:
+def _make_database(address: Address) -> None:
     """Make a new database under another name: MLflow can't use one whose making was broken off."""
-    if path.exists():
+    path = address.file
+    if path is None or path.exists():
         return
     part = path.with_name(f".{path.name}.part")
     with FileLock(f"{part}.lock"):
         if not path.exists():
+            from sqlalchemy import URL
+
             part.unlink(missing_ok=True)
-            mlflow_client(f"sqlite:///{part}").search_experiments(max_results=1)
+            uri = URL.create("sqlite", database=str(part)).render_as_string()
+            mlflow_client(uri).search_experiments(max_results=1)
             os.replace(part, path)
+
+
+def connect(uri: str) -> None:
+    """Connect to a database as MLflow does; raises what its driver raises, or ImportError where it has none."""
+    mlflow_client(uri)
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    engine.connect().close()
+    engine.dispose()
 
 
 def mlflow_client(uri: str) -> MlflowClient:
@@ -242,15 +304,17 @@ def mlflow_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Its two lines a run would stand in the middle of the live table.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # no bar is shown
         from mlflow.tracking import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise too
     return MlflowClient(tracking_uri=uri)
 
 
-def _own_tags(run: Run) -> dict[str, str]:
-    """Return the tags that a person gave a run."""
-    return {k: v for k, v in run.data.tags.items() if k not in TAGS and not k.startswith("mlflow.")}
+def _ended(run: Run) -> int:
+    """Return when a run ended, in milliseconds since 1970, 0 for one that has not."""
+    return run.info.end_time or 0

@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from kling_sweeps.config import FACTOR, ID, read_all, read_job
+from kling_sweeps.address import holds_password
+from kling_sweeps.config import FACTOR, ID, PASSWORD_IN_CONFIG, read_all, read_job
 from kling_sweeps.errors import ConfigError, RefusedError, say_refused
 from kling_sweeps.run import Runs
 
@@ -30,7 +31,17 @@ class Guard(Callback):
     def __init__(self) -> None:
         self.failed = 0
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._refuse_passwords(config)
+
+    def _refuse_passwords(self, config: DictConfig) -> None:
+        """Refuse what Hydra would write down before anything else reads it."""
+        whole = OmegaConf.to_container(config, resolve=False)
+        for key in _keys_with_password(whole):
+            raise SystemExit(say_refused(PASSWORD_IN_CONFIG.format(key)))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._refuse_passwords(config)
         try:
             if problems := list(_problems(config)):
                 raise ConfigError(*problems)
@@ -44,6 +55,18 @@ class Guard(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.failed:
             raise SystemExit(1)
+
+
+def _keys_with_password(value: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys whose values hold an address with a password."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _keys_with_password(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys_with_password(inner, key)
+    elif isinstance(value, str) and holds_password(value):
+        yield key
 
 
 def _problems(config: DictConfig) -> Iterator[str]:
