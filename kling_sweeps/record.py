@@ -22,8 +22,8 @@ CHART_POINTS = 300
 FILE_NAME_BYTES = 120
 # What Windows keeps for its devices, with whatever suffix.
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# Three of these fit into a description, which is a tag: MLflow takes 8,000 characters.
-TEXT_LENGTH = 2500
+# Three texts and as many names fit into a description, which is a tag: MLflow takes 8,000 characters.
+TEXT_LENGTH, NAME_LENGTH = 2500, 100
 NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
 # The tags that are written here; any other is a person's.
 OURS = {
@@ -113,19 +113,24 @@ def description(landed: Landed) -> str:
 
 
 def _block(text: str) -> str:
-    """Return a text, or the beginning of a long one, as a code block fenced by more backticks than it has in a row."""
-    text = re.sub("`{9,}", "`" * 9, text)  # a fence has to end
-    text = text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…"
+    """Return a text as a code block, fenced by more backticks than it has in a row."""
+    text = _bounded(text, TEXT_LENGTH)
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
 def _inline(text: str) -> str:
     """Return a text as a code span on one line, between more backticks than it has in a row."""
-    line = " ".join(text.split())
+    line = _bounded(" ".join(text.split()), NAME_LENGTH)
     fence = "`" * (_longest_run(line) + 1)
     space = " " * (line[:1] == "`" or line[-1:] == "`")
     return f"{fence}{space}{line}{space}{fence}"
+
+
+def _bounded(text: str, length: int) -> str:
+    """Return a text, or the beginning of a long one, with at most nine backticks in a row."""
+    text = re.sub("`{9,}", "`" * 9, text)
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _longest_run(text: str) -> int:
@@ -133,7 +138,7 @@ def _longest_run(text: str) -> int:
 
 
 def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def file_name(name: str) -> str:

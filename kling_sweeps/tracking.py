@@ -58,8 +58,10 @@ class Tracker:
 
     def check(self) -> None:
         """Raise UnavailableError, with what to do, where runs can't be logged; a lock on a database passes."""
-        with suppress(LockedError):
+        try:
             self._ask()
+        except LockedError:
+            self.is_away = True
         if self._is_left_to_mlflow:
             self._check_by_opening()
 
@@ -145,6 +147,8 @@ class Tracker:
             return {}
 
     def _known(self) -> dict[str, str]:
+        if self.is_away:
+            self._ask()
         name = experiment_name(self.sweep, self.provider)
         if (found := standing.read(self.uri, name)) is not None:
             if found.experiment_id is not None:
@@ -275,7 +279,7 @@ def _make_database(address: Address) -> None:
     path = address.file
     if path is None or path.exists():
         return
-    part = path.with_name(f".{path.name}.part")
+    part = path.absolute().with_name(f".{path.name}.part")
     with FileLock(f"{part}.lock"):
         if not path.exists():
             from sqlalchemy import URL

@@ -1,4 +1,4 @@
-"""Servers that a team would have: MLflow on PostgreSQL, and a Ray cluster of two nodes, on this machine."""
+"""Servers that a team would have: MLflow on PostgreSQL or behind a proxy, and a Ray cluster, on this machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -87,3 +91,90 @@ def ray_cluster() -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as a server gets it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answers."""
+
+    status: int
+    body: bytes = b""
+    kind: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def answering(answer: Callable[[Asked], Answer], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Run a server whose every answer a function gives; yield its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            given = answer(Asked(self.command, self.path, self.headers, body))
+            self.send_response(given.status)
+            for name, value in {"Content-Type": given.kind, **given.headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(given.body)))
+            self.end_headers()
+            self.wfile.write(given.body)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *args: object) -> None:
+            pass  # a client that does not trust the certificate goes away
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02])
+    thread.start()
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def forwarding(upstream: str, prefix: str = "") -> Callable[[Asked], Answer]:
+    """Return what hands a request on to another server, its path without a prefix."""
+
+    def answer(asked: Asked) -> Answer:
+        headers = {"Content-Type": asked.headers.get("Content-Type", "application/json")}
+        response = httpx.request(
+            asked.method, upstream + asked.path.removeprefix(prefix), content=asked.body, headers=headers, timeout=60
+        )
+        return Answer(response.status_code, response.content, response.headers.get("Content-Type", ""))
+
+    return answer
+
+
+def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """Return the file of a private authority's certificate, and what a server on 127.0.0.1 shows."""
+    config = folder / "server.cnf"
+    config.write_text("basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n")
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout"]
+    for command in (
+        [*new, "ca.key", "-x509", "-days", "2", "-subj", "/CN=private authority", "-out", "ca.pem"],
+        [*new, "server.key", "-subj", "/CN=127.0.0.1", "-out", "server.csr"],
+        ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+        + ["-days", "2", "-extfile", str(config), "-out", "server.pem"],
+    ):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    return folder / "ca.pem", context

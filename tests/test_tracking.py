@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
-import clips
 import pytest
+from conftest import ARGUMENTS
 from mlflow.tracking import MlflowClient
 from servers import free_port, tracking_server
 
 from kling_sweeps import record, standing
+from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError, UnavailableError
-from kling_sweeps.journal import Stage, State, Ticket
+from kling_sweeps.journal import Stage
 from kling_sweeps.metrics import measure
-from kling_sweeps.request import GenerationRequest
 from kling_sweeps.run import Landed
-from kling_sweeps.settings import Cell
-from kling_sweeps.store import Store
 from kling_sweeps.tracking import Tracker
 
-ARGUMENTS = {"prompt": "a fox", "negative_prompt": "", "cfg_scale": 0.5, "aspect_ratio": "16:9", "duration": "5"}
 
 
 @pytest.fixture
@@ -31,22 +29,6 @@ def tracker(tmp_path) -> Tracker:
 @pytest.fixture
 def client(tracker) -> MlflowClient:
     return tracker.client
-
-
-@pytest.fixture
-def landed(tmp_path, monkeypatch) -> Landed:
-    """A finished run of a small grey video."""
-    monkeypatch.chdir(tmp_path)
-    request = GenerationRequest("a/b", ARGUMENTS, 0, 1.4)
-    entry = Store(tmp_path / "store").entry(request)
-    entry.create(request)
-    entry.write_json("result.json", {"video": {"url": "https://v3.fal.media/x.mp4"}})
-    clips.write(entry.video, clips.grey(128))
-    folder = entry.measurements("f" * 16)
-    measure(entry.video, aspect_ratio="16:9", duration=5).save(folder)
-    cell = Cell(request, "kling", "fox", {}, "fox · cfg 0.5 · 16:9 · 5 s · #0")
-    state = State(Stage.FINISHED, Ticket("a/b", "r-1"), queue_s=1.0, inference_s=2.0, download_s=0.5, spent_usd=1.4, committed_usd=1.4)
-    return Landed(cell, entry, state, folder)
 
 
 def runs(tracker: Tracker) -> list:
@@ -103,19 +85,142 @@ def test_a_run_that_was_begun_is_replaced(tracker, landed):
     assert run.data.params["prompt"] == "fox"
 
 
-def test_a_new_measurement_replaces_the_run(tracker, landed):
+@pytest.fixture
+def measured_anew(landed) -> Landed:
+    """The same run with another measurement."""
+    other = landed.entry.measurements("e" * 16)
+    measure(landed.entry.video, {"sharpness": {"short_side": 32}, "luma": {}}).save(other)
+    return dataclasses.replace(landed, measurement=other)
+
+
+def test_a_new_measurement_replaces_the_run(tracker, landed, measured_anew):
     """Shows what was measured anew, and keeps the tags that a person gave the run."""
     tracker.track(landed)
     tracker.client.set_tag(runs(tracker)[0].info.run_id, "favourite", "yes")
-    other = landed.entry.measurements("e" * 16)
-    measure(landed.entry.video, {"sharpness": {"short_side": 32}, "luma": {}}).save(other)
-    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(
-        dataclasses.replace(landed, measurement=other)
-    )
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
     (run,) = runs(tracker)
     assert "e" * 16 in run.data.tags["content"]
     assert run.data.tags["favourite"] == "yes"
     assert "motion" not in run.data.metrics
+
+
+THEIRS = {"favourite": "yes", "mlflow.runName": "the one", "mlflow.note.content": "Lovely.", "mlflow.runColor": "#f00"}
+
+
+def theirs(run) -> dict[str, str]:
+    return {key: run.data.tags.get(key) for key in THEIRS}
+
+
+class Broken:
+    """MLflow's client, whose server is gone from its n-th call on, before the call is made or after it."""
+
+    def __init__(self, client: MlflowClient, calls: int, is_after: bool) -> None:
+        self.client, self.left, self.is_after = client, calls, is_after
+
+    def __getattr__(self, name: str):
+        def call(*args, **kwargs):
+            self.left -= 1
+            if self.left < 0 or self.left == 0 and not self.is_after:
+                raise ConnectionError("the server is gone")
+            result = getattr(self.client, name)(*args, **kwargs)
+            if self.left == 0:
+                raise ConnectionError("the answer was lost")
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+def test_a_server_that_goes_away_at_any_call_loses_nothing_of_a_persons(tracker, landed, measured_anew, is_after):
+    """Has a run with a person's tags, name and words at every moment, and one alone once it is tracked again."""
+    client = tracker.client
+    tracker.track(landed)
+    for calls in range(1, 100):
+        (run,) = runs(tracker)
+        for key, value in THEIRS.items():
+            client.set_tag(run.info.run_id, key, value)
+        replaced = (measured_anew, landed)[calls % 2 == 0]
+        away = Tracker(tracker.uri, tracker.sweep, tracker.provider)
+        away.open()
+        away.client = Broken(client, calls, is_after)
+        try:
+            away.track(replaced)
+        except ConnectionError:
+            pass
+        else:
+            break
+        assert THEIRS in [theirs(run) for run in runs(tracker)]
+        Tracker(tracker.uri, tracker.sweep, tracker.provider).track(replaced)
+        (run,) = runs(tracker)
+        assert theirs(run) == THEIRS
+        assert run.info.status == "FINISHED"
+    assert calls > 8
+
+
+def test_a_command_that_is_killed_between_writing_and_deleting_is_mended(tracker, landed, measured_anew):
+    """Leaves one run of two whole ones, with what a person gave either."""
+    tracker.track(landed)
+    (old,) = runs(tracker)
+    tracker.client.set_tag(old.info.run_id, "mlflow.note.content", "Mine.")
+    away = Tracker(tracker.uri, tracker.sweep, tracker.provider)
+    away.client.delete_run, kept = None, away.client.delete_run
+    with pytest.raises(TypeError):
+        away.track(measured_anew)
+    away.client.delete_run = kept
+    new = next(run for run in runs(tracker) if run.info.run_id != old.info.run_id)
+    tracker.client.set_tag(old.info.run_id, "favourite", "yes")
+    tracker.client.set_tag(new.info.run_id, "rating", "5")
+    assert len(runs_df("cfg", tracker.uri)) == 1
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
+    (run,) = runs(tracker)
+    assert run.info.run_id == new.info.run_id
+    assert (run.data.tags["favourite"], run.data.tags["rating"]) == ("yes", "5")
+    assert run.data.tags["mlflow.note.content"] == "Mine."
+
+
+def test_words_that_nobody_changed_are_written_anew(tracker, landed):
+    """Takes the reason of a failure out of the description of a run that is made good, and its new name."""
+    error = RunError("the model said no; retry=failed pays again", error_type="content_policy_violation")
+    tracker.track(dataclasses.replace(landed, error=error, measurement=None))
+    (run,) = runs(tracker)
+    assert "the model said no; retry=failed pays again" in run.data.tags["mlflow.note.content"]
+    renamed = dataclasses.replace(landed, cell=dataclasses.replace(landed.cell, name="fox · #0"))
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(renamed)
+    (run,) = runs(tracker)
+    assert "said no" not in run.data.tags["mlflow.note.content"]
+    assert run.info.run_name == "fox · #0"
+
+
+def test_a_description_that_was_emptied_stays_empty(tracker, landed, measured_anew):
+    """Takes a description that a person took away for theirs."""
+    tracker.track(landed)
+    tracker.client.set_tag(runs(tracker)[0].info.run_id, "mlflow.note.content", "")
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
+    assert runs(tracker)[0].data.tags["mlflow.note.content"] == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<img src=http://127.0.0.1:9/seen.png> ![seen](http://127.0.0.1:9/seen.png)",
+        "a `b` ``c`` ```\n</code></pre><img src=x>\n```\n~~~",
+        "`",
+        "`" * 3000,
+        "**bold**\n# head\n> quote",
+    ],
+)
+def test_a_description_shows_text_as_text(landed, text):
+    """Fences a prompt and an error by more backticks than they have in a row, whole, within MLflow's limit."""
+    arguments = {**ARGUMENTS, "prompt": text, "negative_prompt": text}
+    request = dataclasses.replace(landed.cell.request, arguments=arguments)
+    cell = dataclasses.replace(landed.cell, request=request, name=text)
+    said = record.description(dataclasses.replace(landed, cell=cell, error=RunError(text)))
+    assert len(said) <= 8000
+    fenced = re.findall(r"^(`{3,})\n(.*?)\n\1$", said, re.DOTALL | re.MULTILINE)
+    assert len(fenced) == 3
+    for fence, shown in fenced:
+        assert fence not in shown
+        assert shown == text or "`" * 10 in text
 
 
 def test_long_texts_break_no_run(tracker, landed):
@@ -177,15 +282,6 @@ def test_what_stands_is_seen_without_mlflow(tracker, landed):
     assert standing.read(uri, name) == stands
 
 
-def test_a_database_of_another_kind_is_left_to_mlflow(tmp_path):
-    """Says that it does not know, where the tables are not those it knows."""
-    path = tmp_path / "other.db"
-    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
-    assert standing.read(f"sqlite:///{path}", "any") is None
-    assert standing.read("http://127.0.0.1:9", "any") is None
-    assert standing.read("postgresql://somewhere/else", "any") is None
-
-
 def test_a_run_that_is_called_otherwise_is_replaced(tracker, landed):
     """Keeps no run under the params of another configuration of the same request."""
     tracker.track(landed)
@@ -232,3 +328,11 @@ def test_file_names_fit_any_file_system(tmp_path, name, begins, ends):
     assert len(made.encode()) <= 120 and not made.endswith(".")
     (tmp_path / f"{made}.mp4").touch()
     assert [path.name for path in tmp_path.iterdir()] == [f"{made}.mp4"]
+
+
+def test_mlflow_says_nothing_in_between(tmp_path, landed, capfd):
+    """Prints no line of MLflow's own for a run that a server takes."""
+    with tracking_server(tmp_path, free_port()) as uri:
+        Tracker(uri, "cfg", "fal").track(landed)
+    said = "".join(capfd.readouterr())
+    assert "View" not in said and "http" not in said
