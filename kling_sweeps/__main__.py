@@ -13,6 +13,9 @@ from typing import Any
 
 def main() -> int:
     """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused."""
+    from kling_sweeps import console
+
+    console.settle()
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -21,7 +24,7 @@ def main() -> int:
     from kling_sweeps import CONF
     from kling_sweeps.address import holds_password
     from kling_sweeps.config import COMMAND_ID, PASSWORD_IN_CONFIG
-    from kling_sweeps.errors import RefusedError, RunError, say_refused
+    from kling_sweeps.errors import RefusedError, RunError, say, say_refused
     from kling_sweeps.job import job
 
     for argument in filter(holds_password, sys.argv[1:]):  # Hydra would write it down before any config is read
@@ -36,7 +39,7 @@ def main() -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except RunError as error:
-        print(error, file=sys.stderr)  # where it happened may be another machine
+        say(error)  # where it happened may be another machine
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -21,6 +21,7 @@
         ├── DownloadError            the video could not be fetched
         ├── VideoError               the file is not a video that can be measured
         ├── StoreError               the store's files of a run can't be read, written or trusted
+        ├── FlawedError              some of a complete run could not be measured
         └── NotTrackedError          MLflow did not take the run
 """
 
@@ -30,6 +31,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
+
+from kling_sweeps.untrusted import mask, printable
 
 
 class KlingSweepsError(Exception):
@@ -194,6 +197,13 @@ class StoreError(RunError):
     error_type = "store_failed"
 
 
+class FlawedError(RunError):
+    """A run is complete and tracked, and some of its video could not be measured."""
+
+    stage = "measure"
+    error_type = "not_measured_whole"
+
+
 class NotTrackedError(RunError):
     """MLflow did not take the run; its video is in the store."""
 
@@ -207,8 +217,13 @@ submitted = threading.Event()
 
 def say_refused(why: object) -> int:
     """Say on stderr why a command ends; return its exit code: 2, or 1 where something was submitted."""
+    say(why)
     if submitted.is_set():
-        print(why, file=sys.stderr)
         return 1
-    print(why, "Nothing was submitted.", sep="\n", file=sys.stderr)
+    say("Nothing was submitted.")
     return 2
+
+
+def say(why: object) -> None:
+    """Say on stderr what went wrong, whoever worded it, as text that shows no credential."""
+    print(printable(mask(str(why))), file=sys.stderr)

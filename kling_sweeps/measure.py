@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError
+from kling_sweeps.console import Parser, settle
+from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,15 +33,14 @@ NAME_AND_UNIT, COLUMN, EXPLAINED, NARROWEST = 45, 16, 120, 60
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the files of the command line, print the numbers, and return the exit code."""
+    settle(drops_stdout=False)
     options = _parser().parse_args(arguments)
-    # A terminal that can't show a character shows another.
-    sys.stdout.reconfigure(errors="replace")
     try:
         spec, files = _checked(options)
         records = _measured(options, spec, files)
         _print(options, spec, records)
     except KlingSweepsError as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 2
     except KeyboardInterrupt:
         print("Interrupted: nothing is printed.", file=sys.stderr)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kling_sweeps.measure",
         description="Measure videos: exposure, colour, sharpness, noise, motion, flicker, cuts and more.",
         epilog="`python -m kling_sweeps.metrics` lists what is measured.",

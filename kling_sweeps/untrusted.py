@@ -37,8 +37,14 @@ def clean(text: object, limit: int = 300) -> str:
     of a surrogate pair, marks that reverse the direction of writing) is replaced by U+FFFD.
     """
     said = mask(str(text)[: 100 * limit])
-    line = " ".join(said.split())[:limit]
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return printable(" ".join(said.split())[:limit])
+
+
+def printable(text: str) -> str:
+    """Return a text with its lines, and what can't be printed replaced by U+FFFD."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def mask(text: str) -> str:

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kling_sweeps import console
+from kling_sweeps.errors import say
+
 from .settings import EmulatorSettings
 
 REFUSED = 2
@@ -35,13 +38,14 @@ FLAGS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code: 2 when it can't be started."""
+    console.settle()
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
         listener = _listen(options.host, options.port)
         _prepare(settings.state_dir)
     except (ValueError, OSError) as error:
-        print(f"kling_sweeps.emulator: {error}", file=sys.stderr)
+        say(f"kling_sweeps.emulator: {error}")
         return REFUSED
     from .server import serve
 
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = console.Parser(
         prog="python -m kling_sweeps.emulator",
         description="Speak fal's queue protocol on this machine, with synthetic videos.",
         epilog=EPILOG,
@@ -91,7 +95,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
             f"can't listen on {host}:{port}: {reason}. Choose another --port, or 0."

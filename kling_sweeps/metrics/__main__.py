@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kling_sweeps import console
 from kling_sweeps.metrics import describe
 
 BETTER = {"higher": "more", "lower": "less", "neither": ""}
@@ -19,4 +20,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    console.settle()
     print(table())
