@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,12 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """One submission: `cost` is free, unknown, in flight, spent, or perhaps (a failure fal may charge)."""
+    """One submission: `cost` is free, unknown, in flight, spent, or perhaps (a failure fal may charge).
 
-    at: datetime
+    `at` is in UTC; `at` and `price_usd` are None where the journal doesn't say them.
+    """
+
+    at: datetime | None
     sweep: str
     command: str
     price_usd: float | None
@@ -90,19 +94,31 @@ def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     for event in events:
         name = event["event"]
         if name == "submitting":
-            at = datetime.fromisoformat(event["at"])
-            by = event.get("sweep", ""), event.get("command", "")
-            made.append(Attempt(at, *by, event.get("price_usd"), "unknown"))
+            by = str(event.get("sweep") or ""), str(event.get("command") or "")
+            made.append(Attempt(_when(event.get("at")), *by, _price(event.get("price_usd")), "unknown"))
             current = len(made) - 1
         if name == "submitted":  # where the last was never sent, it is an earlier one that was found
             current = max((n for n, one in enumerate(made) if one.cost == "unknown"), default=current)
         cost = COSTS.get(name)
         if name == "failed":
-            cost = "perhaps" if event["may_have_cost"] else "free"
+            cost = "perhaps" if event.get("may_have_cost", True) else "free"
         if cost and made:
             request_id = event.get("request_id", made[current].request_id)
             made[current] = replace(made[current], cost=cost, request_id=request_id)
     return made
+
+
+def _when(said: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(said)
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _price(said: Any) -> float | None:
+    is_price = type(said) in (int, float) and 0 <= said < inf
+    return float(said) if is_price else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 A submission is `spent` (fal completed it), `in flight`, `unknown` (its answer was lost, so it may have
 been bought), `perhaps` (it failed in a way that fal may charge) or `free` (it bought nothing). What an
-emulator rendered cost nothing and is left out.
+emulator rendered cost nothing and is left out, or, with --emulated, listed by itself, with fal's prices.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from kling_sweeps.console import Parser, settle
+from kling_sweeps.errors import KlingSweepsError
 from kling_sweeps.journal import Attempt, Journal, attempts
 
 COSTS = ("spent", "in flight", "unknown", "perhaps")
 GROUPS = ("sweep", "day", "endpoint")
 COLUMNS = ("day", "time", "sweep", "endpoint", "request_id", "cost", "price_usd", "key")
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One submission in the ledger; `day` is of UTC."""
+    """One submission in the ledger; `day` is of UTC, and what nobody knows any more is `unknown`."""
 
     key: str
     endpoint: str
@@ -36,94 +40,146 @@ class Line:
 
     @property
     def day(self) -> str:
-        return self.attempt.at.date().isoformat()
+        return self.attempt.at.date().isoformat() if self.attempt.at else UNKNOWN
+
+    @property
+    def time(self) -> str:
+        return self.attempt.at.time().isoformat("seconds") if self.attempt.at else UNKNOWN
 
     @property
     def sweep(self) -> str:
-        return self.attempt.sweep
+        return self.attempt.sweep or UNKNOWN
 
     def row(self) -> dict[str, object]:
         """Return the line as the CSV file has it."""
         attempt = self.attempt
-        time = attempt.at.time().isoformat("seconds")
-        values = (self.day, time, self.sweep, self.endpoint, attempt.request_id, attempt.cost, attempt.price_usd)
+        values = (self.day, self.time, self.sweep, self.endpoint, attempt.request_id, attempt.cost, attempt.price_usd)
         return dict(zip(COLUMNS, (*values, self.key), strict=True))
 
 
-def read_ledger(store: Path) -> list[Line]:
-    """Return every submission to fal that a store knows, the oldest first."""
-    lines = list(_lines(store / "fal"))
-    return sorted(lines, key=lambda line: line.attempt.at)
+@dataclass(frozen=True)
+class Ledger:
+    """The submissions of a store, the oldest first, and which of its files could not be read and why."""
+
+    lines: list[Line]
+    problems: list[str]
 
 
-def _lines(root: Path) -> Iterator[Line]:
-    for path in root.glob("??/*/journal.jsonl"):
-        endpoint = json.loads((path.parent / "request.json").read_text(encoding="utf-8"))["endpoint"]
-        for attempt in attempts(Journal(path).events()):
-            yield Line(path.parent.name, endpoint, attempt)
+def read_ledger(store: Path, provider: str = "fal") -> Ledger:
+    """Read every submission to a provider, fal or emulator, that a store knows."""
+    lines: list[Line] = []
+    problems: list[str] = []
+    for path in sorted((store / provider).glob("??/*/journal.jsonl")):
+        try:
+            lines += _lines(path, problems)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, KlingSweepsError) as error:
+            problems.append(f"{path} can't be read: {error!r}")
+    never = datetime.max.replace(tzinfo=UTC)
+    return Ledger(sorted(lines, key=lambda line: line.attempt.at or never), problems)
 
 
-def totals(lines: Iterable[Line], by: str) -> dict[str, dict[str, float]]:
-    """Return USD by group (sweep, day or endpoint) and by cost, and `videos`, the number that is spent."""
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys((*COSTS, "videos"), 0.0))
+def _lines(path: Path, problems: list[str]) -> Iterator[Line]:
+    made = attempts(Journal(path).events())
+    if not made and path.stat().st_size:
+        problems.append(f"{path} has no submission that can be read")
+    if made:
+        endpoint = _endpoint(path.with_name("request.json"), problems)
+        yield from (Line(path.parent.name, endpoint, attempt) for attempt in made)
+
+
+def _endpoint(path: Path, problems: list[str]) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["endpoint"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        problems.append(f"{path} can't be read: {error!r}")
+        return UNKNOWN
+
+
+def totals(lines: Iterable[Line], by: str) -> dict[str, dict[str, list[float | None]]]:
+    """Return the prices in USD by group (sweep, day or endpoint) and by cost, None where one is unknown."""
+    prices: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: {cost: [] for cost in COSTS})
     for line in lines:
         if line.attempt.cost in COSTS:
-            group = sums[getattr(line, by)]
-            group[line.attempt.cost] += line.attempt.price_usd or 0.0
-            group["videos"] += line.attempt.cost == "spent"
-    return dict(sorted(sums.items()))
+            prices[getattr(line, by)][line.attempt.cost].append(line.attempt.price_usd)
+    return dict(sorted(prices.items()))
 
 
 def write_csv(lines: Iterable[Line], path: Path) -> None:
     """Write a row for each submission."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(line.row() for line in lines)
 
 
-def show(lines: list[Line], by: str) -> None:
-    """Print the totals, and what is not settled yet."""
-    from rich.table import Table
-
-    from kling_sweeps.terminal import console
-
-    if not lines:
-        console.print("Nothing was bought on fal. Emulated videos cost nothing and are not listed.")
-        return
-    table = Table(box=None, pad_edge=False, show_footer=True)
-    sums = totals(lines, by)
-    table.add_column(by, "in all")
-    table.add_column("videos", f"{sum(s['videos'] for s in sums.values()):.0f}", justify="right")
-    for cost in COSTS:
-        table.add_column(f"{cost} USD", f"{sum(s[cost] for s in sums.values()):.2f}", justify="right")
-    for group, amounts in sums.items():
-        table.add_row(group, f"{amounts['videos']:.0f}", *(f"{amounts[cost]:.2f}" for cost in COSTS))
-    console.print(table)
-    for line in lines:
+def show(ledger: Ledger, by: str, provider: str) -> None:
+    """Print the totals, what is not settled yet, and what could not be read."""
+    if ledger.lines:
+        if provider == "emulator":
+            _say("Emulated, for nothing: the prices are what fal would have charged.", "yellow")
+        _show_totals(ledger.lines, by)
+    elif provider == "emulator":
+        _say("Nothing was emulated.")
+    else:
+        _say("Nothing was bought on fal. Emulated videos cost nothing, and are listed with --emulated.")
+    for line in ledger.lines:
         if line.attempt.cost in ("in flight", "unknown"):
             known = line.attempt.request_id or "no request id"
-            console.print(f"{line.attempt.cost}: {line.sweep}, {line.attempt.at:%Y-%m-%d %H:%M} UTC, {known}")
+            _say(f"{line.attempt.cost}: {line.sweep}, {line.day} {line.time} UTC, {known}")
+    for problem in ledger.problems:
+        _say(f"not counted whole: {problem}", "red")
+
+
+def _say(text: str, style: str = "") -> None:
+    from rich.text import Text
+
+    from kling_sweeps.console import console
+
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def _show_totals(lines: list[Line], by: str) -> None:
+    from rich.text import Text
+
+    from kling_sweeps import tables
+
+    groups = list(totals(lines, by).items())
+    groups.append(("in all", {c: [p for _, prices in groups for p in prices[c]] for c in COSTS}))
+    costs = [cost for cost in COSTS if cost == "spent" or groups[-1][1][cost]]
+    columns = [
+        tables.text_column(by, [Text(group) for group, _ in groups]),
+        tables.number_column("videos", [Text(str(len(prices["spent"]))) for _, prices in groups]),
+    ]
+    for cost in costs:
+        sums = [Text(tables.money(prices[cost], unit="")) for _, prices in groups]
+        columns.append(tables.number_column(f"{cost} USD", sums))
+    tables.show(columns)
 
 
 def main() -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
+    settle()
+    parser = Parser(
         "python -m kling_sweeps.ledger",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
     parser.add_argument("--by", choices=GROUPS, default="sweep", help="what to sum up by (sweep)")
+    parser.add_argument("--emulated", action="store_true", help="what emulators rendered instead, for nothing")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every submission to a file")
     options = parser.parse_args()
     if not options.store.is_dir():
         parser.error(f"there is no store at {options.store}; name it with --store")
-    lines = read_ledger(options.store)
-    show(lines, options.by)
+    provider = "emulator" if options.emulated else "fal"
+    ledger = read_ledger(options.store, provider)
+    show(ledger, options.by, provider)
     if options.csv:
-        write_csv(lines, options.csv)
-        print(f"{len(lines)} submissions written to {options.csv}")
+        try:
+            write_csv(ledger.lines, options.csv)
+        except OSError as error:
+            parser.error(f"--csv: {options.csv} can't be written: {error.strerror}")
+        _say(f"{len(ledger.lines)} submissions written to {options.csv}")
     return 0
 
 

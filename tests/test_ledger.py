@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,20 +44,85 @@ def store(tmp_path):
 
 def test_each_submission_is_counted_as_what_it_is(store, tmp_path):
     """Tells what was spent from what may have been, and leaves out what bought nothing."""
-    lines = read_ledger(tmp_path / "store")
-    assert sorted(line.attempt.cost for line in lines) == sorted(HISTORIES)
-    assert totals(lines, "sweep") == {
-        "cfg": {"spent": 1.4, "in flight": 1.4, "unknown": 1.4, "perhaps": 0.0, "videos": 1},
-        "grid": {"spent": 0.0, "in flight": 0.0, "unknown": 0.0, "perhaps": 1.4, "videos": 0},
+    ledger = read_ledger(tmp_path / "store")
+    assert ledger.problems == []
+    assert sorted(line.attempt.cost for line in ledger.lines) == sorted(HISTORIES)
+    assert totals(ledger.lines, "sweep") == {
+        "cfg": {"spent": [1.4], "in flight": [1.4], "unknown": [1.4], "perhaps": []},
+        "grid": {"spent": [], "in flight": [], "unknown": [], "perhaps": [1.4]},
     }
-    assert list(totals(lines, "endpoint")) == ["a/b"]
-    assert list(totals(lines, "day")) == [lines[0].day]
+    assert list(totals(ledger.lines, "endpoint")) == ["a/b"]
+    assert list(totals(ledger.lines, "day")) == [ledger.lines[0].day]
+
+
+def ledger(folder: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kling_sweeps.ledger", *options]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+    )
+
+
+# What may be wrong with the first line of a journal, and what is shown of that submission.
+ODD = {
+    "no date": ({"at": None}, "unknown"),
+    "an odd date": ({"at": "yesterday"}, "unknown"),
+    "a date that is a number": ({"at": 7}, "unknown"),
+    "a date before all dates": ({"at": "0001-01-01T00:00:00+14:00"}, "unknown"),
+    "no sweep": ({"sweep": None}, "unknown"),
+    "a sweep that is a list": ({"sweep": ["a"]}, "spent"),
+    "no price": ({"price_usd": None}, "1 of unknown price"),
+    "a price that is text": ({"price_usd": "cheap"}, "1 of unknown price"),
+    "a price that is no number": ({"price_usd": float("nan")}, "1 of unknown price"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("by", ["sweep", "day"])
+def test_what_a_journal_does_not_say_is_unknown(store, tmp_path, what, by):
+    """Shows the submission all the same, and every other one as it was."""
+    spent = store.entry(GenerationRequest("a/b", {"prompt": "x"}, 0, 1.4)).journal.path
+    first, *rest = spent.read_text().splitlines()
+    given, shown = ODD[what]
+    event = {**json.loads(first), **given}
+    spent.write_text("\n".join([json.dumps({k: v for k, v in event.items() if v is not None}), *rest]) + "\n")
+    done = ledger(tmp_path, "--by", by, "--csv", "spent.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(csv.DictReader((tmp_path / "spent.csv").read_text().splitlines()))) == len(HISTORIES)
+    if by == "day" or "date" not in what:
+        assert shown in done.stdout
+
+
+BROKEN = {
+    "request.json": ["", "{}", "[]", "null", "7", '"a"', "[" * 100_000, "\x00\xff"],
+    "journal.jsonl": ["no json\n", "[]\n", '{"event": "submitted"}\n', '{"at": 3}\n'],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name, contents in BROKEN.items() for content in contents]
+)
+def test_a_file_that_cannot_be_read_costs_no_other_its_line(store, tmp_path, name, content):
+    """Names the file, and counts all others."""
+    path = store.entry(GenerationRequest("a/b", {"prompt": "x"}, 4, 1.4)).folder / name
+    path.write_bytes(content.encode("latin-1"))
+    done = ledger(tmp_path, "--csv", "spent.csv", COLUMNS="300")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(path.relative_to(tmp_path)) in done.stdout
+    rows = list(csv.DictReader((tmp_path / "spent.csv").read_text().splitlines()))
+    assert {row["cost"] for row in rows} >= set(HISTORIES) - {"free"}
+
+
+def test_what_was_emulated_is_listed_by_itself(store, tmp_path):
+    """Tells the emulator's submissions under --emulated, and fal's without it."""
+    (tmp_path / "store" / "fal").rename(tmp_path / "store" / "emulator")
+    assert "--emulated" in ledger(tmp_path).stdout
+    emulated = ledger(tmp_path, "--emulated").stdout
+    assert "cfg" in emulated and "1.40" in emulated and "for nothing" in emulated
 
 
 def test_the_command_shows_and_exports_it(store, tmp_path):
     """Prints the sums and writes every submission to a file."""
-    command = [sys.executable, "-m", "kling_sweeps.ledger", "--csv", "spent.csv"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = ledger(tmp_path, "--csv", "spent.csv")
     assert done.returncode == 0, done.stderr
     assert "cfg" in done.stdout and "1.40" in done.stdout
     rows = list(csv.DictReader((tmp_path / "spent.csv").read_text().splitlines()))
@@ -64,7 +132,6 @@ def test_the_command_shows_and_exports_it(store, tmp_path):
 
 def test_a_store_that_is_not_there_is_an_error(tmp_path):
     """Says how to name another one."""
-    command = [sys.executable, "-m", "kling_sweeps.ledger"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = ledger(tmp_path)
     assert done.returncode == 2
     assert "--store" in done.stderr
