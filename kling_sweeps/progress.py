@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kling_sweeps.console import console
 from kling_sweeps.run import Landed
 from kling_sweeps.settings import Cell
-from kling_sweeps.terminal import console
+from kling_sweeps.tables import money
 
 OVER = ("failed", "tracked", "cancelled")
 # Nothing is done with these at the moment, and they are counted rather than shown.
@@ -53,7 +54,7 @@ class Progress:
         self.command = command
         self.begin = time.monotonic()
         self.finished_at: list[float] = []
-        self.spent_usd = 0.0
+        self.prices: list[float | None] = []
         self.moving = threading.Event()
         self.lock = threading.Lock()
 
@@ -86,7 +87,7 @@ class Progress:
         """Note that a run is over, one way or the other."""
         made = landed.attempts(self.command)
         with self.lock:
-            self.spent_usd += sum(attempt.committed_usd for attempt in made)
+            self.prices += [attempt.price_usd for attempt in made if attempt.cost != "free"]
             if made:
                 self.finished_at.append(time.monotonic())
         if landed.error:
@@ -112,8 +113,8 @@ class Progress:
         """Return what is over, what it has cost, at which rate and how long the rest will take."""
         parts = [f"{self.over_counts['tracked']} of {self.total} tracked"]
         parts += [f"{self.over_counts[stage]} {stage}" for stage in OVER if stage != "tracked" and self.over_counts[stage]]
-        if self.spent_usd:
-            parts.append(f"{self.spent_usd:.2f} USD")
+        if self.prices:
+            parts.append(money(self.prices))
         if len(self.finished_at) > 1:
             per_run_s = (self.finished_at[-1] - self.begin) / len(self.finished_at)
             parts.append(f"{60 / per_run_s:.3g} a minute")

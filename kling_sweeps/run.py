@@ -21,7 +21,7 @@ from kling_sweeps.budget import Budget
 from kling_sweeps.errors import GenerationError, RefusedError, RunError, UnavailableError
 from kling_sweeps.generation import generate
 from kling_sweeps.journal import Attempt, Stage, State, attempts
-from kling_sweeps.measurement import is_measured
+from kling_sweeps.measurement import is_measured, read_flaws
 from kling_sweeps.plan import Plan, make_plan
 from kling_sweeps.provider import CANCELLED, Provider
 from kling_sweeps.settings import Cell, Settings
@@ -52,6 +52,11 @@ class Landed:
     error: RunError | None = None
     stood: bool = False
 
+    @property
+    def flaws(self) -> str:
+        """Return what could not be measured and why, in one line; "" where all was, or nothing."""
+        return read_flaws(self.measurement) if self.measurement else ""
+
     def attempts(self, command: str) -> list[Attempt]:
         """Return the submissions that a command made for it."""
         return [one for one in attempts(self.entry.journal.events()) if one.command == command]
@@ -81,9 +86,7 @@ class Runs:
 
     def check(self) -> None:
         """Raise RefusedError where the plan is over budget, or the store can't be written and has to be."""
-        if not self.settings.budget.allow_unknown_price:
-            self.plan.check_price()
-        self.plan.check_budget(self.settings.budget.max_usd)
+        self.check_price()
         try:
             self.store.check()
             _ = self.budget
@@ -100,6 +103,12 @@ class Runs:
             with suppress(Timeout), entry.lock(timeout_s=0):  # or else whoever works on it settles it
                 budget.settle(key, entry.state().committed_usd)
         return budget
+
+    def check_price(self) -> None:
+        """Raise BudgetError where the plan costs more than it may, or nobody knows what."""
+        if not self.settings.budget.allow_unknown_price:
+            self.plan.check_price()
+        self.plan.check_budget(self.settings.budget.max_usd)
 
     def in_flight(self) -> list[tuple[Cell, State]]:
         """Return the cells that fal has, or may have, and that are not here yet."""

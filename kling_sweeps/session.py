@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from kling_sweeps import terminal
-from kling_sweeps.errors import NotTrackedError, OverBudgetError, RunError
+from kling_sweeps.errors import FlawedError, NotTrackedError, OverBudgetError, RunError
 from kling_sweeps.measurement import read_values
 from kling_sweeps.progress import Progress
 from kling_sweeps.run import Landed, Runs
@@ -31,6 +31,7 @@ def run_all(
     runs = Runs(settings, cells)
     terminal.show_plan(runs.plan, settings, runs.provider_name)
     if settings.dry_run:
+        terminal.show_refusal(runs)
         return
     tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name)
     runs.check()
@@ -40,7 +41,9 @@ def run_all(
     standing = {landed.cell.request.key for landed in results}
     left = [cell for cell in runs.cells if cell.request.key not in standing]
     try:
-        yield from tuple(results)
+        for landed in tuple(results):
+            with _handing_over(landed):
+                yield landed
         if left:
             for landed in _landed(runs, left, tracker, max_in_flight):
                 results.append(landed)
@@ -83,14 +86,19 @@ def _tracked(
 
 
 def run_one(settings: Settings, cell: Cell) -> float | None:
-    """Do one job and return its objective; raise its RunError. What a launcher has landed is not done again."""
-    landed = _handed_over.get()
+    """Do one job and return its objective; raise its RunError. What a launcher has landed is not done again.
+
+    A run that is flawed raises too, unless somebody who takes an error for a failure searches by its objective.
+    """
+    landed = is_handed_over = _handed_over.get()
     if landed is None:
         landed = next(iter(list(run_all(settings, [cell], max_in_flight=1))), None)
     if landed is None:
         return None
     if landed.error:
         raise landed.error
+    if landed.flaws and (is_handed_over or not settings.objective):
+        raise FlawedError(f"{landed.cell.name}: {landed.flaws}")
     return objective(settings, landed)
 
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from kling_sweeps.errors import NotTrackedError
-from kling_sweeps.journal import Stage
-from kling_sweeps.measurement import read_flaws, read_values
+from kling_sweeps.console import console
+from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
+from kling_sweeps.journal import Attempt, Stage, attempts
+from kling_sweeps.measurement import read_values
 from kling_sweeps.metrics import build
 from kling_sweeps.plan import WORDS, Plan
 from kling_sweeps.run import Landed, Runs
 from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.tables import (
+    MANY,
+    Column,
+    Row,
+    money,
+    number_column,
+    settings_columns,
+    show,
+    show_sums,
+    word_column,
+)
 from kling_sweeps.tracking import Tracker
 
 # What fal has finished is paid for, collected or not.
 PAID = (Stage.COMPLETED, Stage.FETCHED)
 STYLES = {
     "failed": "red",
-    "tracked": "green",
     "in the store": "green",
     "to generate": "yellow",
     "to look up": "magenta",
@@ -35,122 +42,181 @@ STYLES = {
     "to look up or generate again": "yellow",
 }
 METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
-
-
-class _Console(Console):
-    """A console that falls silent when nobody reads it any more: what is paid for is still collected."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-console = _Console(highlight=False)
-if not console.is_terminal:
-    console.width = 160
+# Of runs that are named in a line.
+NAMED = 5
 
 
 def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     """Print every cell with its state and price, and the total."""
     _say_provider(provider, settings)
     is_new = "" if settings.store_dir.exists() else " (new)"
-    console.print(Text(f"Store: {settings.store_dir.absolute()}{is_new}"), soft_wrap=True)
-    cells = [planned.cell for planned in plan.planned]
-    table = _table(cells)
-    table.add_column("status")
-    table.add_column("USD", justify="right")
-    for planned in plan.planned:
-        status = Text(planned.status, style=STYLES.get(planned.status, "dim"))
-        table.add_row(*_row(planned.cell, table), status, _usd(planned.cost_usd))
-    console.print(table)
-    counts = Counter(planned.status for planned in plan.planned)
+    _say(f"Store: {settings.store_dir.absolute()}{is_new}")
+    rows = [Row(p.cell, p.status, STYLES.get(p.status, "dim"), p.cost_usd) for p in plan.planned]
+    if len(rows) > MANY:
+        show_sums(rows)
+        failed = [row.cell for row in rows if row.status in ("failed", "to look up")]
+        _say((f"failed or to look up: {_names(failed)}" * bool(failed), "red"))
+        _say(("Fewer runs are shown one by one: narrow it down, with KEY=VALUE dry_run=true.", "dim"))
+    else:
+        prices = [Text(_price(row.usd)) for row in rows]
+        show([*settings_columns([row.cell for row in rows]), _statuses("status", rows), number_column("USD", prices)])
+    counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{n} {status}" for status, n in counts.items())
-    price = "prices as on fal; the emulator charges nothing" if provider == "emulator" else "on fal"
-    console.print(
-        f"{len(cells)} run{'s' * (len(cells) != 1)}: {summary}. "
-        f"[bold]{plan.total_usd:.2f} USD[/bold] ({price}; budget.max_usd={settings.budget.max_usd:g})",
-        soft_wrap=True,
+    note = "prices as on fal; the emulator charges nothing" if provider == "emulator" else "on fal"
+    total = money(row.usd for row in rows)
+    _say(
+        *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
+        f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
     )
+    _say_left_out(plan)
+
+
+def show_refusal(runs: Runs) -> None:
+    """Say whether the plan would be refused for its price, and why."""
+    try:
+        runs.check_price()
+    except BudgetError as error:
+        _say((f"Without dry_run=true this would be refused: {error}", "bold red"))
+
+
+def _say(*parts: str | tuple[str, str]) -> None:
+    """Print parts of a line, each a text or a text and its style; nothing where there is nothing to say."""
+    if text := Text.assemble(*parts):
+        console.print(text, soft_wrap=True)
 
 
 def _say_provider(provider: str, settings: Settings) -> None:
     where = settings.provider.base_url or ("this machine" if provider == "emulator" else "fal.ai")
     if provider == "emulator":
         why = ": no fal credentials are set" if settings.provider.name == "auto" else ""
-        console.print(f"[yellow]Emulated[/yellow] on {where}{why}. The videos are synthetic.")
+        _say(("Emulated", "yellow"), f" on {where}{why}. The videos are synthetic.")
     else:
-        console.print(f"[bold]fal[/bold] at {where}, for money.")
+        _say(("fal", "bold"), f" at {where}, for money.")
 
 
-def _usd(amount: float | None) -> str:
-    return "?" if amount is None else f"{amount:.2f}" if amount else "–"
+def _say_left_out(plan: Plan) -> None:
+    """Say which runs `budget.partial` leaves out, and what they would cost."""
+    left = [p.cell for p in plan.planned if not p.fits and not p.is_repeat]
+    if left:
+        whole = plan.committed_usd + plan.total_usd + sum(cell.request.price_usd or 0 for cell in left)
+        _say(
+            f"{len(left)} left out by budget.partial=true, for {_price_of(left)}: {_names(left)}. "
+            f"budget.max_usd={whole:.10g} runs them too."
+        )
 
 
-def _values(cell: Cell) -> dict[str, str]:
-    return {key: str(value) for key, value in cell.params.items()}
+def _price(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{usd:.2f}" if usd else "–"
 
 
-def _table(cells: Sequence[Cell]) -> Table:
-    """Print the settings that all runs share; return a table with a column for each other one."""
-    rows = [_values(cell) for cell in cells]
-    names = [name for name in rows[0] if name not in ("prompt", "prompt_text", "endpoint", "sample")]
-    varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
-    fixed = (f"{name}={_short(rows[0][name])}" for name in names if name not in varying)
-    console.print(Text("  ".join(fixed), style="dim"), soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("#", justify="right", style="dim", min_width=2)
-    for name in dict.fromkeys(["prompt", *varying]):
-        table.add_column(name, max_width=max(12, console.width // 5), no_wrap=True, overflow="ellipsis")
-    table.add_column("sample", min_width=6)
-    return table
+def _price_of(cells: Iterable[Cell]) -> str:
+    return money(cell.request.price_usd for cell in cells)
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split()) or "''"
-    return line if len(line) <= 40 else f"{line[:39]}…"
+def _names(cells: Sequence[Cell]) -> str:
+    more = f" and {len(cells) - NAMED} more" * (len(cells) > NAMED)
+    return ", ".join(cell.name for cell in cells[:NAMED]) + more
 
 
-def _row(cell: Cell, table: Table) -> list[Text]:
-    values = _values(cell)
-    named = [str(column.header) for column in table.columns[1:]]
-    texts = [" ".join(values[name].split()) or "''" for name in named if name in values]
-    return [Text(text) for text in (str(table.row_count), *texts)]
+def _statuses(name: str, rows: Sequence[Row]) -> Column:
+    return word_column(name, [Text(row.status, style=row.style) for row in rows])
 
 
 def show_results(landed: Sequence[Landed], runs: Runs, tracker: Tracker) -> None:
-    """Print what each run gave, the money spent, and where the runs can be compared."""
-    if not landed:
+    """Print what each run gave, the money spent, how to go on, and where the runs can be compared."""
+    ends = {one.cell.request.key: one for one in landed}
+    made = {cell.request.key: _made(cell, runs) for cell in runs.cells}
+    rows = [row for cell in runs.cells if (row := _row(cell, ends, made, runs))]
+    if not rows and not any(made.values()):
         return
-    order = {cell.request.key: number for number, cell in enumerate(runs.cells)}
-    landed = sorted(landed, key=lambda one: order[one.cell.request.key])
-    table = _table([one.cell for one in landed])
-    shown = _shown_metrics(runs.settings)
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("result", min_width=8)
-    for one in landed:
-        measured = read_values(one.measurement) if one.measurement else {}
-        numbers = [f"{measured[name]:.4g}" if name in measured else "" for name in shown]
-        style, result = ("red", one.error.error_type) if one.error else ("green", "tracked")
-        table.add_row(*_row(one.cell, table), *numbers, Text(result, style=style))
-    console.print(table)
-    for one in landed:
-        if one.error:
-            failed = Text.assemble(("failed ", "red"), f"{one.cell.name}: {one.error}")
-            console.print(failed, soft_wrap=True)
-        elif flawed := read_flaws(one.measurement):
-            console.print(Text(f"flawed {one.cell.name}: {flawed}", style="yellow"), soft_wrap=True)
-    console.print(Text(_spent(landed, runs)), soft_wrap=True)
-    if not all(isinstance(one.error, NotTrackedError) for one in landed):
+    over = [ends[row.cell.request.key] for row in rows if row.cell.request.key in ends]
+    if len(rows) > MANY:
+        show_sums(rows)
+        _say(("Each run is in MLflow; what each has cost: python -m kling_sweeps.ledger --csv FILE", "dim"))
+    elif rows:
+        columns = _metrics([ends.get(row.cell.request.key) for row in rows], runs.settings)
+        show([*settings_columns([row.cell for row in rows]), *columns, _statuses("result", rows)])
+    _say_ends(over)
+    _say(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
+    _say_left_out(runs.plan)
+    _say_remedies([one for one in over if one.error], runs)
+    if any(not isinstance(one.error, NotTrackedError) for one in landed):
         with suppress(Exception):  # MLflow has gone away meanwhile
-            console.print(Text(tracker.address()), soft_wrap=True)
+            _say(tracker.address())
 
 
-def _shown_metrics(settings: Settings) -> list[str]:
-    """Return the metrics that fit on a line, the user's own first."""
+def show_sweep(runs: Runs) -> None:
+    """Print how all the runs of a sweep stand that processes of its launcher made, what they cost, and where they are."""
+    states = [runs.store.entry(cell.request).state() for cell in runs.cells]
+    counts = Counter(WORDS[state.stage] for state in states)
+    summary = ", ".join(f"{n} {word}" for word, n in counts.items())
+    made = [attempt for cell in runs.cells for attempt in _made(cell, runs)]
+    _say(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
+    show_in_flight(runs)
+    tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
+    with suppress(Exception):  # MLflow has gone away meanwhile
+        _say(tracker.address())
+
+
+def _made(cell: Cell, runs: Runs) -> list[Attempt]:
+    """Return the submissions of this command for a run, whether or not it came to its end."""
+    made = attempts(runs.store.entry(cell.request).journal.events())
+    return [attempt for attempt in made if attempt.command == runs.settings.command]
+
+
+def _row(cell: Cell, ends: Mapping[str, Landed], made: Mapping[str, list[Attempt]], runs: Runs) -> Row | None:
+    """Return the row of a run that is over, or whose video is paid for; None of any other."""
+    key = cell.request.key
+    prices = [attempt.price_usd for attempt in made[key] if attempt.cost != "free"]
+    usd = None if None in prices else sum(prices)
+    if key in ends:
+        error = ends[key].error
+        return Row(cell, error.error_type, "red", usd) if error else Row(cell, "tracked", "green", usd)
+    stage = runs.store.entry(cell.request).state().stage
+    if stage is Stage.FINISHED:
+        return Row(cell, "to track", "cyan", usd)
+    return Row(cell, "to collect", "cyan", usd) if stage in PAID and not runs.forgets else None
+
+
+def _metrics(ends: Sequence[Landed | None], settings: Settings) -> list[Column]:
+    """Return the columns of what was measured, the user's own first; as many are shown as fit."""
     own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
-    names = [value.name for metric in build(own) for value in metric.values]
-    return [*names, *METRICS][: max(1, (console.width - 60) // 14)]
+    names = dict.fromkeys([*(value.name for metric in build(own) for value in metric.values), *METRICS])
+    measured = [read_values(one.measurement) if one and one.measurement else {} for one in ends]
+    shown = {name: [f"{values[name]:.4g}" if name in values else "" for values in measured] for name in names}
+    return [
+        number_column(name, list(map(Text, texts)), is_optional=True)
+        for name, texts in shown.items()
+        if any(texts)
+    ]
+
+
+def _say_ends(over: Sequence[Landed]) -> None:
+    """Name the runs that failed and those that something went wrong with, and say why."""
+    said = [(("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error]
+    for one in over:
+        if not one.error and one.flaws:
+            said.append(((f"flawed {one.cell.name}: {one.flaws}", "yellow"),))
+    for parts in said[:MANY]:
+        _say(*parts)
+    if len(said) > MANY:
+        _say(f"and {len(said) - MANY} more, whose reasons are in MLflow, in the tags error and measurement_errors")
+
+
+def _say_remedies(failed: Sequence[Landed], runs: Runs) -> None:
+    """Say what is to be done about runs that failed, by whether that costs anything."""
+    over_budget = [one.cell for one in failed if isinstance(one.error, OverBudgetError)]
+    again = [one.cell for one in failed if one.state.is_failed]
+    new = [one.cell for one in failed if one.state.stage is Stage.NEW and one.cell not in over_budget]
+    here = [one.cell for one in failed if isinstance(one.error, NotTrackedError)]
+    for cells, remedy in (
+        (again, "retry=failed generates {n} again, for {price}"),
+        (new, "The same command submits {n} again, for {price}"),
+        (over_budget, "A higher budget.max_usd generates {n}, for {price}"),
+        (here, "The same command tracks {n}, for nothing"),
+    ):
+        if cells:
+            _say(f"{remedy.format(n=len(cells), price=_price_of(cells))}: {_names(cells)}.")
 
 
 def show_in_flight(runs: Runs) -> None:
@@ -159,26 +225,33 @@ def show_in_flight(runs: Runs) -> None:
     if not in_flight:
         return
     if runs.forgets:
-        console.print(f"{len(in_flight)} not finished; the same command renders them again.")
+        _say(f"{len(in_flight)} not finished; the same command renders them again.")
         return
-    paid = sum(cell.request.price_usd or 0 for cell, state in in_flight if state.stage in PAID)
-    cost = sum(cell.request.price_usd or 0 for cell, _ in in_flight) - paid
-    for cell, state in in_flight:
+    for cell, state in in_flight[:MANY]:
         request = state.request_id or "its submission's answer was lost"
-        console.print(Text(f"{WORDS[state.stage]}: {cell.name} ({request})"), soft_wrap=True)
-    amounts = [f"for {cost:.2f} USD"] * (cost > 0) + [f"{paid:.2f} USD spent"] * (paid > 0)
-    said = ", ".join([f"{len(in_flight)} left with fal", *amounts])
-    console.print(f"{said}. The same command collects them.", soft_wrap=True)
+        _say(f"{WORDS[state.stage]}: {cell.name} ({request})")
+    if len(in_flight) > MANY:
+        _say(f"and {len(in_flight) - MANY} more")
+    paid = [cell for cell, state in in_flight if state.stage in PAID]
+    others = [cell for cell, state in in_flight if state.stage not in PAID]
+    amounts = [f"for {_price_of(others)}"] * bool(others) + [f"{_price_of(paid)} spent"] * bool(paid)
+    _say(f"{', '.join([f'{len(in_flight)} left with fal', *amounts])}. The same command collects them.")
+    if lost := [cell for cell, state in in_flight if state.stage is Stage.UNKNOWN]:
+        _say(
+            f"Where fal's history never shows one whose answer was lost, unknown=resubmit pays again, "
+            f"{_price_of(lost)} for {_names(lost)}."
+        )
 
 
-def _spent(landed: Sequence[Landed], runs: Runs) -> str:
-    """Say what this command has cost, and what it may have."""
-    made = [attempt for one in landed for attempt in one.attempts(runs.settings.command)]
-    spent = sum(attempt.committed_usd for attempt in made if attempt.cost == "spent")
-    perhaps = sum(attempt.committed_usd for attempt in made) - spent
+def spent(made: Sequence[Attempt], provider: str) -> str:
+    """Say what submissions have cost, and what they may have."""
+    prices: dict[str, list[float | None]] = {"spent": [], "in flight": [], "perhaps": []}
+    for attempt in made:
+        if attempt.cost != "free":
+            prices["perhaps" if attempt.cost == "unknown" else attempt.cost].append(attempt.price_usd)
     if not made:
         return "Nothing was generated."
-    more = f", and {perhaps:.2f} USD perhaps" if perhaps else ""
-    if runs.provider_name == "emulator":
-        return f"On fal this would have cost {spent:.2f} USD{more}; the emulator charged nothing."
-    return f"{spent:.2f} USD spent{more}."
+    more = "".join(f", {money(some)} {cost}" for cost, some in prices.items() if some and cost != "spent")
+    if provider == "emulator":
+        return f"On fal this would have cost {money(prices['spent'])}{more}; the emulator charged nothing."
+    return f"{money(prices['spent'])} spent{more}."

@@ -59,10 +59,10 @@ def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     for landed in session.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
         failed = failed or landed.error
         for number in numbers[landed.cell.request.key]:
-            if landed.stood:  # no job has anything left to do
-                results[number].return_value = session.objective(settings, landed)
-            else:
+            if not landed.stood or landed.flaws:  # or else no job has anything left to do, or to say
                 results[number] = _slim(jobs.run(number))
+            if not landed.error:
+                results[number].return_value = session.objective(settings, landed)
     if failed and settings.policy.fail_fast:
         raise failed  # so that no sweeper begins another batch
     return results

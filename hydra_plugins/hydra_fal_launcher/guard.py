@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from kling_sweeps import terminal
 from kling_sweeps.address import holds_password
 from kling_sweeps.config import FACTOR, ID, PASSWORD_IN_CONFIG, read_all, read_job
 from kling_sweeps.errors import ConfigError, RefusedError, say_refused
@@ -120,8 +122,12 @@ def _check_plan(config: DictConfig) -> None:
         )
     if problems:
         raise ConfigError(*problems)
-    if not settings.dry_run:
-        Runs(settings, cells).check()
+    runs = Runs(settings, cells)
+    if settings.dry_run:
+        terminal.show_refusal(runs)
+    else:
+        runs.check()
+        atexit.register(terminal.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
 
 
 def _text_keys(config: DictConfig, overrides: str) -> set[str]:
