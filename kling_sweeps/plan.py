@@ -42,6 +42,8 @@ class PlannedCell:
             return "over budget"
         if self.is_repeat:
             return "as above"
+        if self.state.is_unreadable:
+            return "unreadable"
         if not self.is_retried:
             return WORDS[self.state.stage]
         return "to generate again" if self.state.is_failed else "to look up or generate again"

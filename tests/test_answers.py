@@ -9,6 +9,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from uuid import uuid4
@@ -196,8 +197,8 @@ def test_an_address_of_the_servers_own_is_used(server):
     """Keeps what a server names for itself, its query too."""
     own = f"{server.base_url}/mine/requests/r-1"
     ticket = submitted(server, Answer({"request_id": "r-1", "status_url": f"{own}/status?v=2", "response_url": own}))
-    status = server.status = Answer({"status": "IN_QUEUE"})
-    assert status.body and on(server, lambda provider: provider.status(ticket)).stage == "IN_QUEUE"
+    server.status = Answer({"status": "IN_QUEUE"})
+    assert on(server, lambda provider: provider.status(ticket)).stage == "IN_QUEUE"
     assert server.asked("status")[0].path == "/mine/requests/r-1/status?v=2&logs=1"
 
 
@@ -501,29 +502,30 @@ AHEAD = [timedelta(minutes=-90), timedelta(minutes=10), timedelta(hours=3), time
 
 @pytest.mark.parametrize("ahead", AHEAD, ids=str)
 @pytest.mark.parametrize("jumps", [False, True])
-def test_a_clock_that_is_wrong_buys_nothing_again(server, tmp_path, monkeypatch, ahead, jumps):
+def test_a_clock_that_is_wrong_buys_nothing_again(server, tmp_path, ahead, jumps):
     """Finds a submission whose answer was lost by fal's time, right or set right meanwhile or not."""
-    with skewed(monkeypatch, ahead):
+    with skewed(ahead):
         lost(server, dated=True)
         with pytest.raises(UnknownError):
             generate(server, Store(tmp_path), history_wait_s=0)
-    with skewed(monkeypatch, timedelta(0) if jumps else ahead):
+    with skewed(timedelta(0) if jumps else ahead):
         found_again(server, tmp_path)
 
 
 @pytest.mark.parametrize("ahead", AHEAD[:-1], ids=str)
 @pytest.mark.parametrize("jumps", [False, True])
-def test_a_server_that_tells_no_time_is_searched_for_a_day(server, tmp_path, monkeypatch, ahead, jumps):
+def test_a_server_that_tells_no_time_is_searched_for_a_day(server, tmp_path, ahead, jumps):
     """Finds it within a day of this machine's time where there is no other."""
-    with skewed(monkeypatch, ahead):
+    with skewed(ahead):
         lost(server, dated=False)
         with pytest.raises(UnknownError):
             generate(server, Store(tmp_path), history_wait_s=0)
-    with skewed(monkeypatch, timedelta(0) if jumps else ahead):
+    with skewed(timedelta(0) if jumps else ahead):
         found_again(server, tmp_path)
 
 
-def skewed(monkeypatch: pytest.MonkeyPatch, ahead: timedelta):
+@contextmanager
+def skewed(ahead: timedelta) -> Iterator[None]:
     """Set this machine's clock ahead, as far as anything of ours looks at it."""
 
     class Skewed(datetime):
@@ -531,22 +533,10 @@ def skewed(monkeypatch: pytest.MonkeyPatch, ahead: timedelta):
         def now(cls, zone=None):
             return datetime.now(zone) + ahead
 
-    context = pytest.MonkeyPatch.context()
-    patch = context.__enter__()
-    patch.setattr(http, "datetime", Skewed)
-    patch.setattr(journal, "_now", lambda: Skewed.now(UTC).isoformat(timespec="milliseconds"))
-    return _closing(context)
-
-
-class _closing:
-    def __init__(self, context) -> None:
-        self.context = context
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error) -> None:
-        self.context.__exit__(*error)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "datetime", Skewed)
+        patch.setattr(journal, "_now", lambda: Skewed.now(UTC).isoformat(timespec="milliseconds"))
+        yield
 
 
 def lost(server: Stranger, dated: bool) -> None:
@@ -636,6 +626,28 @@ def test_fal_is_asked_by_the_proxy(no_proxies, monkeypatch, name):
             at(None, ASKING["submit"])
         assert {(seen.method, seen.path) for seen in proxy.seen} == {("CONNECT", "queue.fal.run:443")}
         assert SECRET not in str([seen.headers for seen in proxy.seen])
+
+
+def test_a_file_elsewhere_is_fetched_by_the_proxy(no_proxies, monkeypatch, tmp_path):
+    """Honours the environment for files that are not on this machine, unless NO_PROXY names their host."""
+    with serving() as proxy:
+        proxy.result = Answer(b"\0" * 100)
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url)
+        monkeypatch.setenv("http_proxy", proxy.base_url)
+        url = "http://files.invalid/a.mp4"
+        at(None, lambda provider: provider.download(url, tmp_path / "a.mp4"))
+        assert (tmp_path / "a.mp4").stat().st_size == 100
+        monkeypatch.setenv("NO_PROXY", "files.invalid")
+        with pytest.raises(KlingSweepsError):
+            at(None, lambda provider: provider.download(url, tmp_path / "b.mp4"))
+        assert [seen.path for seen in proxy.seen] == [url]
+
+
+def test_what_does_not_answer_is_no_fal(server):
+    """Refuses to take a server for fal that can't be asked what it is, and asks no longer than for any answer."""
+    with pytest.raises(UnavailableError, match="provider.base_url"):
+        providers._is_emulator("http://127.0.0.1:9")
+    assert not providers._is_emulator(server.base_url)
 
 
 @pytest.mark.parametrize("address", ["socks5://127.0.0.1:1", "socks5h://me:my-password@127.0.0.1:1", "gopher://x", "http://a:b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from fal_client.client import AsyncBackupDomainTransport, AsyncRequestHandle, Completed, Queued
 
-from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, server
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 SMALL = {"width": 128, "height": 72, "fps": 8, "latency_s": 0.0}
@@ -309,6 +310,29 @@ def test_counters_count_and_start_again(client: httpx.Client) -> None:
     ) == (1, 1, 1, 0)
     assert not any(client.put("/_emulator/counters").json().values())
     finish(client, submitted)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"host": "10.1.2.3:7"}, "http://10.1.2.3:7"),
+        ({"host": "queue.fal.run"}, None),
+        ({"host": "queue.fal.run", "x-kling-sweeps-base-url": "http://tunnel.test:9000/"}, "http://tunnel.test:9000"),
+    ],
+)  # fmt: skip
+def test_a_files_address_leads_back(client: httpx.Client, emulator: EmulatorProcess, headers, expected) -> None:
+    """A video is to be found where its client reached the emulator, whatever that listens on."""
+    submitted = submit(client)
+    finish(client, submitted)
+    path = httpx.URL(submitted["response_url"]).path
+    url = client.get(path, headers=headers).json()["video"]["url"]
+    assert url.rpartition("/files/")[0] == (expected or emulator.base_url)
+
+
+def test_an_emulator_for_a_network_is_asked_on_this_machine() -> None:
+    """Names an address that can be asked where it listens on all."""
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        assert server._address(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 class ToEmulator(httpx.AsyncBaseTransport):

@@ -74,10 +74,18 @@ At `generate`, where the request itself fails:
 At `status` and `cancel`:
     not_found_404
 
+At `status`:
+    failed_200              the status FAILED, with `error`, whatever becomes of the request
+
 At `result`:
     result_504              a JSON 504, though the request is complete
     not_found_404, expired_410
     in_progress_400         "Request is still in progress", though it is complete
+    error_200               an error's words with a 200
+    wrapped                 the result under one more `key` ("data")
+    in_videos               the video in a list `videos` of one
+    bare_address            the address alone for the video
+    other_shape             a video under a name that nobody knows
 
 At `history` (`match` is not used there):
     lag                     what ended less than `seconds` (60) ago is missing

@@ -59,11 +59,21 @@ ANSWERS: dict[str, Answer] = {
     "not_found_404": _json(404, "Request not found"),
     "expired_410": _json(410, "The result of this request has expired"),
     "in_progress_400": _json(400, "Request is still in progress"),
+    "error_200": _json(200, "The generation failed"),
+    "failed_200": lambda options: JSONResponse({"status": "FAILED", "error": options["error"]}),
 }
 
 _LOST = {"drop": {}, "reset": {}, "hang": {"seconds": 30.0}}
 _REFUSED = {"unauthorized_401": {}, "locked_403": {}, "too_many_429": {"retry_after": 0.0}}
 _BROKEN = {"error_500": {}, "unavailable_503": {}, "nginx_502": {}, "nginx_504": {}, "html_200": {}}
+# Other shapes that a result has been seen in, and one that nobody knows.
+SHAPES: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "wrapped": lambda body, options: {options["key"]: body},
+    "in_videos": lambda body, options: {"videos": [body["video"]]},
+    "bare_address": lambda body, options: {"video": body["video"]["url"]},
+    "other_shape": lambda body, options: {"clip": body["video"]},
+}
+
 # The submissions that are accepted all the same, unless a rule says otherwise.
 _ACCEPTED = {"drop", "hang", "html_200", "cut"}
 _SUBMIT = {**_LOST, **_REFUSED, **_BROKEN, "timeout_408": {}, "cut": {"share": 0.5}}
@@ -87,7 +97,13 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "runner_server_error_500": {},
         "slow": {"seconds": 5.0},
     },
-    "status": {**_LOST, **_REFUSED, **_BROKEN, "not_found_404": {}},
+    "status": {
+        **_LOST,
+        **_REFUSED,
+        **_BROKEN,
+        "not_found_404": {},
+        "failed_200": {"error": "The generation failed"},
+    },
     "result": {
         **_LOST,
         **_REFUSED,
@@ -96,6 +112,11 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "not_found_404": {},
         "expired_410": {},
         "in_progress_400": {},
+        "error_200": {},
+        "wrapped": {"key": "data"},
+        "in_videos": {},
+        "bare_address": {},
+        "other_shape": {},
     },
     "cancel": {**_LOST, **_REFUSED, **_BROKEN, "not_found_404": {}},
     "history": {

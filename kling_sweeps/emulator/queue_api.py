@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from . import outcomes
 from .clock import timestamp
 from .connection import FAL_HOSTS, CutAnswer, address, transport_of
-from .fault_kinds import ANSWERS
+from .fault_kinds import ANSWERS, SHAPES
 from .faults import Fault
 from .state import Emulator
 from .submission import COMPLETED, IN_QUEUE, Submission
@@ -89,7 +89,11 @@ async def about_request(emulator: Emulator, request: Request, target: Target) ->
         body = {"status": "NOT_FOUND"} if at == "cancel" else {"detail": "Request not found"}
         return JSONResponse(body, 404)
     fault = emulator.fault(at, submission)
-    return await answer(emulator, request, submission) if fault is None else _fault_answer(fault)
+    if fault is None:
+        return await answer(emulator, request, submission)
+    if fault.name in SHAPES:
+        return await _result(emulator, request, submission, fault)
+    return _fault_answer(fault)
 
 
 async def _status(emulator: Emulator, request: Request, submission: Submission) -> Response:
@@ -109,11 +113,15 @@ async def _stream(emulator: Emulator, request: Request, submission: Submission) 
     return StreamingResponse(events(), media_type="text/event-stream", headers=submission.headers())
 
 
-async def _result(emulator: Emulator, request: Request, submission: Submission) -> Response:
+async def _result(
+    emulator: Emulator, request: Request, submission: Submission, shape: Fault | None = None
+) -> Response:
     outcome = submission.outcome
     if outcome is None:
         return JSONResponse({"detail": "Request is still in progress"}, 400, submission.headers())
     body = outcomes.body(outcome, address(request))
+    if shape is not None and outcome.video is not None:
+        body = SHAPES[shape.name](body, shape.options)
     return JSONResponse(body, outcome.status_code, submission.headers())
 
 

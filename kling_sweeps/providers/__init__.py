@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,14 +54,19 @@ def _fal(settings: ProviderSettings, base_url: str | None, forgets: bool = False
 
 
 def _is_emulator(base_url: str) -> bool:
-    """Ask a server, directly and by no proxy, whether it is an emulator; raise UnavailableError."""
+    """Ask a server, by no proxy, whether it is an emulator; raise UnavailableError where it does not answer."""
     import httpx
 
+    from kling_sweeps.providers.http import ServerClock, Way, Whole, client
+
+    async def ask() -> bool:
+        async with client(Whole(Way(base_url), ServerClock())) as http:
+            return EMULATOR_HEADER in (await http.get(f"{base_url}/_emulator")).headers
+
     try:
-        with httpx.stream("GET", f"{base_url}/_emulator", timeout=10, trust_env=False) as response:
-            return EMULATOR_HEADER in response.headers
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return asyncio.run(ask())
+    except httpx.HTTPError as error:
         raise UnavailableError(
-            f"nothing at {base_url} says whether it is an emulator ({type(error).__name__}), and what it makes "
-            "would be taken for bought; check provider.base_url"
+            f"nothing at {base_url} says whether it is an emulator ({type(error).__name__}), whose videos "
+            "would be taken for bought ones; check provider.base_url"
         ) from None

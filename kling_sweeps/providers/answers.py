@@ -19,10 +19,10 @@ from kling_sweeps.errors import GenerationError, PollError, UnreadableResultErro
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
 from kling_sweeps.untrusted import clean, mask
 
-# How deep an answer may be nested, how many digits an integer may have, and how long an id may be in an address.
+# How deep an answer may be nested, how many digits an integer and how many characters an id may have.
 DEPTH = 64
 DIGITS = 100
-ID_LENGTH = 16_000
+ID_LENGTH = 5_000
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 FAILED = ("FAILED", "FAILURE", "ERROR", "CANCELLED", "CANCELED")
@@ -128,7 +128,7 @@ def _id(value: Any) -> str | None:
         value = str(value)
     if not isinstance(value, str) or not value.strip() or "\ufffd" in value:
         return None
-    return value if len(in_path(value)) <= ID_LENGTH else None
+    return value if len(value) <= ID_LENGTH else None
 
 
 def in_path(request_id: str) -> str:
@@ -153,7 +153,7 @@ def status(body: Any) -> Status:
     if stage == "IN_PROGRESS":
         return Status(stage, log=_last_line(known.get("logs")))
     if stage != "COMPLETED":
-        raise PollError(f"fal gives no status: {said(body, f'{stage or str(body)}')}")
+        raise PollError(f"fal gives no status: {said(body, stage or str(body))}")
     return Status(
         stage,
         inference_s=seconds(fields(known.get("metrics")).get("inference_time")),

@@ -23,7 +23,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.journal import Ticket
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers
-from kling_sweeps.providers.http import ANSWER_TIMEOUT_S, ENCODINGS, ServerClock, Way, Whole, client
+from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.untrusted import hide
@@ -80,11 +80,11 @@ class FalProvider:
         self._clock = ServerClock()
         self._route = Route(base_url, Whole(Way(base_url), self._clock))
         headers = auth.as_headers()
-        self._http = client(SubmitOnce(self._route), headers | ENCODINGS, read_timeout_s=ANSWER_TIMEOUT_S)
+        self._http = client(SubmitOnce(self._route), headers | ENCODINGS)
         # Each stream holds a connection, so that they have their own; one may be silent for long.
         streamed = headers | {"Accept-Encoding": "identity"}
         self._streams = client(Route(base_url, Way(base_url)), streamed, read_timeout_s=None)
-        self._files = client(Way(base_url), read_timeout_s=ANSWER_TIMEOUT_S)
+        self._files = client(Way(base_url))
         self._fal = _Client(self._http)
 
     def now(self) -> datetime:

@@ -156,7 +156,9 @@ def _decoded(content: bytes, encodings: list[str]) -> bytes:
 
 
 def client(
-    transport: httpx.AsyncBaseTransport, headers: dict[str, str] | None = None, *, read_timeout_s: float | None
+    transport: httpx.AsyncBaseTransport,
+    headers: dict[str, str] | None = None,
+    read_timeout_s: float | None = ANSWER_TIMEOUT_S,
 ) -> httpx.AsyncClient:
     """Return a client; `read_timeout_s` is for how long a server may be silent."""
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, read=read_timeout_s)
