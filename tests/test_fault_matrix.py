@@ -118,10 +118,10 @@ result    not_found_404                   both  1         1        finished  -  
 result    expired_410                     both  1         1        finished  -                          spent    -
 
 # A result of another shape is read as far as it is known; what is not stays as it was delivered. A failure by any name is one.
-result    wrapped                         both  1         1        finished  -                          spent    -
-result    in_videos                       both  1         1        finished  -                          spent    -
-result    bare_address                    both  1         1        finished  -                          spent    -
-result    other_shape                     both  1         1        completed result_unreadable          spent    is not paid for again
+result    wrapped_200                     both  1         1        finished  -                          spent    -
+result    in_videos_200                   both  1         1        finished  -                          spent    -
+result    bare_address_200                both  1         1        finished  -                          spent    -
+result    other_shape_200                 both  1         1        completed result_unreadable          spent    is not paid for again
 result    error_200                       both  1         1        failed    generation_failed          perhaps  generation failed
 status    failed_200                      both  1         1        failed    generation_failed          perhaps  generation failed
 

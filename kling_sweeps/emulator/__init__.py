@@ -82,10 +82,10 @@ At `result`:
     not_found_404, expired_410
     in_progress_400         "Request is still in progress", though it is complete
     error_200               an error's words with a 200
-    wrapped                 the result under one more `key` ("data")
-    in_videos               the video in a list `videos` of one
-    bare_address            the address alone for the video
-    other_shape             a video under a name that nobody knows
+    wrapped_200             the result under one more `key` ("data")
+    in_videos_200           the video in a list `videos` of one
+    bare_address_200        the address alone for the video
+    other_shape_200         a video under a name that nobody knows
 
 At `history` (`match` is not used there):
     lag                     what ended less than `seconds` (60) ago is missing

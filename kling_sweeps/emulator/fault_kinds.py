@@ -68,10 +68,10 @@ _REFUSED = {"unauthorized_401": {}, "locked_403": {}, "too_many_429": {"retry_af
 _BROKEN = {"error_500": {}, "unavailable_503": {}, "nginx_502": {}, "nginx_504": {}, "html_200": {}}
 # Other shapes that a result has been seen in, and one that nobody knows.
 SHAPES: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
-    "wrapped": lambda body, options: {options["key"]: body},
-    "in_videos": lambda body, options: {"videos": [body["video"]]},
-    "bare_address": lambda body, options: {"video": body["video"]["url"]},
-    "other_shape": lambda body, options: {"clip": body["video"]},
+    "wrapped_200": lambda body, options: {options["key"]: body},
+    "in_videos_200": lambda body, options: {"videos": [body["video"]]},
+    "bare_address_200": lambda body, options: {"video": body["video"]["url"]},
+    "other_shape_200": lambda body, options: {"clip": body["video"]},
 }
 
 # The submissions that are accepted all the same, unless a rule says otherwise.
@@ -113,10 +113,10 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "expired_410": {},
         "in_progress_400": {},
         "error_200": {},
-        "wrapped": {"key": "data"},
-        "in_videos": {},
-        "bare_address": {},
-        "other_shape": {},
+        "wrapped_200": {"key": "data"},
+        "in_videos_200": {},
+        "bare_address_200": {},
+        "other_shape_200": {},
     },
     "cancel": {**_LOST, **_REFUSED, **_BROKEN, "not_found_404": {}},
     "history": {
