@@ -31,7 +31,7 @@ from kling_sweeps.settings import (
 
 KEYS = (
     "prompt negative_prompt cfg_scale aspect_ratio duration sample "
-    "model prompts metrics provider tracking store budget objective dry_run unknown retry on_interrupt fail_fast"
+    "model prompts metrics measuring provider tracking store budget objective dry_run unknown retry on_interrupt fail_fast"
 ).split()
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
@@ -86,7 +86,7 @@ class _JobReader(Reader):
         self.hydra = hydra
 
     def settings(self) -> Settings:
-        for key, valid in (("store", ["dir"]), ("tracking", ["uri"])):
+        for key, valid in (("store", ["dir"]), ("tracking", ["uri"]), ("measuring", ["max_pixels"])):
             self.group(key, valid)
         spec = self.value("metrics", {}) or {}
         sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
@@ -104,6 +104,7 @@ class _JobReader(Reader):
             ),
             objective=self.objective(spec),
             dry_run=self.flag("dry_run"),
+            max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
 
     def store_dir(self) -> Path:

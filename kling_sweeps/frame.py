@@ -75,12 +75,12 @@ class Frame:
 
     @property
     def height(self) -> int:
-        """Give the height in pixels, as displayed."""
+        """Give the height in pixels, upright."""
         return self.luma.shape[0]
 
     @property
     def width(self) -> int:
-        """Give the width in pixels, as displayed."""
+        """Give the width in pixels as stored, upright: pixels may be shown wider than high."""
         return self.luma.shape[1]
 
     @cached_property

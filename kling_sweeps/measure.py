@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.console import Parser, settle
 from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say
+from kling_sweeps.settings import MAX_PIXELS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--aspect-ratio", metavar="W:H", help="what was requested, for aspect_error")
     parser.add_argument("--duration", type=float, metavar="S", help="what was requested, for duration_error_s")
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="do not decode larger frames (8K)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with the file's facts and all versions")
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="write values.json, frames.parquet and filmstrip.png to DIR/<name of the file>"
@@ -98,9 +102,9 @@ def _measured(options: argparse.Namespace, spec: Spec, files: list[str]) -> dict
         names = [Path(file).name if options.save else str(index) for index, file in enumerate(files)]
         folders = [_emptied((options.save or Path(temporary)) / name) for name in names]
         if len(files) == 1:
-            records = [_alone(files[0], folders[0], spec, requested)]
+            records = [_alone(files[0], folders[0], spec, requested, options.max_pixels)]
         else:
-            records = asyncio.run(_together(files, folders, spec, requested))
+            records = asyncio.run(_together(files, folders, spec, requested, options.max_pixels))
     return dict(zip(files, records, strict=True))
 
 
@@ -116,18 +120,20 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def _alone(file: str, folder: Path, spec: Spec, requested: dict) -> Record:
+def _alone(file: str, folder: Path, spec: Spec, requested: dict, max_pixels: int) -> Record:
     from kling_sweeps import metrics
     from kling_sweeps.measurement import read_record
 
     try:
-        metrics.measure(file, spec, **requested).save(folder)
+        metrics.measure(file, spec, **requested, max_pixels=max_pixels).save(folder)
     except (VideoError, OSError) as error:
         return _unmeasured(error)
     return read_record(folder)
 
 
-async def _together(files: list[str], folders: list[Path], spec: Spec, requested: dict) -> list[Record]:
+async def _together(
+    files: list[str], folders: list[Path], spec: Spec, requested: dict, max_pixels: int
+) -> list[Record]:
     """Measure several files in worker processes."""
     from rich.console import Console
     from rich.progress import Progress
@@ -137,7 +143,7 @@ async def _together(files: list[str], folders: list[Path], spec: Spec, requested
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with Workers(len(files), timeout_s=None) as workers, shown as progress:
+    with Workers(len(files), timeout_s=None, max_pixels=max_pixels) as workers, shown as progress:
         bar = progress.add_task("measuring", total=len(files))
 
         async def one(file: str, folder: Path) -> Record:

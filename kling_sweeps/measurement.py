@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ class Measurement:
         """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / FRAMES, lambda path: self.frames.to_parquet(path, index=False))
+        _replace(folder / FRAMES, lambda path: path.write_bytes(self.frames.to_parquet(index=False)))
         if self.filmstrip is not None:
             png = cv2.imencode(".png", self.filmstrip)[1].tobytes()
             _replace(folder / FILMSTRIP, lambda path: path.write_bytes(png))
@@ -64,8 +65,8 @@ class Measurement:
         strip = folder / FILMSTRIP
         return cls(
             values=values,
-            frames=pd.read_parquet(folder / FRAMES),
-            filmstrip=cv2.imread(str(strip)) if strip.exists() else None,
+            frames=pd.read_parquet(BytesIO((folder / FRAMES).read_bytes())),
+            filmstrip=_picture(strip.read_bytes()) if strip.exists() else None,
             **saved,
         )
 
@@ -181,6 +182,10 @@ def read_values(folder: Path) -> dict[str, float]:
 def read_flaws(folder: Path) -> str:
     """Read what went wrong, in one line: the name of a metric, or `video`, and why; "" where nothing did."""
     return "; ".join(f"{name}: {why}" for name, why in read_record(folder)["errors"].items())
+
+
+def _picture(png: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
 
 
 def _strict(value: Any) -> Any:

@@ -133,7 +133,7 @@ class Runs:
             provider = None
             if self.plan.pending:
                 provider = stack.enter_context(providers.opened(self.settings.provider, self.provider_name))
-            workers = stack.enter_context(Workers(len(cells)))
+            workers = stack.enter_context(Workers(len(cells), max_pixels=self.settings.max_pixels))
             means = provider and self._means(provider, workers)
             crew = _Crew(self, cells, means, workers, observer, asyncio.Semaphore(max_in_flight), finished)
             stack.enter_context(_in_thread(crew.work(), finished))

@@ -11,6 +11,9 @@ from typing import Any
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.request import GenerationRequest
 
+# 8K: a frame takes 100 MB as BGR.
+MAX_PIXELS = 7680 * 4320
+
 
 @dataclass(frozen=True)
 class PollSettings:
@@ -69,7 +72,8 @@ class Policy:
 class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
-    `objective` is the metric that a job returns to a sweeper.
+    `objective` is the metric that a job returns to a sweeper, and a frame of more than `max_pixels` is
+    not decoded.
     """
 
     sweep: str
@@ -82,6 +86,7 @@ class Settings:
     policy: Policy
     objective: str | None
     dry_run: bool
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A video file: decoded once for all who ask, checked, and described.
 
 Facts are counted while decoding rather than read from the header, and times are the frames' own time
-stamps. A file whose tail is broken is decoded up to there, and `VideoFacts.problem` says so.
+stamps. A file of which a part is missing or broken is decoded as far as that goes, and
+`VideoFacts.problem` says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import TypeVar
 
 import av
 
+from kling_sweeps.container import Source, opened
 from kling_sweeps.errors import VideoError
 from kling_sweeps.frame import Converter, Frame
 from kling_sweeps.metric import ratio
+from kling_sweeps.settings import MAX_PIXELS
 
 Item = TypeVar("Item")
 
@@ -40,13 +42,16 @@ RANGES = {1: "limited", 2: "full"}
 class VideoFacts:
     """What a file turned out to be, once it was decoded.
 
-    `width` and `height` are in pixels as displayed; `fps` is frames a second between the first and
+    `width` and `height` are in pixels as displayed, upright and with square pixels, rounded;
+    `aspect_ratio` is width over height, not rounded. `fps` is frames a second between the first and
     the last time stamp; `duration_s` ends with the last frame; `bitrate_mbps` is 10^6 bits a second
-    of the whole file. What can't be known is NaN. `problem` is "" unless a part was not decodable.
+    of the whole file. What can't be known is NaN. `frames` are those that are shown: what an edit list
+    hides is not among them. `problem` is "" unless a part is missing or was not decodable.
     """
 
     width: int
     height: int
+    aspect_ratio: float
     fps: float
     frames: int
     duration_s: float
@@ -65,11 +70,13 @@ class Video:
     """One decode of a file: iterate over its frames, once, then ask for its `facts`.
 
     `threads` is how many threads decode; 0 leaves it to FFmpeg, 1 is for a worker process among many.
-    `declared_frames` is what the header claims, known from the first frame on, 0 where it does not say.
+    A frame of more than `max_pixels` is an error. `declared_frames` is what the header claims, known from
+    the first frame on, 0 where it does not say.
     """
 
     path: Path
     threads: int = 0
+    max_pixels: int = MAX_PIXELS
     declared_frames: int = field(default=0, init=False)
     _facts: VideoFacts | None = field(default=None, init=False)
 
@@ -82,13 +89,14 @@ class Video:
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode frame after frame; raise `VideoError` where not one can be decoded."""
-        with _opened(self.path) as (container, stream):
+        with opened(self.path, self.max_pixels) as source:
+            stream = source.stream
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = self.threads
             self.declared_frames = stream.frames
-            tally = _Tally(self.path, stream)
+            tally = _Tally(source)
             previous, converter = None, Converter()
-            pictures = tally.pictures(container)
+            pictures = tally.pictures()
             # Where each core has a video of its own, none is idle.
             for index, (picture, time_s) in enumerate(
                 pictures if self.threads == 1 else _ahead(pictures)
@@ -123,95 +131,71 @@ def _ahead(items: Iterator[Item], number: int = 4) -> Iterator[Item]:
         thread.shutdown(cancel_futures=True)
 
 
-def verify(path: str | Path) -> None:
-    """Check that a file is a whole video: its first frame decodes and its last packet is there.
+def verify(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Check that a file is a whole video: its first frame decodes and nothing of it is missing.
 
-    Reads the whole file and decodes next to nothing of it; raises `VideoError`.
+    Reads the whole file and decodes next to nothing of it; raises `VideoError`, whose `decodable`
+    tells whether there is a frame that decodes.
     """
-    with _opened(Path(path)) as (container, stream):
-        try:
-            whole = sum(_is_whole(packet) for packet in container.demux(stream))
-            container.seek(0)
-            # Its first packet alone: a decoder that looks ahead would decode many.
-            decodable = next(container.demux(stream)).decode() + stream.decode(None)
-        except av.FFmpegError as error:
-            raise VideoError(f"{path} can't be decoded: {_reason(error)}") from error
-        if not decodable:
-            raise VideoError(f"{path} has no frame that can be decoded")
-        if whole < stream.frames:
-            raise VideoError(f"{path} ends after {whole} of {stream.frames} frames")
+    with opened(Path(path), max_pixels) as source:
+        shown = False
+        for packet in source.packets():
+            shown = shown or bool(source.decode(packet))
+        if not (shown or source.decode(None)):
+            raise _none(source)
+        if source.problem:
+            raise VideoError(f"{path} is not whole: {source.problem}", decodable=True)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path} can't be opened as a video: {_reason(error)}") from error
-    with container:
-        if not container.streams.video:
-            raise VideoError(f"{path} has no video in it")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise VideoError(f"{path} is encoded in a way that nothing here can decode")
-        yield container, stream
+def _none(source: Source) -> VideoError:
+    return VideoError(f"not one frame of {source.path} can be decoded: {source.problem or 'it holds none'}")
 
 
 @dataclass
 class _Tally:
     """What a decode has seen so far."""
 
-    path: Path
-    stream: av.VideoStream
+    source: Source
     frames: int = 0
     damaged: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
     last_duration_s: float = 0.0
-    problem: str = ""
     picture: av.VideoFrame | None = None
 
-    def pictures(
-        self, container: av.container.InputContainer
-    ) -> Iterator[tuple[av.VideoFrame, float]]:
-        """Decode every picture up to the first packet that is broken: with its seconds from the first."""
-        try:
-            for packet in container.demux(self.stream):
-                if packet.is_corrupt:
-                    self.problem = "a packet is cut off"
-                    break
-                yield from map(self._seen, packet.decode())
-        except av.FFmpegError as error:
-            self.problem = _reason(error)
-        if self.problem:
-            yield from map(self._seen, self._pending())
+    def pictures(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Decode every picture that is shown: with its seconds from the first."""
+        for packet in self.source.packets():
+            yield from map(self._seen, self.source.decode(packet))
+        yield from map(self._seen, self.source.decode(None))
         if not self.frames:
-            why = self.problem or "it holds none"
-            raise VideoError(f"not one frame of {self.path} can be decoded: {why}")
+            raise _none(self.source)
 
     def facts(self) -> VideoFacts:
-        picture = self.picture
-        upright = picture.rotation % 180 == 0
+        picture, stream = self.picture, self.source.stream
+        width, height = picture.width * float(stream.sample_aspect_ratio or 1), picture.height
+        if picture.rotation % 180:
+            width, height = height, width
         duration_s = self._duration_s()
         return VideoFacts(
-            width=picture.width if upright else picture.height,
-            height=picture.height if upright else picture.width,
+            width=max(1, round(width)),
+            height=max(1, round(height)),
+            aspect_ratio=width / height,
             fps=self._fps(),
             frames=self.frames,
             duration_s=duration_s,
-            bitrate_mbps=ratio(self.path.stat().st_size * 8 / 1e6, duration_s),
-            codec=self.stream.codec_context.codec.name,
+            bitrate_mbps=ratio(self.source.size * 8 / 1e6, duration_s),
+            codec=stream.codec_context.codec.name,
             pixel_format=picture.format.name,
             color_space=MATRICES.get(picture.colorspace, "unspecified"),
             color_range=RANGES.get(picture.color_range, "unspecified"),
             rotation=picture.rotation,
-            declared_frames=self.stream.frames,
+            declared_frames=stream.frames,
             problem=self._verdict(),
         )
 
     def _seen(self, picture: av.VideoFrame) -> tuple[av.VideoFrame, float]:
-        # What the decoder still held has no time base of its own.
-        unit = self.stream.time_base
+        unit = picture.time_base
         if picture.pts is None:
             time_s = self.last_s + ratio(1, self._header_fps())
         else:
@@ -225,35 +209,22 @@ class _Tally:
         self.picture = picture
         return picture, time_s - self.first_s
 
-    def _pending(self) -> list[av.VideoFrame]:
-        # The decoder's threads still hold the last good pictures.
-        try:
-            return self.stream.decode(None)
-        except av.FFmpegError:
-            return []
-
     def _fps(self) -> float:
         fps = ratio(self.frames - 1, self.last_s - self.first_s)
         return self._header_fps() if isnan(fps) else fps
 
     def _header_fps(self) -> float:
-        return float(self.stream.average_rate or nan)
+        return float(self.source.stream.average_rate or nan)
 
     def _duration_s(self) -> float:
         last_s = self.last_duration_s or ratio(1, self._fps())
         return self.last_s - self.first_s + last_s
 
     def _verdict(self) -> str:
-        if self.problem or self.frames < self.stream.frames:
-            declared = f" of {self.stream.frames}" if self.stream.frames else ""
-            why = f": {self.problem}" if self.problem else ""
-            return f"decoding ended after {self.frames}{declared} frames{why}"
-        return f"{self.damaged} frames are damaged" if self.damaged else ""
-
-
-def _is_whole(packet: av.Packet) -> bool:
-    return packet.size > 0 and not packet.is_corrupt
-
-
-def _reason(error: OSError | av.FFmpegError) -> str:
-    return (error.strerror or str(error)).lower()
+        source, declared = self.source, self.source.stream.frames
+        if source.is_cut:
+            of = f" of {declared}" if declared > self.frames else ""
+            return f"decoding ended after {self.frames}{of} frames: {source.problem}"
+        if source.damaged:
+            return f"{source.damaged} frames are lost: {source.problem}"
+        return source.problem or (f"{self.damaged} frames are damaged" if self.damaged else "")

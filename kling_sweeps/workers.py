@@ -17,6 +17,7 @@ from typing import Any, Self
 from pebble import ProcessExpired, ProcessPool
 
 from kling_sweeps.errors import VideoError
+from kling_sweeps.settings import MAX_PIXELS
 
 TIMEOUT_S = 900
 
@@ -24,9 +25,12 @@ TIMEOUT_S = 900
 class Workers:
     """As many processes as there are cores or videos; they start when they are first needed."""
 
-    def __init__(self, videos: int, timeout_s: float | None = TIMEOUT_S) -> None:
+    def __init__(
+        self, videos: int, timeout_s: float | None = TIMEOUT_S, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.number = max(1, min(len(os.sched_getaffinity(0)), videos))
         self.timeout_s = timeout_s
+        self.max_pixels = max_pixels
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +52,7 @@ class Workers:
 
     async def verify(self, video: Path) -> None:
         """Raise VideoError where a file is not a whole video."""
-        await self._run(_verify, video)
+        await self._run(_verify, video, self.max_pixels)
 
     async def measure(
         self, folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object
@@ -57,7 +61,7 @@ class Workers:
 
         What was requested is given as it was sent, whatever it is.
         """
-        return await self._run(_measure, folder, video, spec, aspect_ratio, duration)
+        return await self._run(_measure, folder, video, spec, aspect_ratio, duration, self.max_pixels)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         future = self._pool.schedule(function, args=args, timeout=self.timeout_s)
@@ -81,18 +85,20 @@ def _start() -> None:
     cv2.setNumThreads(1)
 
 
-def _verify(video: Path) -> None:
+def _verify(video: Path, max_pixels: int) -> None:
     from kling_sweeps.video import verify
 
-    verify(video)
+    verify(video, max_pixels)
 
 
-def _measure(folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object) -> float:
+def _measure(
+    folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object, max_pixels: int
+) -> float:
     from kling_sweeps import metrics
     from kling_sweeps.measurement import observe
     from kling_sweeps.video import Video
 
     begin = time.monotonic()
     wanted = metrics.comparable(aspect_ratio, duration)
-    observe(Video(video, threads=1), metrics.build(spec), wanted).save(folder)
+    observe(Video(video, 1, max_pixels), metrics.build(spec), wanted).save(folder)
     return round(time.monotonic() - begin, 3)

@@ -26,7 +26,7 @@ from kling_sweeps.measurement import read_flaws, read_values
 from kling_sweeps.metric import FrameMetric
 from kling_sweeps.progress import Progress
 from kling_sweeps.run import Runs
-from kling_sweeps.workers import _measure
+from kling_sweeps.workers import MAX_PIXELS, _measure
 
 SILENT = ("drop", "reset", "hang", "error_500", "unavailable_503", "nginx_502", "nginx_504", "html_200")
 SILENT += ("unauthorized_401", "locked_403", "too_many_429", "missing", "lag")
@@ -533,6 +533,6 @@ def test_what_a_worker_refuses_is_that_runs_failure(laboratory):
 def test_what_no_video_can_be_compared_with_is_measured(tmp_path, aspect_ratio, duration, compared):
     """Measures a video whatever it was asked to be, and leaves out the errors that have no meaning."""
     video = clips.write(tmp_path / "a.mp4", clips.grey(frames=2))
-    _measure(tmp_path / "out", video, {"file": {}}, aspect_ratio, duration)
+    _measure(tmp_path / "out", video, {"file": {}}, aspect_ratio, duration, MAX_PIXELS)
     assert read_flaws(tmp_path / "out") == ""
     assert {"aspect_error", "duration_error_s"} & set(read_values(tmp_path / "out")) == compared

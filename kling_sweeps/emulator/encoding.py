@@ -18,7 +18,7 @@ def write_h264(path: Path, planes: Iterable[np.ndarray], size: tuple[int, int], 
     The file appears under its name when it is whole.
     """
     partial = path.with_name(path.name + ".partial")
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(f"file:{partial}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options=OPTIONS)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"

@@ -32,6 +32,7 @@ from kling_sweeps.metrics.noise import Noise
 from kling_sweeps.metrics.sets import Spec, specification
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.vbench import TemporalFlickering
+from kling_sweeps.settings import MAX_PIXELS
 
 if TYPE_CHECKING:
     from kling_sweeps.measurement import Measurement
@@ -127,12 +128,14 @@ def measure(
     aspect_ratio: str | None = None,
     duration: float | None = None,
     threads: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Measurement:
     """Measure a video in one decode.
 
     `metrics` is a set of `conf/metrics/` (default, fast, full), a YAML file like them, or what they
     hold. `aspect_ratio` ("16:9") and `duration` (seconds) are what was requested; without them their
-    errors are NaN. `threads` decode; 0 leaves their number to FFmpeg. Raises `VideoError` where
+    errors are NaN. `threads` decode; 0 leaves their number to FFmpeg. A frame of more than `max_pixels`
+    is not decoded. Raises `VideoError` where
     nothing can be decoded and `ConfigError` for a bad specification. A metric that fails is NaN
     and has its message in `errors`, a file with a broken tail has one under `video`.
     """
@@ -140,7 +143,7 @@ def measure(
     from kling_sweeps.video import Video
 
     wanted = requested(aspect_ratio, duration)
-    return observe(Video(Path(path), threads), build(metrics), wanted)
+    return observe(Video(Path(path), threads, max_pixels), build(metrics), wanted)
 
 
 def requested(aspect_ratio: str | None, duration: float | None) -> Requested:

@@ -61,6 +61,6 @@ class File(FrameMetric):
         duration_s = self._requested.duration_s or nan
         return {
             **{value.name: float(getattr(facts, value.name)) for value in self.values[:6]},
-            "aspect_error": abs(facts.width / facts.height / aspect_ratio - 1),
+            "aspect_error": abs(facts.aspect_ratio / aspect_ratio - 1),
             "duration_error_s": facts.duration_s - duration_s,
         }
