@@ -92,7 +92,7 @@ def _artifacts(address: Address, experiment: str, lock_s: float) -> str:
                     f"tracking.uri: {address.file} is a database of something else than MLflow, with the tables "
                     f"{clean(', '.join(sorted(tables)), 80)}; {ADVICE}"
                 )
-            _check_version(address, {version for (version,) in database.execute(VERSION)})
+            check_version(address, {version for (version,) in database.execute(VERSION)})
             if not has_workspaces() and database.execute(OTHER_WORKSPACES).fetchone():
                 raise UnavailableError(
                     f"tracking.uri: {address.file} has workspaces: set MLFLOW_ENABLE_WORKSPACES=true, or {ADVICE}"
@@ -118,18 +118,18 @@ def _write_locked(file: Path, lock_s: float) -> sqlite3.Connection:
     return database
 
 
-def _check_version(address: Address, found: set[str]) -> None:
-    """Raise UnavailableError for the tables of another MLflow than the one installed."""
+def check_version(address: Address, found: set[str]) -> None:
+    """Raise UnavailableError for the tables of another MLflow than the one installed; none are as good as its own."""
     known, heads = _revisions()
-    if found == heads:
+    if found <= heads:
         return
     if found <= known:
         raise UnavailableError(
-            f"tracking.uri: {address.file} was made by an older MLflow than the one installed; make a copy of it, then "
-            f"run: mlflow db upgrade {shlex.quote(address.uri)}"
+            f"tracking.uri: {address} was made by an older MLflow than the one installed; make a copy of it, then "
+            f"run: mlflow db upgrade {shlex.quote(str(address))}"
         )
     raise UnavailableError(
-        f"tracking.uri: {address.file} was made by a newer MLflow than the one installed; install that one "
+        f"tracking.uri: {address} was made by a newer MLflow than the one installed; install that one "
         f"(pip install --upgrade mlflow), or {ADVICE}"
     )
 

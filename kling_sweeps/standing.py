@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kling_sweeps.address import Address
-from kling_sweeps.database import has_workspaces
+from kling_sweeps.database import VERSION, has_workspaces
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.tracking_server import TrackingServer, needs_mlflow
 
 # The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
 SCHEMAS = {"dc11669786a5"}
-SCHEMA = "SELECT version_num FROM alembic_version"
 ACTIVE = """
     SELECT experiment_id FROM experiments
     WHERE name = ? AND lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'
@@ -54,7 +53,7 @@ def _in_file(path: Path, experiment: str) -> Standing | None:
     if not path.exists():
         return Standing(None, {})
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        if {version for (version,) in database.execute(SCHEMA)} - SCHEMAS:
+        if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
             return None
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:

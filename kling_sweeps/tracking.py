@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from kling_sweeps import record, standing
 from kling_sweeps.address import Address
-from kling_sweeps.database import LockedError, check_file, check_port, has_workspaces
+from kling_sweeps.database import VERSION, LockedError, check_file, check_port, check_version, has_workspaces
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.run import Landed
 from kling_sweeps.tracking_server import TrackingServer, needs_mlflow
@@ -85,8 +85,11 @@ class Tracker:
     def _check_by_opening(self) -> None:
         try:
             if self.store.is_other_database:
-                connect(self.uri)  # once, where MLflow would try for two minutes
+                # Tried once, where MLflow tries for two minutes, and may change older tables unasked.
+                check_version(self.store, connect(self.uri))
             self.open()
+        except UnavailableError:
+            raise
         except Exception as error:
             raise UnavailableError(
                 f"tracking.uri: MLflow can't use {self.store}: {self.said(error)}{self._advice()}"
@@ -290,18 +293,32 @@ def _make_database(address: Address) -> None:
             os.replace(part, path)
 
 
-def connect(uri: str) -> None:
-    """Connect to a database as MLflow does; raises what its driver raises, or ImportError where it has none."""
-    mlflow_client(uri)
+def connect(uri: str) -> set[str]:
+    """Return the version of the tables of a database, empty for a new one; raises what its driver raises."""
+    _import_mlflow()
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
+    from sqlalchemy import inspect, text
+
     engine = create_sqlalchemy_engine(uri)
-    engine.connect().close()
-    engine.dispose()
+    try:
+        with engine.connect() as database:
+            is_new = not inspect(database).has_table("alembic_version")
+            return set() if is_new else set(database.execute(text(VERSION)).scalars())
+    finally:
+        engine.dispose()
 
 
 def mlflow_client(uri: str) -> MlflowClient:
     """Return MLflow's client, imported now, which takes seconds."""
+    _import_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _import_mlflow() -> None:
+    """Import MLflow, which takes seconds, so that it is quiet and gives up soon."""
     # Nothing of an experiment goes to anybody the user did not name.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # A server that is away is tried again by the next run, not for minutes by this one.
@@ -312,11 +329,10 @@ def mlflow_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # no bar is shown
-        from mlflow.tracking import MlflowClient
+        import mlflow.tracking  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise too
-    return MlflowClient(tracking_uri=uri)
 
 
 def _ended(run: Run) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import shutil
 import sqlite3
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
+from servers import postgresql
 
 from kling_sweeps import database, standing
 from kling_sweeps.address import Address, holds_password
@@ -146,7 +149,7 @@ def test_artifacts_need_a_folder(made, tmp_path, monkeypatch):
 def test_what_is_installed_knows_its_own_tables(made):
     """Reads the version of the tables from MLflow's files as MLflow itself writes it."""
     with closing(sqlite3.connect(made)) as opened:
-        (version,) = opened.execute(standing.SCHEMA).fetchone()
+        (version,) = opened.execute(database.VERSION).fetchone()
     known, heads = database._revisions()
     assert heads == {version}
     assert len(known) > 50
@@ -205,6 +208,21 @@ def test_an_experiment_is_found_among_thousands(made, tmp_path):
     assert runs_df("other", f"sqlite:///{copy}").empty
     with pytest.raises(LookupError, match="'kling_sweeps/other'"):
         runs_df("nothing", f"sqlite:///{copy}")
+
+
+def test_a_database_server_is_asked_before_mlflow_tries_for_minutes():
+    """Refuses a database that is not there, or was made by another MLflow, within seconds."""
+    # Not pytest's folder, which each of its processes closes to PostgreSQL's user.
+    with tempfile.TemporaryDirectory() as folder, postgresql(Path(folder)) as uri:
+        Tracker(uri, "cfg", "fal").check()
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match='database "elsewhere" does not exist'):
+            Tracker(uri.replace("/postgres?", "/elsewhere?"), "cfg", "fal").check()
+        assert time.monotonic() - began < 20
+        with psycopg.connect(uri) as changed:
+            changed.execute("UPDATE alembic_version SET version_num = '3da73c924c2f'")
+        with pytest.raises(UnavailableError, match="mlflow db upgrade"):
+            Tracker(uri, "cfg", "fal").check()
 
 
 @pytest.mark.parametrize(
