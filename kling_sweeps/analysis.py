@@ -180,8 +180,9 @@ def _experiment_id(client, experiment: str) -> str:
 
 
 def _runs(client, experiment_id: str) -> list:
-    """Return the runs in the order they were begun, one a request: the last where a replaced one still stands."""
-    found = list(_all(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"])))
+    """Return the videos' runs as they were begun, one a request: the last where a replaced one still stands."""
+    every = _all(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"]))
+    found = [run for run in every if "kind" not in run.data.tags]
     written = sorted(found, key=lambda run: ("content" in run.data.tags, run.info.end_time or 0))
     last = {run.data.tags.get("request_key", run.info.run_id): run.info.run_id for run in written}
     kept = set(last.values())

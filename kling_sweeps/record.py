@@ -28,7 +28,7 @@ NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
 # The tags that are written here; any other is a person's.
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
-    "may_have_cost_usd", "measurement_errors", "named", "described",
+    "may_have_cost_usd", "measurement_errors", "named", "described", "kind", "search",
 }  # fmt: skip
 
 

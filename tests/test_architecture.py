@@ -10,6 +10,7 @@ FILES = sorted((*ROOT.glob("kling_sweeps/**/*.py"), *ROOT.glob("hydra_plugins/**
 ONLY = {
     "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config.py", "hydra_plugins/"),
     "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
+    "optuna": ("hydra_plugins/hydra_fal_search/_sampling.py",),
     "fal_client": ("kling_sweeps/providers/",),
     "mlflow": ("kling_sweeps/tracking.py", "kling_sweeps/analysis.py"),
 }

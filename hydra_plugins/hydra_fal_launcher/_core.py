@@ -104,8 +104,8 @@ class _Jobs:
 
 
 def _slim(returned: JobReturn) -> JobReturn:
-    """Return a result without its configs, which are many; a failed run's is None, and a sweeper goes on."""
+    """Return a result without its configs, which are many; a failed run's is its error, and a sweeper goes on."""
     returned.cfg = returned.hydra_cfg = None
     if isinstance(returned._return_value, RunError):
-        returned.status, returned.return_value = JobStatus.COMPLETED, None
+        returned.status = JobStatus.COMPLETED
     return returned
