@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
@@ -96,18 +97,18 @@ class Video:
             self.declared_frames = stream.frames
             tally = _Tally(source)
             previous, converter = None, Converter()
-            pictures = tally.pictures()
             # Where each core has a video of its own, none is idle.
-            for index, (picture, time_s) in enumerate(
-                pictures if self.threads == 1 else _ahead(pictures)
-            ):
-                frame = Frame(picture, index=index, time_s=time_s, converter=converter)
-                # What has another size can't be compared.
-                if previous is not None and frame.luma.shape == previous.luma.shape:
-                    frame.previous = previous
-                yield frame
-                frame.previous = None
-                previous = frame
+            decoded = tally.pictures() if self.threads == 1 else _ahead(tally.pictures())
+            # The thread that decodes ends before the file is closed.
+            with closing(decoded):
+                for index, (picture, time_s) in enumerate(decoded):
+                    frame = Frame(picture, index=index, time_s=time_s, converter=converter)
+                    # What has another size can't be compared.
+                    if previous is not None and frame.luma.shape == previous.luma.shape:
+                        frame.previous = previous
+                    yield frame
+                    frame.previous = None
+                    previous = frame
             self._facts = tally.facts()
 
 

@@ -20,7 +20,7 @@ DECODED = "counted while decoding"
 class File(FrameMetric):
     """Describe the file by what the decoder and its time stamps gave, not by its header."""
 
-    version = 1
+    version = 2
     values = (
         Value("width", "width as displayed", "px", (1, inf), "neither", DECODED),
         Value("height", "height as displayed", "px", (1, inf), "neither", DECODED),
