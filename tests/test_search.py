@@ -264,7 +264,7 @@ def test_a_search_is_what_was_asked(asked):
     same = [
         [SPACE, "hydra.sweeper.n_trials=99"],
         [SPACE, "budget.max_usd=1", "hydra.sweeper.n_jobs=7", "dry_run=true"],
-        ["hydra.sweeper.params={cfg_scale: 'interval(0, 1)'}"],
+        ["+hydra.sweeper.params.cfg_scale='interval(0, 1)'"],
         [SPACE, "duration=5", "aspect_ratio='16:9'"],
         ["cfg_scale=interval(0.0, 1.0)", "metrics=full", "retry=failed"],
     ]
