@@ -1,6 +1,6 @@
 """Measure any videos, without generating: `python -m kling_sweeps.measure FILE...`.
 
-Prints a table, or JSON with `--json`. One video is decoded on all cores, several on a core each. The exit
+Prints a table, of several files with a row a file, or JSON with `--json`. One video is decoded on all cores, several on a core each. The exit
 code is 0 when all was measured, 1 when some of it could not be, which is said, and 2 for a bad command.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 # What is told of a file: its values, errors, facts and versions, or its errors alone.
 Record = Mapping[str, Any]
 
-# In characters: the outer columns, one of a file, what a table needs to say what each row is, and at least.
-NAME_AND_UNIT, COLUMN, EXPLAINED, NARROWEST = 45, 16, 120, 60
+# In characters: what a table needs to say what each value is, and at least.
+EXPLAINED, NARROWEST = 120, 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="do not decode larger frames (8K)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with the file's facts and all versions")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a file to FILE")
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="write values.json, frames.parquet and filmstrip.png to DIR/<name of the file>"
     )
@@ -87,6 +90,8 @@ def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
     metrics.build(spec)
     metrics.requested(options.aspect_ratio, options.duration)
     files = list(dict.fromkeys(options.files))
+    if options.csv:
+        _writable(options.csv, files)
     named: dict[str, str] = {}
     for file in files:
         first = named.setdefault(Path(file).name, file)
@@ -106,6 +111,16 @@ def _measured(options: argparse.Namespace, spec: Spec, files: list[str]) -> dict
         else:
             records = asyncio.run(_together(files, folders, spec, requested, options.max_pixels))
     return dict(zip(files, records, strict=True))
+
+
+def _writable(path: Path, files: Sequence[str]) -> None:
+    """Raise ConfigError where a CSV file can't be written, or would take the place of a video."""
+    if path.resolve() in (Path(file).resolve() for file in files):
+        raise ConfigError(f"--csv: {path} is one of the videos")
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--csv: {path} can't be written: {error.strerror}") from error
 
 
 def _emptied(folder: Path) -> Path:
@@ -169,42 +184,72 @@ def _problems(file: str, record: Record) -> list[str]:
 
 
 def _print(options: argparse.Namespace, spec: Spec, records: Mapping[str, Record]) -> None:
-    """Print JSON, or tables of as many files as fit."""
+    """Print JSON, a table of one file with all that is said of a value, or a row a file; write the CSV."""
     from rich.console import Console
 
     from kling_sweeps.metrics import describe
 
+    rows = describe(spec)
+    if options.csv:
+        _write_csv(options.csv, [row.name for row in rows], records)
     if options.json:
         told = [{"file": file, **record} for file, record in records.items()]
         print(json.dumps(told, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"), flush=True)
         return
-    console, rows = Console(markup=False, highlight=False), describe(spec)
+    console = Console(markup=False, highlight=False)
     console.width = max(console.width, NARROWEST)
-    measured = [file for file, record in records.items() if record["values"]]
-    columns = list(zip(_titles(measured), (records[file]["values"] for file in measured), strict=True))
-    fit = max(1, (console.width - NAME_AND_UNIT) // COLUMN)
-    for first in range(0, len(columns), fit):
-        _print_table(console, rows, columns[first : first + fit])
+    if len(records) > 1:
+        _print_rows([row.name for row in rows], records, console.width if console.is_terminal else inf)
+    elif values := next(iter(records.values()))["values"]:
+        _print_values(console, rows, _titles(list(records))[0], values)
     sys.stdout.flush()
 
 
-def _print_table(console: Console, rows: list[Row], columns: list[tuple[str, Mapping[str, float]]]) -> None:
+def _print_values(console: Console, rows: list[Row], title: str, values: Mapping[str, float | None]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title, _ in columns:
-        table.add_column(Text(title), justify="right", overflow="fold", min_width=8)
+    table.add_column(Text(title), justify="right", overflow="fold", min_width=8)
     table.add_column("unit", style="dim", no_wrap=True)
-    explained = len(columns) == 1 and console.width >= EXPLAINED
+    explained = console.width >= EXPLAINED
     if explained:
         table.add_column("what", style="dim")
     for row in rows:
-        shown = [_shown(values[row.name]) for _, values in columns]
-        table.add_row(row.name, *shown, row.unit, *([row.meaning] if explained else []))
+        table.add_row(row.name, _shown(values[row.name]), row.unit, *([row.meaning] if explained else []))
     console.print(table)
+
+
+def _print_rows(names: Sequence[str], records: Mapping[str, Record], room: float) -> None:
+    """Print a row a file; as many values side by side as `room` has characters for, the others below."""
+    from rich.cells import cell_len
+
+    lines = [("file", *names)]
+    for title, record in zip(_titles(list(records)), records.values(), strict=True):
+        lines.append((title, *(_shown(record["values"].get(name)) for name in names)))
+    first, *widths = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
+    begin = 0
+    while begin < len(names):
+        end, used = begin, first
+        while end < len(names) and (end == begin or used + 2 + widths[end] <= room):
+            used += 2 + widths[end]
+            end += 1
+        for title, *cells in lines:
+            shown = (cell.rjust(width) for cell, width in zip(cells[begin:end], widths[begin:end], strict=True))
+            print(title + " " * (first - cell_len(title)), *shown, sep="  ")
+        print()
+        begin = end
+
+
+def _write_csv(path: Path, names: Sequence[str], records: Mapping[str, Record]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *names, "error"])
+        for name, record in records.items():
+            errors = "; ".join(f"{key}: {why}" for key, why in record["errors"].items())
+            writer.writerow([name, *(record["values"].get(value) for value in names), errors])
 
 
 def _titles(files: Sequence[str]) -> list[str]:
@@ -213,8 +258,7 @@ def _titles(files: Sequence[str]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     common = os.path.commonpath([os.path.abspath(file) for file in files])
-    paths = [_line(os.path.relpath(file, common)) for file in files]
-    return [path if len(path) < COLUMN - 3 else f"{path[: COLUMN - 5]}…" for path in paths]
+    return [_line(os.path.relpath(file, common)) for file in files]
 
 
 def _line(text: str) -> str:

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from math import nan
+from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -47,9 +47,9 @@ class Value:
     name: str
     meaning: str
     unit: str
-    range: tuple[float, float]
-    direction: Direction
-    source: str
+    range: tuple[float, float] = (-inf, inf)
+    direction: Direction = "neither"
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import clips
 import psutil
 import pytest
+from rich.cells import cell_len
 
 from kling_sweeps.measure import main
 from kling_sweeps.measurement import Measurement
@@ -53,15 +55,38 @@ def test_a_table_has_every_value(clip, capsys, monkeypatch):
     assert max(map(len, printed.splitlines())) <= 140
 
 
-def test_several_files_share_a_table(clip, tmp_path, capsys, monkeypatch):
-    """Prints a column for each of several files, in tables that fit the terminal, in order."""
-    monkeypatch.setenv("COLUMNS", "80")
-    others = [str(clips.write(tmp_path / f"grey{level}.mp4", clips.grey(level))) for level in (40, 126)]
-    assert main([clip, *others, "--metrics", "fast"]) == 0
-    printed = capsys.readouterr().out
-    heads = [line.split() for line in printed.splitlines() if ".mp4" in line]
-    assert heads == [["pan.mp4", "grey40.mp4", "unit"], ["grey126.mp4", "unit"]]
-    assert f"{(126 - 16) / 219:.4g}" in printed
+def test_several_files_share_a_table(clip, tmp_path, capsys):
+    """Prints one table with a row for each of several files, in order, and writes the same as CSV."""
+    grey = [str(clips.write(tmp_path / f"grey {level}.mp4", clips.grey(level))) for level in (40, 126)]
+    (tmp_path / "no.mp4").write_text("nothing")
+    files, table = [clip, *grey, str(tmp_path / "no.mp4")], tmp_path / "all.csv"
+    assert main([*files, "--metrics", "fast", "--csv", str(table)]) == 1
+    head, *rows = capsys.readouterr().out.strip().splitlines()
+    names = [row.name for row in describe("fast")]
+    assert head.split() == ["file", *names] and len({len(line) for line in (head, *rows)}) == 1
+    assert [row.split("  ")[0] for row in rows] == ["pan.mp4", "grey 40.mp4", "grey 126.mp4", "no.mp4"]
+    assert rows[2].split()[2:][names.index("luma_mean")] == f"{(126 - 16) / 219:.4g}"
+    with table.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["file"] for row in written] == files
+    for row, values in zip(written, [measure(file, "fast").values for file in files[:3]], strict=False):
+        assert {name: row[name] for name in names} == {
+            name: "" if isnan(value) else repr(value) for name, value in values.items()
+        }
+    assert not any(written[3][name] for name in names) and "invalid data" in written[3]["error"]
+
+
+def test_rows_fit_the_terminal(clip, tmp_path, capsys, monkeypatch):
+    """Goes on below with the values that a narrow terminal has no room for."""
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    other = str(clips.write(tmp_path / "猫.mp4", clips.grey()))
+    assert main([clip, other, "--metrics", "fast"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 70
+    heads = [line.split() for line in lines if line.startswith("file")]
+    assert len(heads) > 1 and all(head[0] == "file" for head in heads)
+    assert [name for head in heads for name in head[1:]] == [row.name for row in describe("fast")]
 
 
 def test_files_of_one_name(tmp_path, capsys):
@@ -71,8 +96,8 @@ def test_files_of_one_name(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         files.append(str(clips.write(tmp_path / folder / "video.mp4", clips.grey())))
     assert main([*files, "--metrics", "fast"]) == 0
-    head = next(line for line in capsys.readouterr().out.splitlines() if "unit" in line)
-    assert head.split() == ["aaaaaaaaaaa…", "b/video.mp4", "unit"]
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "video.mp4" in line]
+    assert rows == [f"{'a' * 30}/video.mp4", "b/video.mp4"]
 
 
 def test_what_can_not_be_measured_is_said(clip, tmp_path, capsys):
@@ -117,6 +142,8 @@ def test_save(clip, tmp_path, capsys, several):
         (["--duration", "-3"], "expected seconds, more than 0"),
         (["--duration", "nan"], "expected seconds, more than 0"),
         (["--save", "{clip}"], "can't be written"),
+        (["--csv", "{clip}/x.csv"], "can't be written"),
+        (["--csv", "{clip}"], "is one of the videos"),
         (["{clip}", "elsewhere/pan.mp4", "--save", "out"], "would be written to one folder"),
     ],
 )

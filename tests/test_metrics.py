@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import isnan, nan
+from math import inf, isnan, nan
 from pathlib import Path
 
 import clips
@@ -83,6 +83,11 @@ class NoNumber(Brightness):
 class Thief(Brightness):
     def per_frame(self, frame):
         return {"luma_mean": 7, "brightness": 1}
+
+
+@dataclass
+class OneValue(Brightness):
+    values = Value("alone", "no tuple", "1")
 
 
 @dataclass
@@ -292,6 +297,33 @@ class TestConfiguration:
         path = clips.write(tmp_path / "a.mp4", clips.grey(100))
         spec = {"mine": {"target": "test_metrics:Brightness", "gain": 2}}
         assert measure(path, spec).values == {"brightness": 200}
+
+    def test_a_value_needs_no_range(self):
+        """What can be any number declares what it is, and no more."""
+        assert Value("warmth", "red against blue", "1").range == (-inf, inf)
+
+    @pytest.mark.parametrize(
+        ("bad", "said"),
+        [
+            ("class Bad:\n    values = Value()", "line 5: TypeError"),
+            ("class Bad:\n    values = (", "line 5: SyntaxError"),
+        ],
+    )
+    def test_a_bad_class_is_named_by_its_line(self, tmp_path, monkeypatch, bad, said):
+        """Says once where a file of metrics is wrong, and blames no metric that was wanted of it."""
+        name = f"own_{abs(hash(bad))}"
+        (tmp_path / f"{name}.py").write_text(f"from kling_sweeps.metric import Value\n\n\n{bad}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError) as caught:
+            build({"good": {"target": f"{name}:Good"}, "other": {"target": f"{name}:Other"}})
+        (problem,) = caught.value.problems
+        assert f"{name}.py, {said}" in problem and "metrics.good" not in problem
+
+    def test_values_that_are_none_are_that_metrics_fault(self):
+        """Blames a class whose values are no tuple of values, and nothing else."""
+        with pytest.raises(ConfigError, match="no tuple of values") as caught:
+            build({"luma": {}, "own": {"target": "test_metrics:OneValue"}})
+        assert len(caught.value.problems) == 1
 
     def test_one_name_one_value(self):
         """Two metrics that give a value of the same name are refused."""

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, parameters
+from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, Value, parameters
 from kling_sweeps.metrics.blockiness import Blockiness
 from kling_sweeps.metrics.color import Colorfulness, Saturation
 from kling_sweeps.metrics.cuts import Cuts
@@ -89,7 +90,7 @@ def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
             problems += error.problems
     problems += _produced_twice(metrics)
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*dict.fromkeys(problems))
     return metrics
 
 
@@ -204,12 +205,26 @@ def _imported(name: str, target: str) -> type[FrameMetric]:
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise ConfigError(f"metrics.{name}.target={target!r} can't be imported: {error}") from error
+        why = _own_fault(module, error) or f"metrics.{name}.target={target!r} can't be imported: {error}"
+        raise ConfigError(why) from error
     if not (isinstance(kind, type) and issubclass(kind, FrameMetric)):
         raise ConfigError(f"metrics.{name}.target={target!r} is not a class derived from FrameMetric")
-    if not (hasattr(kind, "version") and hasattr(kind, "values")):
-        raise ConfigError(f"metrics.{name}.target={target!r} declares no version or no values")
+    values = getattr(kind, "values", None)
+    is_declared = isinstance(values, tuple | list) and all(isinstance(value, Value) for value in values)
+    if not (hasattr(kind, "version") and is_declared):
+        raise ConfigError(f"metrics.{name}.target={target!r} declares no version, or no tuple of values")
     return kind
+
+
+def _own_fault(module: str, error: Exception) -> str:
+    """Say where a file of metrics is wrong in itself, whichever of its metrics was wanted; "" where it is not."""
+    places = [(line.filename, line.lineno) for line in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    for file, line in reversed(places):
+        if file.endswith(f"/{module.replace('.', '/')}.py"):
+            return f"{file}, line {line}: {type(error).__name__}: {error}"
+    return ""
 
 
 def _check(name: str, kind: type[FrameMetric], arguments: Mapping[str, Any]) -> None:
