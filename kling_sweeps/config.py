@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kling_sweeps import metrics
 from kling_sweeps.address import holds_password
-from kling_sweeps.config_reader import Reader, close
+from kling_sweeps.config_reader import Reader, close, leaves, meant, reason, said
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.model import Model, read_model
+from kling_sweeps.naming import part
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.settings import (
     BudgetSettings,
@@ -28,6 +31,7 @@ from kling_sweeps.settings import (
     ProviderSettings,
     Settings,
 )
+from kling_sweeps.untrusted import secrets
 
 KEYS = (
     "prompt negative_prompt cfg_scale aspect_ratio duration sample "
@@ -35,11 +39,15 @@ KEYS = (
 ).split()
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_KEYS = ("slots", "width", "height", "fps", "latency_s")
-# The environment variable in which a command's id reaches its worker processes.
+# What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
 COMMAND_ID = "KLING_SWEEPS_COMMAND"
+SWEPT = "KLING_SWEEPS_SWEPT"
 PASSWORD_IN_CONFIG = (
     "{} holds a password, which would be kept in Hydra's config dumps; "
     "tracking.uri is read from MLFLOW_TRACKING_URI in the environment"
+)
+HOLDS_CREDENTIAL = (
+    "{} holds a credential, such as FAL_KEY, which would be sent, kept in the store and logged: take it out"
 )
 PROVIDERS = ("auto", "fal", "emulator")
 ID = re.compile(r"[\w.-]+")
@@ -72,10 +80,21 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
 def read_job(cfg: DictConfig, hydra: DictConfig | None = None) -> tuple[Settings, Cell]:
     """Read one job's config, Hydra's own part in it or beside it; raise ConfigError with all its problems."""
     reader = _JobReader(cfg, cfg.hydra if hydra is None else hydra)
+    reader.credentials()
     settings, cell = reader.settings(), reader.cell()
     if reader.problems:
         raise ConfigError(*reader.problems)
     return settings, cell
+
+
+def read_settings(cfg: DictConfig) -> Settings:
+    """Read what all jobs of a command share; raise ConfigError with all its problems."""
+    reader = _JobReader(cfg, cfg.hydra)
+    reader.credentials()
+    settings = reader.settings()
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return settings
 
 
 class _JobReader(Reader):
@@ -85,6 +104,17 @@ class _JobReader(Reader):
         super().__init__(cfg)
         self.hydra = hydra
 
+    def credentials(self) -> None:
+        """Report every key whose value, or what it is resolved to, holds a credential."""
+        known = secrets()
+        for path, value in leaves(self.raw) if known else ():
+            texts = [*map(str, path), str(value)]
+            if "${" in texts[-1] and path != ("tracking", "uri"):
+                with suppress(OmegaConfBaseException):  # which is reported where the value is needed
+                    texts.append(str(self.at(*path)))
+            if any(secret in text for text in texts for secret in known):
+                self.report(HOLDS_CREDENTIAL.format(".".join(texts[: len(path)])))
+
     def settings(self) -> Settings:
         for key, valid in (("store", ["dir"]), ("tracking", ["uri"]), ("measuring", ["max_pixels"])):
             self.group(key, valid)
@@ -92,7 +122,7 @@ class _JobReader(Reader):
         sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
         return Settings(
             sweep=sweep,
-            command=os.environ.get(COMMAND_ID) or self.folder(),
+            command=self.hydra.job.env_set.get(COMMAND_ID) or self.folder(),
             provider=self.provider(),
             store_dir=self.store_dir(),
             tracking_uri=self.tracking_uri(),
@@ -191,7 +221,8 @@ class _JobReader(Reader):
             return None
         prompt, text, factors = self.prompt()
         self.unknown_keys(model)
-        values = {k: self.value(k) for k in self.raw if k in model.arguments} | {"prompt": text}
+        given = set(self.raw) & set(model.arguments) - {"prompt"}
+        values = {key: self.value(key) for key in given} | {"prompt": text}
         arguments, problems = model.read_arguments(values)
         if text is None:  # which is reported already
             problems = [problem for problem in problems if not problem.startswith("prompt=")]
@@ -211,40 +242,68 @@ class _JobReader(Reader):
 
     def prompt(self) -> tuple[str, str | None, dict[str, str]]:
         """Return the prompt's id or text, its text (None where it has none) and its factors."""
-        prompt, texts = str(self.raw.get("prompt")), self.prompt_texts
-        if prompt not in texts and ID.fullmatch(prompt):
+        given, known = self.raw.get("prompt"), self.prompt_set
+        prompt = given if isinstance(given, str) else meant(given, known)
+        if prompt is None:
+            self.report(f"prompt={said(given)} is neither an id of the prompt set nor a text; quote it")
+            return said(given), None, {}
+        if prompt not in known and ID.fullmatch(prompt):
             self.report(
-                f"prompt={prompt} is not in the prompt set{close(prompt, texts)} "
+                f"prompt={prompt} is not in the prompt set{close(prompt, known)} "
                 "(a text of one word goes into a prompt set of your own)"
             )
             return prompt, None, {}
-        template = texts.get(prompt, prompt)
-        key = "prompt"
-        if prompt in texts:
-            is_mapping = isinstance(self.raw["prompts"][prompt], dict)
-            key = f"prompts.{prompt}" + ".text" * is_mapping
-        factors = {name: str(self.value(name)) for name in FACTOR.findall(template)}
-        text = self.value(key)
-        if text is None and not any(problem.startswith(f"{key}: ") for problem in self.problems):
+        path, template = known.get(prompt, (("prompt",), prompt))
+        factors = self.factors(".".join(map(said, path)), template)
+        text = None if factors is None else self.text(*path)
+        return prompt if prompt in known else str(text), text, factors or {}
+
+    def factors(self, key: str, template: str) -> dict[str, str] | None:
+        """Return the values that a template takes, by name; None where one of them is missing."""
+        names = FACTOR.findall(template)
+        missing = [name for name in names if name not in self.raw]
+        for name in missing:
+            self.report(
+                f"{key} has ${{{name}}}, and there is no {name}: give one, as +{name}=\"'a text'\", or "
+                f"write \\${{{name}}} where these characters are meant"
+            )
+        return None if missing else {name: str(self.value(name)) for name in names}
+
+    def text(self, *path: Any) -> str | None:
+        """Return the text at a path; report where there is none."""
+        key, text = ".".join(map(said, path)), None
+        try:
+            text = self.at(*path)
+        except MissingMandatoryValue:
+            pass
+        except OmegaConfBaseException as error:
+            self.report(f"{key}: {reason(error)}")
+            return None
+        if text is None:
             self.report(f"{key} has no text")
-        return prompt if prompt in texts else str(text), text, factors
+        return text
 
     @cached_property
-    def prompt_texts(self) -> dict[str, str]:
-        """Return the unresolved text of every prompt of the set, by id."""
-        texts = {}
-        for prompt, entry in (self.raw.get("prompts") or {}).items():
-            text = entry.get("text") if isinstance(entry, dict) else entry
-            if isinstance(entry, dict) and set(entry) != {"text"} or text is None:
-                self.report(f"prompts.{prompt} is neither a text nor a mapping with `text` alone")
+    def prompt_set(self) -> dict[str, tuple[tuple[Any, ...], str]]:
+        """Return where every prompt of the set has its text, and that text unresolved, by id."""
+        prompts = self.raw.get("prompts") or {}
+        if not isinstance(prompts, dict):
+            self.report(f"prompts={prompts} is not a mapping of ids to texts")
+            return {}
+        found = {}
+        for name, entry in prompts.items():
+            is_mapping = isinstance(entry, dict)
+            text = entry.get("text") if is_mapping else entry
+            if is_mapping and set(entry) != {"text"} or text is None:
+                self.report(f"prompts.{said(name)} is neither a text nor a mapping with `text` alone")
             elif not isinstance(text, str):
-                self.report(f"prompts.{prompt} is {text!r}, not a text; YAML wants it in quotes")
-            texts[str(prompt)] = str(text)
-        return texts
+                self.report(f"prompts.{said(name)} is {text!r}, not a text; YAML wants it in quotes")
+            found[said(name)] = (("prompts", name, "text")[: 2 + is_mapping], str(text))
+        return found
 
     def unknown_keys(self, model: Model) -> None:
         """Report top-level keys that neither this project, the model nor a template knows."""
-        factors = {name for text in self.prompt_texts.values() for name in FACTOR.findall(text)}
+        factors = {name for _, text in self.prompt_set.values() for name in FACTOR.findall(text)}
         known = {*KEYS, *model.arguments, *factors, *FACTOR.findall(str(self.raw.get("prompt")))}
         for key in self.raw:
             if key == "sweep":
@@ -255,19 +314,11 @@ class _JobReader(Reader):
                 self.report(f"{key}={self.value(key)}: {model.name} takes no {key}")
 
     def name(self, request: GenerationRequest, prompt: str, factors: Mapping[str, str]) -> str:
-        """Return what a person calls the run, like `potter · cfg 0.5 · 16:9 · 5 s · #0`."""
-        given = {o.split("=", 1)[0].lstrip("+") for o in self.hydra.overrides.task}
-        swept = [value for name, value in factors.items() if name in given]
-        arguments = dict(request.arguments)
-        shown = {
-            "cfg_scale": "cfg {:g}", "aspect_ratio": "{}", "duration": "{} s"
-        }  # fmt: skip
-        settings = [form.format(arguments[k]) for k, form in shown.items() if k in arguments]
-        parts = [prompt, *swept, *settings, f"#{request.sample}"]
-        return " · ".join(_short(part) for part in parts)
-
-
-def _short(text: str) -> str:
-    """Return a text on one line of at most 40 characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else f"{line[:39].rstrip()}…"
+        """Return what a person calls the run: its prompt, what the command varies, and its repeat."""
+        given = dict(override.lstrip("+~").partition("=")[::2] for override in self.hydra.overrides.task)
+        swept = self.hydra.job.env_set.get(SWEPT)
+        varied = set(given) - {"prompts"} if swept is None else set(swept.split())
+        arguments = {key: value for key, value in request.arguments.items() if key != "prompt"}
+        values = {key: value for key, value in {**factors, **arguments}.items() if key in varied}
+        values |= {key: given[key] for key in sorted(varied & set(given)) if re.match(r"(model|prompts)\b", key)}
+        return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])

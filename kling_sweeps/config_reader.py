@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
+
+LARGEST = 1e15
+LITERAL = "where the characters ${ are meant, write \\${"
 
 
 class Reader:
@@ -34,8 +38,15 @@ class Reader:
         try:
             return self._select(key, default)
         except OmegaConfBaseException as error:
-            self.report(f"{key}: {str(error).splitlines()[0]}")
+            self.report(f"{key}: {reason(error)}")
             return default
+
+    def at(self, *path: str | int) -> Any:
+        """Return the resolved value at a path, whose names may have dots; raise what OmegaConf raises."""
+        node = self.cfg
+        for name in path:
+            node = node[name]
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
     def _whole(self, group: str) -> dict[str, Any]:
         """Return a resolved group, which is quicker than key by key; nothing where one of its keys is wrong."""
@@ -50,13 +61,14 @@ class Reader:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
     def number(self, key: str, low: float = 0.0, whole: bool = False) -> float:
-        """Return a finite number of at least `low`."""
+        """Return a number of at least `low`, and not so large that floats don't tell whole numbers apart."""
         value = self.value(key)
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if good and math.isfinite(value) and value >= low and (not whole or value == int(value)):
+        if good and low <= value <= LARGEST and (not whole or value == int(value)):
             return int(value) if whole else float(value)
         kind = "whole number" if whole else "number"
-        self.report(f"{key}={value} is not a {kind} of {low:g} or more")
+        limit = f"from {low:g} to {LARGEST:g}" if good and value > LARGEST else f"of {low:g} or more"
+        self.report(f"{key}={value} is not a {kind} {limit}")
         return low
 
     def flag(self, key: str) -> bool:
@@ -85,9 +97,47 @@ class Reader:
                 self.report(f"{key}.{name} is unknown{close(name, valid)}")
 
 
+def reason(error: Exception) -> str:
+    """Return in one line why a value can't be resolved."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{said}; {LITERAL}" if "nterpolat" in said else said
+
+
+def leaves(node: Any, *path: str | int) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield the path and the value of everything in a config that holds nothing else."""
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from leaves(value, *path, name)
+    elif isinstance(node, list) and node:
+        for number, value in enumerate(node):
+            yield from leaves(value, *path, number)
+    else:
+        yield path, node
+
+
+def said(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def meant(value: Any, names: Iterable[str]) -> str | None:
+    """Return the name that YAML would read as a value which is no text; None where none or several would be."""
+    found = [name for name in names if repr(_scalar(name)) == repr(value)]
+    return found[0] if len(found) == 1 else None
+
+
+def _scalar(name: str) -> Any:
+    try:
+        return yaml.load(name, Loader=get_yaml_loader())
+    except yaml.YAMLError:
+        return name
+
+
 def close(name: str, valid: Iterable[str]) -> str:
     """Return what to say after a name that is not valid: the one that was meant, or all there are."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(str(name), valid, n=1)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.7)
     close = close or [word for word in valid if word.startswith(f"{name}_")]
     return f"; did you mean {close[0]}?" if close else f"; valid are {', '.join(valid)}"

@@ -16,7 +16,7 @@ def job(cfg: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from kling_sweeps import console, session
+    from kling_sweeps import cluster, console, session
     from kling_sweeps.config import read_job
     from kling_sweeps.errors import RefusedError, RunError, say_refused
 
@@ -25,7 +25,10 @@ def job(cfg: Any) -> float | None:
     with suppress(OSError):  # a cluster's process may be elsewhere, and relative paths are of the command
         os.chdir(hydra.runtime.cwd)
     try:
-        return session.run_one(*read_job(cfg, hydra))
+        settings, cell = read_job(cfg, hydra)
+        if hydra.mode is not RunMode.RUN and hydra.runtime.choices.get("cluster", "local") != "local":
+            cluster.check(settings)
+        return session.run_one(settings, cell)
     except (RefusedError, RunError) as error:
         if hydra.mode is RunMode.RUN:
             raise SystemExit(1 if isinstance(error, RunError) else say_refused(error)) from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 REQUIRED = object()
+# What an argument declares by a number.
+NUMBERS = {"min", "max", "min_length", "max_length"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def _read_string(argument: Argument, value: Any) -> str:
 
 def _read_number(argument: Argument, value: Any) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) or not str(value).isascii() else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and argument.min <= number <= argument.max):
         raise ValueError(f"is not a number from {argument.min:g} to {argument.max:g}")
@@ -70,8 +72,8 @@ def _read_boolean(argument: Argument, value: Any) -> bool:
 
 def _read_enum(argument: Argument, value: Any) -> str:
     whole = isinstance(value, float) and value.is_integer()
-    text = str(int(value) if whole else value)
-    if text in argument.values:
+    text = str(int(value) if whole and str(value) not in argument.values else value)
+    if text in argument.values and not isinstance(value, bool):
         return text
     allowed = "allowed are " + ", ".join(argument.values)
     for ratio in argument.values:
@@ -145,10 +147,12 @@ def read_model(node: Mapping[str, Any]) -> Model:
     _refuse_unknown(node, Model, "model")
     if not node.get("name") or not node.get("endpoint"):
         raise ValueError("model has no name or no endpoint; a model file needs both")
-    arguments = {
-        name: _read_argument(f"model.arguments.{name}", declared)
-        for name, declared in (node.get("arguments") or {}).items()
-    }
+    declared = node.get("arguments") or {}
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"model.arguments is {declared!r}; a mapping is needed")
+    arguments = {name: _read_argument(f"model.arguments.{name}", one) for name, one in declared.items()}
+    if "prompt" not in arguments:
+        raise ValueError("model.arguments has no prompt")
     price = node.get("price")
     return Model(
         name=str(node["name"]),
@@ -164,10 +168,18 @@ def _read_argument(where: str, declared: Mapping[str, Any]) -> Argument:
         raise ValueError(
             f"{where}.type is {declared.get('type')!r}; valid are {', '.join(READERS)}"
         )
-    values = tuple(str(value) for value in declared.get("values", ()))
+    for key in NUMBERS & set(declared):
+        if isinstance(declared[key], bool) or not isinstance(declared[key], int | float):
+            raise ValueError(f"{where}.{key} is {declared[key]!r}; a number is needed")
+    values = declared.get("values", ())
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{where}.values is {values!r}; a list is needed")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"{where}.values has {value!r}, which is no text; quote it")
     if declared["type"] == "enum" and not values:
         raise ValueError(f"{where}.values is missing; an enum lists what it allows")
-    return Argument(**{**declared, "values": values})
+    return Argument(**{**declared, "values": tuple(map(str, values))})
 
 
 def _read_price(price: Mapping[str, Any]) -> Price:

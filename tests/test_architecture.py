@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((*ROOT.glob("kling_sweeps/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")))
 ONLY = {
-    "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config.py", "hydra_plugins/"),
+    "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config", "hydra_plugins/"),
     "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
     "optuna": ("hydra_plugins/hydra_fal_search/_sampling.py",),
     "fal_client": ("kling_sweeps/providers/",),

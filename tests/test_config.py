@@ -81,7 +81,7 @@ def test_the_default_run_sends_all_five_arguments():
     assert cell.request.arguments["cfg_scale"] == 0.5
     assert cell.request.arguments["duration"] == "5"
     assert cell.request.price_usd == 1.40
-    assert cell.name == "potter · cfg 0.5 · 16:9 · 5 s · #0"
+    assert cell.name == "potter · #0"
 
 
 def test_the_default_set_has_eight_prompts():
@@ -109,7 +109,7 @@ def test_a_template_takes_its_factors():
     assert cell.prompt_text.endswith(", slow dolly in, soft overcast light")
     assert cell.factors["camera"] == "slow dolly in"
     assert set(cell.factors) == {"subject", "camera", "light"}
-    assert cell.name.startswith("scene · slow dolly in · cfg")
+    assert cell.name == "scene · slow dolly in · #0"
     assert cell.params["camera"] == "slow dolly in"
 
 

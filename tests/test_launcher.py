@@ -77,7 +77,7 @@ def master(loader):
 
 def test_a_job_is_composed_as_hydra_composes_it(loader, master):
     """Gives the same config for whatever is overridden, to the last key of Hydra's own."""
-    composer = Composer(loader, lambda config: None)
+    composer = Composer(loader)
     for job in [*JOBS, *reversed(JOBS)]:
         ours = composer.load_sweep_config(master, list(job))
         theirs = loader.load_sweep_config(master, list(job))
@@ -92,14 +92,14 @@ def test_what_cannot_be_composed_is_refused_as_hydra_refuses_it(loader, master, 
     with pytest.raises(HydraException) as theirs:
         loader.load_sweep_config(master, [wrong])
     with pytest.raises(HydraException) as ours:
-        Composer(loader, lambda config: None).load_sweep_config(master, [wrong])
+        Composer(loader).load_sweep_config(master, [wrong])
     assert type(ours.value) is type(theirs.value)
     assert str(ours.value) == str(theirs.value)
 
 
 def test_hydra_reads_its_files_once(loader, master, monkeypatch):
     """Composes what jobs share a single time."""
-    composer, composed = Composer(loader, lambda config: None), []
+    composer, composed = Composer(loader), []
     original = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda *args: composed.append(args) or original(*args))
     for cfg_scale in range(10):
@@ -108,8 +108,10 @@ def test_hydra_reads_its_files_once(loader, master, monkeypatch):
 
 
 def test_what_was_read_is_known_once(loader, master):
-    """Keeps what was made of a job for whoever asks for it first."""
-    composer = Composer(loader, lambda config: config.cfg_scale)
-    composer.load_sweep_config(master, ["cfg_scale=0.3"])
-    assert composer.known(["cfg_scale=0.3"]) == 0.3
+    """Keeps what was read of a job for whoever asks for it first."""
+    composer = Composer(loader)
+    assert composer.keep(["cfg_scale=0.3"], "read") == "read"
+    assert composer.load_sweep_config(master, ["cfg_scale=0.3"]) is master
+    assert composer.known(["cfg_scale=0.3"]) == "read"
     assert composer.known(["cfg_scale=0.3"]) is None
+    assert composer.load_sweep_config(master, ["cfg_scale=0.3"]).cfg_scale == 0.3

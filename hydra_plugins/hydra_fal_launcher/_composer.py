@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,8 +15,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kling_sweeps.errors import ConfigError
-
 
 class Composer:
     """A config loader whose `load_sweep_config` gives what Hydra's own does, in a twentieth of the time.
@@ -26,13 +23,11 @@ class Composer:
     values. What was composed before the values is the same for all jobs with the same choices of
     config groups, and is kept. A job that can't be composed this way is left to Hydra.
 
-    A sweeper composes every job to see whether it can be, and throws it away; what `read` makes of it is
-    kept for the launcher, which then need not compose it a second time.
+    What was read of a job before the sweep begins is kept for the launcher, which then need not compose it.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl, read: Callable[[DictConfig], Any]) -> None:
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
         self._loader = loader
-        self._read = read
         self._known: dict[tuple[str, ...], Any] = {}
         self._parser = OverridesParser.create()
         self._is_group = cache(loader.repository.group_exists)
@@ -42,11 +37,19 @@ class Composer:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Compose one job, and keep what is read of it; raise what Hydra raises."""
-        config = self.compose(master_config, sweep_overrides)
-        with suppress(ConfigError):  # the launcher, which has the job's number, hears of it again
-            self._known[tuple(sweep_overrides)] = self._read(config)
-        return config
+        """Compose one job; raise what Hydra raises.
+
+        A sweeper composes every job to see whether it can be, and throws it away: for one that was read
+        already, that is left out.
+        """
+        if tuple(sweep_overrides) in self._known:
+            return master_config
+        return self.compose(master_config, sweep_overrides)
+
+    def keep(self, sweep_overrides: list[str], read: Any) -> Any:
+        """Keep, and return, what was read of a job."""
+        self._known[tuple(sweep_overrides)] = read
+        return read
 
     def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose one job, and keep nothing; raise what Hydra raises."""
@@ -56,7 +59,7 @@ class Composer:
             return self._loader.load_sweep_config(master_config, sweep_overrides)
 
     def known(self, sweep_overrides: list[str]) -> Any:
-        """Return, once, what was read of a job that was composed before, None where nothing was."""
+        """Return, once, what was read of a job before, None where nothing was."""
         return self._known.pop(tuple(sweep_overrides), None)
 
     def _compose(self, master: DictConfig, overrides: Sequence[Override]) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from kling_sweeps import session
 from kling_sweeps.config import read_all, read_job
 from kling_sweeps.errors import ConfigError, RefusedError, RunError, submitted
 from kling_sweeps.job import job
+from kling_sweeps.run import Landed
 from kling_sweeps.settings import Cell, Settings
 
 if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
+
+log = logging.getLogger(__name__)
 
 
 def launch(
@@ -60,7 +64,7 @@ def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
         failed = failed or landed.error
         for number in numbers[landed.cell.request.key]:
             if not landed.stood or landed.flaws:  # or else no job has anything left to do, or to say
-                results[number] = _slim(jobs.run(number))
+                results[number] = _slim(jobs.note(number, settings, landed))
             if not landed.error:
                 results[number].return_value = session.objective(settings, landed)
     if failed and settings.policy.fail_fast:
@@ -77,7 +81,7 @@ class _Jobs:
     first: int
 
     def read(self, number: int) -> tuple[Settings, Cell]:
-        """Read a job, unless that was done when the sweeper composed it."""
+        """Read a job, unless that was done before the sweep began."""
         known = self.launcher.hydra_context.config_loader.known(list(self.overrides[number]))
         return known or read_job(self.config(number))
 
@@ -100,6 +104,17 @@ class _Jobs:
             job_subdir_key="hydra.sweep.subdir",
         )
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+        return returned
+
+    def note(self, number: int, settings: Settings, landed: Landed) -> JobReturn:
+        """Let Hydra run the job of a run that has landed; what Hydra can't write down costs the run nothing."""
+        try:
+            return self.run(number)
+        except OSError as error:
+            log.warning("Hydra could not note the run %s: %s", landed.cell.name, error)
+        returned = JobReturn(status=JobStatus.FAILED if landed.error else JobStatus.COMPLETED)
+        returned.return_value = landed.error or session.objective(settings, landed)
+        self.launcher.hydra_context.callbacks.on_job_end(config=self.launcher.config, job_return=returned)
         return returned
 
 

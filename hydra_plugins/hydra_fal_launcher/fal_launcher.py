@@ -21,14 +21,10 @@ class FalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from kling_sweeps.config import read_job
-        from kling_sweeps.job import job
-
         from ._composer import Composer
 
-        # The sweeper, which composes every job to check it, has the same context.
-        read = read_job if task_function is job else lambda config: None
-        hydra_context.config_loader = Composer(hydra_context.config_loader, read)
+        if not isinstance(hydra_context.config_loader, Composer):  # the guard's, which has read every job
+            hydra_context.config_loader = Composer(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

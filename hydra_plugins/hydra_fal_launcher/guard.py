@@ -1,31 +1,52 @@
-"""What Hydra would silently get wrong in a sweep, refused; and a failed run, told in the exit code."""
+"""What Hydra would silently get wrong, refused before it writes anything; and a failed run, told in the exit code."""
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil, prod
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kling_sweeps import terminal
+from kling_sweeps import cluster, terminal
 from kling_sweeps.address import holds_password
-from kling_sweeps.config import FACTOR, ID, PASSWORD_IN_CONFIG, read_all, read_job
-from kling_sweeps.errors import ConfigError, RefusedError, say_refused
+from kling_sweeps.config import (
+    COMMAND_ID,
+    FACTOR,
+    HOLDS_CREDENTIAL,
+    ID,
+    PASSWORD_IN_CONFIG,
+    SWEPT,
+    read_all,
+    read_job,
+    read_settings,
+)
+from kling_sweeps.config_reader import leaves, said
+from kling_sweeps.errors import ConfigError, say_refused
+from kling_sweeps.refusals import message
 from kling_sweeps.run import Runs
+from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.untrusted import secrets
 
+from . import _outputs
 from ._composer import Composer
+
+# More can't be looked over by anybody, and composing them takes minutes.
+MOST_RUNS = 20_000
 
 
 class Guard(Callback):
-    """Refuses a sweep (exit code 2) that Hydra would run otherwise than it reads.
+    """Refuses a command (exit code 2) that Hydra would run otherwise than it reads, or whose dumps would tell a secret.
 
     Hydra turns an exception of a callback into a warning, hence SystemExit.
     """
@@ -34,22 +55,25 @@ class Guard(Callback):
         self.failed = 0
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._refuse_passwords(config)
-
-    def _refuse_passwords(self, config: DictConfig) -> None:
-        """Refuse what Hydra would write down before anything else reads it."""
-        whole = OmegaConf.to_container(config, resolve=False)
-        for key in _keys_with_password(whole):
-            raise SystemExit(say_refused(PASSWORD_IN_CONFIG.format(key)))
+        with _refusing():
+            _refuse_credentials(config)
+            with open_dict(config):
+                config.hydra.job.env_set[COMMAND_ID] = uuid.uuid4().hex
+            if params := config.hydra.sweeper.get("params"):
+                raise ConfigError(f"hydra.mode=RUN would leave out what is swept over: {', '.join(params)}")
+            _refuse_folder(config)
+            read_job(config)
+            _outputs.make(config.hydra)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._refuse_passwords(config)
-        try:
-            if problems := list(_problems(config)):
+        with _refusing():
+            _refuse_credentials(config)
+            overrides = OverridesParser.create().parse_overrides(_take_params(config))
+            if problems := list(_problems(config, overrides)):
                 raise ConfigError(*problems)
-            _check_plan(config)
-        except (RefusedError, HydraException) as error:
-            raise SystemExit(say_refused(error)) from None
+            _tell_jobs(config, overrides)
+            _check_plan(config, overrides)
+            _outputs.make(config.hydra)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         self.failed += job_return.status is JobStatus.FAILED
@@ -59,22 +83,82 @@ class Guard(Callback):
             raise SystemExit(1)
 
 
-def _keys_with_password(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys whose values hold an address with a password."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _keys_with_password(inner, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _keys_with_password(inner, key)
-    elif isinstance(value, str) and holds_password(value):
-        yield key
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise SystemExit(say_refused(message(error))) from None
 
 
-def _problems(config: DictConfig) -> Iterator[str]:
-    given = _overrides(config)
-    texts = _text_keys(config, "\n".join(given))
-    for override in OverridesParser.create().parse_overrides(given):
+def _refuse_credentials(config: DictConfig) -> None:
+    """Refuse what Hydra would write down before any job is read."""
+    for path, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        key = ".".join(name for name in path if isinstance(name, str))
+        if any(secret in text for text in (key, str(value)) for secret in secrets()):
+            raise ConfigError(HOLDS_CREDENTIAL.format(key))
+        if holds_password(str(value)):
+            raise ConfigError(PASSWORD_IN_CONFIG.format(key))
+
+
+def _refuse_folder(config: DictConfig) -> None:
+    HydraConfig.instance().set_config(config)  # where Hydra's own interpolations look
+    if problems := list(_outputs.problems(config.hydra)):
+        raise ConfigError(*problems)
+
+
+def _take_params(config: DictConfig) -> list[str]:
+    """Return the overrides of a sweep as they were written: its file's, then the command line's.
+
+    The sweeper is given them all as if from the command line: it would resolve the file's before any job.
+    """
+    params = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("params") or {}
+    if not isinstance(params, dict):
+        raise ConfigError(f"hydra.sweeper.params is {params}, not a mapping of keys to values")
+    given = [f"{key}={_values(key, value)}" for key, value in params.items()]
+    overrides = [*given, *OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
+    with open_dict(config):
+        config.hydra.overrides.task, config.hydra.sweeper.params = overrides, {}
+    return overrides
+
+
+def _values(key: str, value: Any) -> str:
+    """Return a value of a sweep's params as Hydra's grammar has it; a list holds the values to sweep over."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        return ",".join(map(_element, value))
+    if isinstance(value, list | dict):
+        raise ConfigError(
+            f"hydra.sweeper.params.{key} is {value}; give the values to sweep over as a list, "
+            "or in one text, as \"'A cat, asleep','A dog'\""
+        )
+    return said(value)
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, list | dict):
+        raise ConfigError(f"hydra.sweeper.params has {value} among the values of a list; each is a text or a number")
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else said(value)
+
+
+def _tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Let every job, on whatever machine, know the command's id and the keys that it sweeps over."""
+    last = {override.key_or_group: override for override in overrides}
+    told = {
+        COMMAND_ID: uuid.uuid4().hex,
+        SWEPT: " ".join(key for key, override in last.items() if override.is_sweep_override()),
+    }
+    with open_dict(config):
+        config.hydra.job.env_set.update(told)
+        config.hydra.overrides.hydra.extend([f"++hydra.job.env_set.{key}='{value}'" for key, value in told.items()])
+
+
+def _problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str]:
+    if (number := prod(map(_number_of_values, overrides))) > MOST_RUNS:
+        yield f"the sweep has {number:,} runs; at most {MOST_RUNS:,} are taken at once"
+    texts = _text_keys(config, "\n".join(override.input_line for override in overrides))
+    for override in overrides:
         if not isinstance(override.value(), ChoiceSweep):
             continue
         if override.key_or_group == "sweep":
@@ -86,48 +170,78 @@ def _problems(config: DictConfig) -> Iterator[str]:
             yield _split_text(override)
 
 
-def _overrides(config: DictConfig) -> list[str]:
-    """Return the overrides of a sweep as they were written: its file's, then the command line's."""
-    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
-    task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    return [*(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()), *task]
+def _number_of_values(override: Override) -> int:
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        return max(0, ceil((value.stop - value.start) / value.step))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
-def _check_plan(config: DictConfig) -> None:
-    """Read and plan all the jobs of a sweep that is known beforehand; raise RefusedError.
+def _is_ours(config: DictConfig) -> bool:
+    return config.hydra.launcher._target_.startswith(__package__)
 
-    Our launcher does that itself, where it gets all of them at once.
-    """
-    is_ours = config.hydra.launcher._target_.startswith(__package__)
-    is_known = config.hydra.sweeper._target_.endswith("BasicSweeper")
-    if not is_known or is_ours and config.hydra.sweeper.max_batch_size is None:
-        return
-    loader = Composer(GlobalHydra.instance().config_loader(), lambda config: None)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(_overrides(config))
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    settings, cells = read_all(lambda job=job: read_job(loader.load_sweep_config(config, job)) for job in jobs)
-    problems = []
-    if settings.budget.partial:
-        problems.append(
+
+def _is_known(config: DictConfig) -> bool:
+    """Tell whether all the jobs of a sweep are known beforehand."""
+    return config.hydra.sweeper._target_.endswith("BasicSweeper")
+
+
+def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Read and plan all the jobs of a sweep, where they are known beforehand; raise RefusedError."""
+    is_alone = _is_ours(config) and config.hydra.sweeper.get("max_batch_size") is None
+    machines = config.hydra.runtime.choices.get("cluster", "local")
+    settings, cells = _read_jobs(config, overrides) if _is_known(config) else (read_settings(config), [])
+    problems = list(_unshared(config, settings)) if cells else []
+    if machines != "local":
+        problems += cluster.problems(settings, machines)
+    if problems:
+        raise ConfigError(*problems)
+    if cells and not is_alone:  # our launcher does so itself, where it has them all at once
+        _check_runs(Runs(settings, cells), settings.dry_run)
+    if machines != "local":
+        cluster.announce(settings)
+
+
+def _check_runs(runs: Runs, is_dry: bool) -> None:
+    if is_dry:
+        return terminal.show_refusal(runs)
+    runs.check()
+    atexit.register(terminal.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
+
+
+def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
+    """Yield what only our launcher can do, with all the runs of a sweep at once."""
+    is_ours, batch = _is_ours(config), config.hydra.sweeper.max_batch_size
+    if settings.budget.partial and not (is_ours and batch is None):
+        yield (
             "budget.partial=true chooses among all the runs of a sweep, which hydra/launcher=fal alone "
             "gets at once, without hydra.sweeper.max_batch_size"
         )
     if settings.policy.fail_fast and not is_ours:
-        problems.append("fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can")
-    cluster = config.hydra.runtime.choices.get("cluster", "local")
-    if settings.provider.name == "auto" and cluster != "local":
-        problems.append(
-            f"cluster={cluster} has many machines, and with provider=auto each would decide alone whether it "
-            "is for money: choose provider=fal or provider=emulator"
-        )
-    if problems:
-        raise ConfigError(*problems)
-    runs = Runs(settings, cells)
-    if settings.dry_run:
-        terminal.show_refusal(runs)
-    else:
-        runs.check()
-        atexit.register(terminal.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
+        yield "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
+    if batch is not None and not (isinstance(batch, int) and batch > 0):
+        yield f"hydra.sweeper.max_batch_size={batch} is not a whole number of 1 or more"
+
+
+def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settings, list[Cell]]:
+    """Read every job of a sweep; what is read here is known to our launcher."""
+    hydra = GlobalHydra.instance().hydra
+    composer = Composer(hydra.config_loader)
+    lines = [override.input_line for override in overrides]
+    parsed = OverridesParser.create(config_loader=composer).parse_overrides(lines)
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+
+    def read(number: int) -> tuple[Settings, Cell]:
+        job = composer.compose(config, jobs[number])
+        with open_dict(job):
+            job.hydra.job.id = job.hydra.job.num = number
+        _refuse_folder(job)
+        return composer.keep(jobs[number], read_job(job))
+
+    found = read_all(lambda number=number: read(number) for number in range(len(jobs)))
+    if _is_ours(config):
+        hydra.config_loader = composer
+    return found
 
 
 def _text_keys(config: DictConfig, overrides: str) -> set[str]:

@@ -97,9 +97,8 @@ class Asked:
 def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str]) -> Asked:
     """Read what is asked for; raise ConfigError with what is wrong, at the edges of what is searched too."""
     _check(config.hydra.sweeper)
-    given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
     parser = OverridesParser.create(config_loader=composer)
-    overrides = {o.key_or_group: o for o in parser.parse_overrides([*given, *arguments])}
+    overrides = {o.key_or_group: o for o in parser.parse_overrides(list(arguments))}
     swept = {o.get_key_element(): sampling.distribution(o) for o in overrides.values() if o.is_sweep_override()}
     if not swept:
         raise ConfigError("nothing is searched: give a key an interval, like 'cfg_scale=interval(0, 1)', or values")

@@ -36,7 +36,7 @@ def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
 
     Raises RefusedError before anything is submitted, and RunError where a run failed.
     """
-    composer = Composer(sweeper.hydra_context.config_loader, lambda config: None)
+    composer = Composer(sweeper.hydra_context.config_loader)
     asked = read_asked(sweeper.config, composer, arguments)
     runs = Runs(asked.settings, [])
     journal = SearchJournal(runs.store.root / "searches" / asked.name)

@@ -38,7 +38,8 @@ class SearchSweeperConf:
     # a function (config, trial) that lets the trial suggest more
     custom_search_space: str | None = None
 
-    params: dict[str, str] = field(default_factory=dict)
+    # key -> what is searched, as interval(0, 1), or values
+    params: dict[str, Any] = field(default_factory=dict)
 
 
 class OptunaConfig(SearchPathPlugin):

@@ -1,0 +1,40 @@
+"""The parts of a run's name, each short, and different wherever its value is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+LENGTH = 40
+FORMS = {
+    "prompt": "{}",
+    "prompts": "prompts {}",
+    "cfg_scale": "cfg {}",
+    "aspect_ratio": "{}",
+    "duration": "{} s",
+    "negative_prompt": "not {}",
+}
+
+
+def part(key: str, value: Any) -> str:
+    """Return what stands for a key's value: at most 40 characters, distinct for distinct values."""
+    if value == "":
+        return _short(f"no {key}")
+    is_plain = isinstance(value, str) and "." not in key
+    return _short(FORMS.get(key, "{}" if is_plain else f"{key} {{}}").format(_said(value)))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _short(text: str) -> str:
+    """Return a text on one line, with a digest of it where it is cut or could be mistaken for another."""
+    line = " ".join(text.split())
+    if line == text and 0 < len(line) <= LENGTH and not set(line) & set("·…"):
+        return line
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{line[: LENGTH - 8].rstrip()}… {digest}"
