@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from conftest import Sweep
 from playwright.sync_api import Page, sync_playwright
 
 from kling_sweeps.analysis import runs_df
+from kling_sweeps.errors import RunError
+from kling_sweeps.tracking import Tracker
 
 # H.264 is in the Chromium of a distribution and in Chrome, not in the one that playwright brings.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -131,3 +134,23 @@ def test_a_runs_page_plays_its_video(sweep, server, page):
     page.wait_for_function(f"() => ({PLAYS})(document.querySelector('video'))")
     assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [run["width"], run["height"]]
     assert video.evaluate("video => video.duration") == pytest.approx(run["duration_s"], abs=0.1)
+
+
+def test_a_prompt_and_an_error_are_shown_as_text(sweep, server, page, landed):
+    """Shows what others wrote on a run's page as they wrote it, and fetches nothing that it names."""
+    spy = "http://127.0.0.1:9/seen.png"
+    text = f"a `fox` ```\n<img src={spy}> ![seen]({spy})\n</code></pre><img src={spy}>\n```\n**not bold**"
+    arguments = {**landed.cell.request.arguments, "prompt": text, "negative_prompt": text}
+    request = dataclasses.replace(landed.cell.request, arguments=arguments)
+    cell = dataclasses.replace(landed.cell, request=request, name=f"<img src={spy}> · #0")
+    tracker = Tracker(sweep.command.tracking_uri, "hostile", "fal")
+    tracker.track(dataclasses.replace(landed, cell=cell, error=RunError(text), measurement=None))
+    (run,) = runs_df("hostile", tracker.uri).to_dict("records")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server}/#/experiments/{tracker.experiment_id}/runs/{run['run_id']}")
+    description = page.locator("pre", has_text="**not bold**")
+    description.first.wait_for()
+    assert description.count() == 3
+    assert page.locator("img[src*='seen.png'], a[href*='seen.png']").count() == 0
+    assert [url for url in asked if url.startswith(spy)] == []

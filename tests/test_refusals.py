@@ -54,7 +54,7 @@ def test_it_is_refused(command, emulator, overrides, said):
 def test_tracking_that_is_none_of_mlflows_is_refused(command, emulator):
     """Submits nothing where a server is no MLflow's, and a file no database."""
     (command.folder / "text.db").write_text("no database, but long enough to be taken for one\n" * 100)
-    for uri, said in ((emulator.base_url, "not MLflow's API"), ("sqlite:///text.db", "text.db can't be used")):
+    for uri, said in ((emulator.base_url, "wants credentials"), ("sqlite:///text.db", "text.db can't be used")):
         done = command(f"provider.base_url={emulator.base_url}", f"tracking.uri={uri}")
         assert done.returncode == 2, done.stdout
         assert said in done.stderr
