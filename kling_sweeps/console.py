@@ -94,6 +94,14 @@ if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = UNWATCHED_WIDTH
 
 
+class Handler(logging.Handler):
+    """Prints messages on stderr as it is at the time: above the live table, while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(ValueError):  # the process ends, and its streams are closed
+            print(self.format(record), file=sys.stderr)
+
+
 class Formatter(logging.Formatter):
     """Formats a message of a log, and its traceback, as text that shows no credential and steers no terminal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -17,12 +19,16 @@ from rich.text import Text
 from kling_sweeps.console import console
 from kling_sweeps.run import Landed
 from kling_sweeps.settings import Cell
-from kling_sweeps.tables import money
+from kling_sweeps.tables import GAP, money, shortened
 
 OVER = ("failed", "tracked", "cancelled")
 # Nothing is done with these at the moment, and they are counted rather than shown.
 IDLE = ("planned", "waiting")
+# These wait for fal, and are shown where there is room.
+QUEUED = ("submitting", "in queue")
 SHOWN = 20
+# In lines, what the live table has besides runs, and in characters the widths of its columns, a name's at least.
+FRAME, NAME, STAGE, ELAPSED = 6, 24, 15, 7
 # Of many runs a log tells only how they end, and what is unusual.
 USUAL = ("submitting", "in queue", "generating", "downloading", "measuring")
 MANY = 20
@@ -49,6 +55,7 @@ class Progress:
 
     def __init__(self, cells: Sequence[Cell], done: int, command: str) -> None:
         self.lines = {cell.request.key: _Line(cell) for cell in cells}
+        self.longest = max((cell_len(cell.name) for cell in cells), default=0)
         self.total = done + len(cells)
         self.over_counts = Counter(tracked=done)
         self.command = command
@@ -63,7 +70,9 @@ class Progress:
         if not console.is_terminal:
             yield self
             return
-        with Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True):
+        # What is redirected to a file stays there.
+        where = {"redirect_stderr": sys.stderr.isatty(), "transient": True}
+        with Live(get_renderable=self.render, console=console, refresh_per_second=4, **where):
             yield self
 
     def update(self, cell: Cell, stage: str, text: str) -> None:
@@ -127,19 +136,28 @@ class Progress:
         with self.lock:
             lines = list(self.lines.values())
             summary = self.summary()
-        active = [line for line in lines if line.stage not in IDLE]
-        active.sort(key=lambda line: (line.stage == "in queue", line.begin))
-        table = Table(box=None, pad_edge=False, expand=True)
-        table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=3)
-        table.add_column("stage", no_wrap=True, min_width=12)
-        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=2)
-        table.add_column("elapsed", no_wrap=True, justify="right", min_width=7)
-        for line in active[:SHOWN]:
-            elapsed = _duration(time.monotonic() - line.begin)
-            table.add_row(Text(line.cell.name), Text(line.stage, style="cyan"), Text(line.text), elapsed)
-        counts = Counter(line.stage for line in [*active[SHOWN:], *(line for line in lines if line.stage in IDLE)])
-        rest = ", ".join(f"{n} more {'waiting' if stage in IDLE else stage}" for stage, n in counts.items())
-        return Group(table, *[Text(rest, style="dim")] * bool(rest), Text(summary, style="bold"))
+        active = sorted((line for line in lines if line.stage not in IDLE), key=lambda line: line.stage in QUEUED)
+        room = max(1, min(SHOWN, console.height - FRAME))
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        widths = self._widths()
+        for name, width in zip(("run", "stage", "", "elapsed"), widths, strict=True):
+            justify = "right" if name == "elapsed" else "left"
+            table.add_column(name, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
+        for line in active[:room]:
+            name = Text(shortened(line.cell.name, widths[0]))
+            elapsed = Text(_duration(time.monotonic() - line.begin))
+            table.add_row(name, Text(line.stage, style="cyan"), Text(line.text), elapsed)
+        idle = [line for line in lines if line.stage in IDLE]
+        counts = Counter([*(line.stage for line in active[room:]), *("waiting" for _ in idle)])
+        rest = ", ".join(f"{n} more {stage}" for stage, n in counts.items())
+        texts = [Text(rest, "dim", overflow="ellipsis", no_wrap=True), Text(summary, "bold", no_wrap=True)]
+        return Group(table, *texts[not rest :])
+
+    def _widths(self) -> tuple[int, int, int, int]:
+        """Return the widths of a run's name, its stage, what is said of it, and its time: no stage moves a column."""
+        room = console.width - STAGE - ELAPSED - 3 * GAP
+        name = max(1, min(self.longest, max(room * 3 // 5, min(room, NAME))))
+        return name, STAGE, max(room - name, 0), ELAPSED
 
 
 def _duration(seconds: float) -> str:

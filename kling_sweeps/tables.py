@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,8 @@ from kling_sweeps.untrusted import printable
 MANY, MANY_VALUES = 40, 12
 # In characters: between two columns; and of a text at the very least, at least where it is longer, and at most.
 GAP, SHORTEST, SHORT, LONG = 2, 4, 8, 60
+# Of a name that is cut in its middle.
+END = 6
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,14 @@ def money(prices: Iterable[float | None], unit: str = " USD") -> str:
 
 def _line(text: str) -> str:
     return printable(" ".join(text.split()))
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a run's name in so many columns, its end, which tells repeats apart, whole where there is room."""
+    if cell_len(name) <= width:
+        return name
+    end = name[-END:] if width >= 2 * END else ""
+    return f"{set_cell_size(name, max(0, width - cell_len(end) - 1))}…{end}"
 
 
 def _cut(line: str) -> str:

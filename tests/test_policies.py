@@ -339,6 +339,51 @@ def test_a_price_that_nobody_knows_is_refused(laboratory):
     assert laboratory.tracked("price")[one.name].data.metrics.get("cost_usd") is None
 
 
+def test_an_unknown_price_is_told_as_such(laboratory):
+    """Tells in row, total and sum how many have no price, never that they cost nothing."""
+    cells = [cell("a price"), *(cell("no price at all", sample, price_usd=None) for sample in range(2))]
+    said = laboratory.run("price", *cells, allow_unknown_price=True).said
+    assert said.count("to generate  unknown") == 2
+    assert "3 to generate. 1.40 USD and 2 of unknown price (" in said
+    assert "1.40 USD and 2 of unknown price spent." in said
+    again = laboratory.run("price", cell("no price at all", 2, price_usd=None), allow_unknown_price=True).said
+    assert "1 to generate. 1 of unknown price (" in again
+    assert "0.00" not in again
+
+
+def test_what_a_budget_leaves_out_is_named(laboratory):
+    """Says how many, which, what they would cost and what would be enough, before and after the others."""
+    cells = [cell(f"left out {number}") for number in range(4)]
+    said = laboratory.run("partial", *cells, partial=True, max_usd=3).said
+    left_out = "2 left out by budget.partial=true, for 2.80 USD: left out 2 · #0, left out 3 · #0."
+    assert said.count(f"{left_out} budget.max_usd=5.6 runs them too.") == 2
+
+
+def test_a_dry_run_says_that_it_would_be_refused(laboratory):
+    """Says why, and refuses nothing."""
+    for given, why in (({"max_usd": 1}, "budget.max_usd=1.4"), ({}, "budget.allow_unknown_price=true")):
+        one = cell("over budget", price_usd=1.4 if given else None)
+        with lab.said() as text:
+            list(laboratory.begin(dataclasses.replace(laboratory.settings("dry", **given), dry_run=True), one))
+        assert "Without dry_run=true this would be refused: " in text.getvalue()
+        assert why in text.getvalue()
+
+
+def test_a_failed_run_says_what_to_do(laboratory):
+    """Ends with the way on for each kind of failure, and its price."""
+    moderated, sent, away = cell("what to do, moderated"), cell("what to do, lost"), cell("what to do, never sent")
+    laboratory.emulator.set_faults(
+        {"at": "generate", "fault": "moderation_422", "match": moderated.prompt},
+        {"at": "submit", "fault": "drop", "match": sent.prompt},
+        history("missing"),
+        {"at": "generate", "fault": "slow", "seconds": 60, "match": away.prompt},
+    )
+    said = laboratory.run("advice", moderated, sent, away, history_wait_s=0.1, timeout_s=1).said
+    assert f"retry=failed generates 1 again, for 1.40 USD: {moderated.name}." in said
+    assert f"unknown=resubmit pays again, 1.40 USD for {sent.name}." in said
+    assert "2 left with fal, for 2.80 USD. The same command collects them." in said
+
+
 def test_a_locked_account_pauses_the_sweep_until_it_is_unlocked(laboratory):
     """Gives nothing up while submissions, statuses and results are refused, says so, and goes on."""
     cells = [cell(f"locked {number}") for number in range(3)]
@@ -391,6 +436,27 @@ def test_an_interrupt_stops_everything_before_it_says_what_is_left(laboratory, m
     with pytest.raises(KeyboardInterrupt), lab.said():
         list(laboratory.begin(laboratory.settings("interrupted"), *cells))
     assert at_work == []
+
+
+def test_an_interrupt_forgets_no_money(laboratory, monkeypatch):
+    """Counts and lists every video that fal has charged, tracked, measured, downloaded or neither."""
+    cells = [cell(f"interrupted, and paid for {number}") for number in range(4)]
+    slow = {"at": "generate", "fault": "slow", "seconds": 30, "match": "paid for 3"}
+    laboratory.emulator.set_faults(slow, {"at": "file", "fault": "error_500", "match": "paid for 2"})
+
+    def interrupt(tracker, landed) -> None:
+        _wait_until(lambda: laboratory.charged(*cells) == 3)
+        _wait_until(lambda: laboratory.state(cells[1]).stage is Stage.FINISHED)
+        _wait_until(lambda: laboratory.state(cells[2]).stage is Stage.FETCHED)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "_track", interrupt)
+    with pytest.raises(KeyboardInterrupt), lab.said() as text:
+        list(laboratory.begin(laboratory.settings("interrupted"), *cells))
+    assert text.getvalue().count("  to track") == 2
+    assert text.getvalue().count("  to collect") == 1
+    assert "4.20 USD spent, 1.40 USD in flight." in text.getvalue()
+    assert "2 left with fal, for 1.40 USD, 1.40 USD spent. The same command collects them." in text.getvalue()
 
 
 CANCEL = ("drop", "reset", "hang", "unauthorized_401", "locked_403", "too_many_429", "error_500")

@@ -34,8 +34,10 @@ def landed(store: Store, one, error=None) -> Landed:
     return Landed(one, entry, State(Stage.FINISHED), error=error)
 
 
-def rendered(bar: Progress, width: int = 100) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, height=60, force_terminal=False)
+def rendered(bar: Progress, width: int = 100, height: int = 60) -> list[str]:
+    console = progress.console
+    console.width, console.height = width, height
+    console.file = io.StringIO()
     console.print(bar.render())
     return console.file.getvalue().splitlines()
 
@@ -55,15 +57,40 @@ def test_five_hundred_runs_are_shown_by_what_is_active(tmp_path, said):
     assert len(lines) == 1 + 20 + 2
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_live_table_fits_the_screen(said):
+    """Shows fewer runs on a low terminal, and the whole of them in the last line."""
+    cells = [cell(f"run {number}") for number in range(60)]
+    bar = Progress(cells, done=0, command="c")
+    for number, one in enumerate(cells):
+        bar.update(one, "submitting" if number < 50 else "measuring", "")
+    lines = rendered(bar, height=24)
+    assert len(lines) < 24
+    assert sum("measuring" in line for line in lines) == 10
+    assert lines[-1].strip() == "0 of 60 tracked"
+
+
+def test_no_stage_moves_a_column(said):
+    """Keeps everything where it is whatever is done with the runs."""
+    cells = [cell(f"run {number}") for number in range(3)]
+    bar = Progress(cells, done=0, command="c")
+    heads = set()
+    for stage in ("in queue", "fetching result", "not tracked yet", "generating"):
+        bar.update(cells[0], stage, "position 3")
+        head, row, *_ = rendered(bar, 80)
+        heads.add(head)
+        assert row.index(stage) == head.index("stage")
+    assert len(heads) == 1
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_a_row_is_a_line(said, width):
-    """Shortens names rather than breaking them over lines."""
+    """Shortens names in their middle rather than breaking them over lines."""
     one = cell("a very long prompt that says a lot about a fox and a lot about a dog " * 3)
     bar = Progress([one], done=0, command="c")
     bar.update(one, "generating", "a log line that goes on and on " * 9)
     lines = rendered(bar, width)
     assert len(lines) == 3
-    assert "generating" in lines[1]
+    assert "generating" in lines[1] and "· #0 " in lines[1]
 
 
 def test_the_summary_tells_money_rate_and_time_left(tmp_path, said, monkeypatch):
