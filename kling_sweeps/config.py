@@ -176,7 +176,7 @@ class _JobReader(Reader):
         return ProviderSettings(
             name=str(name),
             base_url=self.base_url(),
-            **{key: self.number(f"provider.{key}") for key in ("timeout_s", "pause_s", "history_wait_s")},
+            **{key: self.number(f"provider.{key}") for key in ("timeout_s", "pause_s", "history_wait_s", "late_s")},
             poll=PollSettings(**{f.name: self.number(f"provider.poll.{f.name}") for f in fields(PollSettings)}),
             max_video_mb=self.number("provider.max_video_mb"),
             emulator=self.emulator(),

@@ -171,11 +171,15 @@ class UnreadableResultError(RunError):
 
 
 class DownloadError(RunError):
-    """The video could not be fetched whole."""
+    """The video could not be fetched whole; where `is_final`, asking again comes to the same."""
 
     stage = "download"
     error_type = "download_failed"
     may_have_cost = True
+
+    def __init__(self, message: str, *, error_type: str | None = None, is_final: bool = False) -> None:
+        super().__init__(message, error_type=error_type)
+        self.is_final = is_final
 
 
 class VideoError(RunError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import time
 from collections.abc import Awaitable, Callable
-
-import stamina
+from datetime import UTC, datetime
+from pathlib import Path
 
 from kling_sweeps.download import EMPTY, EXPIRED
 from kling_sweeps.errors import (
@@ -15,18 +17,21 @@ from kling_sweeps.errors import (
     LockedAccountError,
     LostResultError,
     PollError,
+    RejectedError,
     UnreadableResultError,
     VideoError,
 )
 from kling_sweeps.journal import Stage, State, Ticket
+from kling_sweeps.patience import Notify, Patience
 from kling_sweeps.provider import CANCELLED, Status
 from kling_sweeps.providers.answers import video_url
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.store import Entry
-from kling_sweeps.submission import LARGEST_SKEW, Means, Notify, Submission
+from kling_sweeps.submission import LARGEST_SKEW, Means, Submission
+from kling_sweeps.untrusted import clean
 from kling_sweeps.watch import Watch
 
-RESULT_ATTEMPTS = 8
+# How often the same bytes have to come before they are what fal has, though no whole video.
 VIDEO_ATTEMPTS = 3
 # How often what fal failed, and does not charge, is begun anew without anybody's word.
 FREE_RETRIES = 2
@@ -105,23 +110,27 @@ class _Generation:
         with Watch(self.provider, self.ticket, self.settings.poll) as watch:
             while watch.age_s < self.settings.timeout_s:
                 try:
-                    status = await watch.next()
+                    if await self._is_over(watch):
+                        return
                 except LockedAccountError as error:
                     self.notify("paused", str(error))
                     await asyncio.sleep(self.settings.pause_s)
                 except PollError as error:
                     self.notify("no answer", str(error))
-                except LostResultError as error:
-                    return await self._recover(error)
                 except GenerationError as error:
                     return self._failed(error)
-                else:
-                    if self._is_completed(status):
-                        return
         raise PollError(
             f"not completed after {self.settings.timeout_s:g} s (provider.timeout_s); it goes on at "
             "fal, and the same command collects it"
         )
+
+    async def _is_over(self, watch: Watch) -> bool:
+        try:
+            return self._is_completed(await watch.next())
+        except LostResultError as error:
+            if await self._is_recovered(error):
+                return True
+            raise PollError(str(error)) from None
 
     def _is_completed(self, status: Status) -> bool:
         """Journal and tell what a status says that was not known."""
@@ -140,29 +149,24 @@ class _Generation:
     async def fetch(self) -> None:
         """Fetch the result; what failed at fal is journalled as failed."""
         self.notify("fetching result", "")
-        try:
-            async for attempt in stamina.retry_context(on=PollError, attempts=RESULT_ATTEMPTS, timeout=None):
-                with attempt:
-                    self._keep(await self._unlocked_result())
-        except LostResultError as error:
-            await self._recover(error)
-        except GenerationError as error:
-            self._failed(error)
-        except UnreadableResultError as error:
-            self._unreadable(error)
-
-    async def _unlocked_result(self) -> dict:
-        """Ask for the result; a locked account is waited out for as long as a video is."""
+        patience = Patience(self.settings, self.notify)
         failed = self.entry.state().failed
-        give_up = time.monotonic() + self.settings.timeout_s
         while True:
             try:
-                return await self.provider.result(self.ticket, failed)
-            except LockedAccountError as error:
-                if time.monotonic() > give_up:
-                    raise
-                self.notify("paused", str(error))
-                await asyncio.sleep(self.settings.pause_s)
+                return await self._fetch_once(failed)
+            except GenerationError as error:
+                return self._failed(error)
+            except UnreadableResultError as error:
+                self._unreadable(error)
+            except (PollError, LockedAccountError) as error:
+                await patience.wait(error)
+
+    async def _fetch_once(self, failed: bool) -> None:
+        try:
+            self._keep(await self.provider.result(self.ticket, failed))
+        except LostResultError as error:
+            if not await self._is_recovered(error):
+                raise PollError(str(error)) from None
 
     def _keep(self, result: dict) -> None:
         self.entry.discard_part("video.mp4")  # it was another attempt's
@@ -177,17 +181,38 @@ class _Generation:
         error.args = (f"{error}. It is in {self.entry.folder / 'result.json'}, and is not paid for again",)
         raise error
 
-    async def _recover(self, lost: LostResultError) -> None:
-        """Take what fal no longer has from its history; otherwise it is lost, for all that is known."""
-        since = self.entry.state().submitting_at or self.provider.now()
-        request_id = self.ticket.request_id
+    async def _is_recovered(self, lost: LostResultError) -> bool:
+        """Take what fal does not know from its history; what was begun just now may be there yet, all else is lost.
+
+        Raises the error where the history can't be read, which confirms nothing.
+        """
+        is_confirmed, output = True, None
         try:
-            async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
-                if past.request_id == request_id and video_url(past.output):
-                    return self._keep(dict(past.output))
-        except (PollError, LockedAccountError, LostResultError):
-            raise lost from None  # which a history that can't be read does not confirm
-        self._lost(lost)
+            output = await self._output_in_history()
+        except (PollError, LockedAccountError, LostResultError, RejectedError):
+            is_confirmed = False
+        if output is not None:
+            self._keep(output)
+        elif self._is_recent:
+            return False
+        elif not is_confirmed:
+            raise lost from None
+        else:
+            self._lost(lost)
+        return True
+
+    async def _output_in_history(self) -> dict | None:
+        since = self.entry.state().submitting_at or self.provider.now()
+        async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
+            if past.request_id == self.ticket.request_id and video_url(past.output):
+                return dict(past.output)
+        return None
+
+    @property
+    def _is_recent(self) -> bool:
+        """Tell whether what fal does not have is late for all that is known, and not gone."""
+        age = datetime.now(UTC) - self.entry.state().at_fal_since
+        return age.total_seconds() < self.settings.late_s
 
     def _lost(self, error: LostResultError | DownloadError | VideoError) -> None:
         """Note what fal does not know any more, and raise; what was lost before is paid again where told."""
@@ -217,27 +242,62 @@ class _Generation:
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
 
     async def download(self) -> None:
-        """Fetch the video; a file that is no video is fetched anew, and then an error."""
+        """Fetch the video; one that is not whole is fetched anew until the same bytes came again."""
         self.notify("downloading", "")
-        begin = time.monotonic()
-        try:
-            async for attempt in stamina.retry_context(on=VideoError, attempts=VIDEO_ATTEMPTS, timeout=None):
-                with attempt:
-                    await self._download_once()
-        except DownloadError as error:
-            if error.error_type not in (EXPIRED, EMPTY):
-                raise
-            return self._lost(error)
-        except VideoError as error:
-            return self._lost(error)
-        seconds = round(time.monotonic() - begin, 3)
-        self.entry.journal.append("downloaded", seconds=seconds, bytes=self.entry.video.stat().st_size)
+        begin, patience, came = time.monotonic(), Patience(self.settings, self.notify), []
+        while True:
+            try:
+                problem = await self._download_once(came)
+                break
+            except DownloadError as error:
+                if error.error_type in (EXPIRED, EMPTY) and not self._is_recent:
+                    error.args = (f"the video is gone from fal: {error}",)
+                    return self._lost(error)
+                if error.is_final:
+                    raise
+                await patience.wait(error, "no video yet")
+            except VideoError as error:
+                if _came_again(came):
+                    return self._lost(error)
+                await patience.wait(error, "no video yet")
+        seconds, size = round(time.monotonic() - begin, 3), self.entry.video.stat().st_size
+        self.entry.journal.append("downloaded", seconds=seconds, bytes=size, problem=problem)
 
-    async def _download_once(self) -> None:
+    async def _download_once(self, came: list[str]) -> str:
+        """Fetch the video and return what is wrong with it, which is nothing, or what comes each time.
+
+        Raises VideoError where it may come better; what never does and can't be decoded is kept aside.
+        """
         with self.entry.replacing("video.mp4") as part:
             await self.provider.download(video_url(self.entry.read_json("result.json")), part)
             try:
                 await self.workers.verify(part)
-            except VideoError:
-                part.unlink()
+            except VideoError as error:
+                came.append(_digest(part))
+                if not _came_again(came):
+                    part.unlink()
+                    raise
+                if error.decodable:
+                    return str(error).replace(str(part), "the file")
+                aside = self.entry.folder / "undecodable.mp4"
+                os.replace(part, aside)
+                error.args = (str(error).replace(str(part), str(aside)) + _beginning(aside),)
                 raise
+        return ""
+
+
+def _came_again(came: list[str]) -> bool:
+    """Tell whether the same bytes came often enough to be all that there is."""
+    return came[-VIDEO_ATTEMPTS:] == [came[-1]] * VIDEO_ATTEMPTS
+
+
+def _beginning(path: Path) -> str:
+    """Say how a file begins that is text, such as a page in place of a video."""
+    with open(path, "rb") as file:
+        head = file.read(200).strip()
+    return f"; it begins with {clean(head.decode(errors='replace'), 80)}" if head[:1] in (b"<", b"{", b"[") else ""
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

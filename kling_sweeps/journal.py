@@ -130,12 +130,14 @@ class State:
     anew without anybody's word. `lost_by` is the command that found that fal no longer has what was paid
     for, and `attempted_by` the last that submitted. `unanswered` is when each submission left, by the
     provider's time, whose answer was lost, and none of which was found since. `is_unreadable` tells that
-    the result names no video.
+    the result names no video. `at_fal_since` is when fal was seen to have completed it, or
+    else accepted, by this machine's time.
     """
 
     stage: Stage = Stage.NEW
     ticket: Ticket | None = None
     submitting_at: datetime | None = None
+    at_fal_since: datetime | None = None
     queue_s: float | None = None
     inference_s: float | None = None
     download_s: float | None = None
@@ -217,6 +219,7 @@ def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "ticket": Ticket(**{f.name: submitted[f.name] for f in fields(Ticket)}) if submitted else None,
         "submitting_at": submitting and _by_provider(submitting),
+        "at_fal_since": datetime.fromisoformat(at_fal["at"]) if (at_fal := completed or submitted) else None,
         "queue_s": queue_s,
         "inference_s": inference_s,
         "download_s": seen.get("downloaded", {}).get("seconds"),

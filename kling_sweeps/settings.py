@@ -32,8 +32,9 @@ class PollSettings:
 class ProviderSettings:
     """Who generates: `name` is auto, fal or emulator; `base_url` stands in for all of fal's hosts.
 
-    All in seconds: `timeout_s` is how long a video is waited for, `pause_s` the time between two
-    looks at a locked account, `history_wait_s` how long a lost submission is looked for.
+    All in seconds: `timeout_s` is how long each step to a video is waited for, `pause_s` the time between
+    two looks at a locked account, `history_wait_s` how long a lost submission is looked for, `late_s` how
+    long after its completion a video that fal does not have is late, and not gone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ProviderSettings:
     timeout_s: float
     pause_s: float
     history_wait_s: float
+    late_s: float
     poll: PollSettings
     max_video_mb: float
     emulator: EmulatorSettings

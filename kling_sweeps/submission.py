@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-
-import stamina
 
 from kling_sweeps.budget import Budget
 from kling_sweeps.errors import (
@@ -23,21 +21,19 @@ from kling_sweeps.errors import (
     submitted,
 )
 from kling_sweeps.journal import State, Ticket, attempts
+from kling_sweeps.patience import Notify, Patience
 from kling_sweeps.provider import Provider
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.settings import Policy, ProviderSettings
 from kling_sweeps.store import Entry, Store
 from kling_sweeps.workers import Workers
 
-SUBMIT_ATTEMPTS = 6
 # fal may note a request a little before it was noted here.
 NOTED_BEFORE = timedelta(minutes=5)
 # How far this machine's clock may be ahead where nobody said what time it is at fal.
 LARGEST_SKEW = timedelta(hours=25)
 # What a submission may end in without having been bought; anything else is unknown.
 NOT_BOUGHT = (NeverSentError, RejectedError, RateLimitedError, LockedAccountError, CredentialsError)
-
-Notify = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -78,23 +74,14 @@ class Submission:
     notify: Notify
 
     async def submit(self) -> None:
-        """Send the request; only what was certainly not bought is sent again."""
+        """Send the request; what was certainly not bought, and may be taken later, is sent again."""
         self.notify("submitting", "")
-        give_up = time.monotonic() + self.means.settings.timeout_s
-        async for attempt in stamina.retry_context(on=_send_again, attempts=SUBMIT_ATTEMPTS, timeout=None):
-            with attempt:
-                await self._submit_unlocked(give_up)
-
-    async def _submit_unlocked(self, give_up: float) -> None:
-        """Submit once the account is not locked; until then nothing is given up."""
+        patience = Patience(self.means.settings, self.notify)
         while True:
             try:
                 return await self._submit_after_the_first()
-            except LockedAccountError as error:
-                if time.monotonic() > give_up:
-                    raise
-                self.notify("paused", str(error))
-                await asyncio.sleep(self.means.settings.pause_s)
+            except (NeverSentError, RateLimitedError, LockedAccountError) as error:
+                await patience.wait(error, "not submitted")
 
     async def _submit_after_the_first(self) -> None:
         """Submit; the first submission of a command alone, so that a wrong key is refused with nothing sent."""
@@ -151,7 +138,7 @@ class Submission:
                     return
                 if is_last:
                     break
-            except (PollError, LockedAccountError, LostResultError) as error:
+            except (PollError, LockedAccountError, LostResultError, RejectedError) as error:
                 if moment >= give_up:
                     raise self._unknown(since, f"can't be read ({error})") from None
                 self.notify("looking up", str(error))
@@ -200,10 +187,3 @@ async def _to_its_end(work: Awaitable[None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _send_again(error: Exception) -> bool | float:
-    """Tell stamina whether, and after how many seconds, to submit again."""
-    if isinstance(error, RateLimitedError) and error.retry_after_s is not None:
-        return max(error.retry_after_s, 0.1)
-    return isinstance(error, (NeverSentError, RateLimitedError))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import fal_client
 import pytest
-import stamina
 from conftest import Emulator
 from mlflow.entities import Run
 
@@ -78,6 +77,7 @@ class Lab:
             timeout_s=60,
             pause_s=0.02,
             history_wait_s=60,
+            late_s=0,
             poll=PollSettings(share=0.1, min_s=0.02, max_s=0.2),
             max_video_mb=2,
             emulator=SMALL,
@@ -159,5 +159,4 @@ def opened(folder: Path) -> Iterator[Lab]:
         patch.setenv("FAL_KEY", "a-key")
         patch.setattr(providers, "_is_emulator", lambda base_url: False)
         patch.setattr(fal_client.client, "_get_retry_delay", lambda *args: 0.0)
-        with stamina.set_testing(True, attempts=10, cap=True):
-            yield Lab(folder, Emulator(process.base_url))
+        yield Lab(folder, Emulator(process.base_url))

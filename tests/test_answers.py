@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import httpx
 import pytest
-import stamina
 from fal_client.auth import AuthCredentials
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,11 +51,9 @@ ADDRESS = "/fal-ai/kling-video/requests/"
 
 
 @pytest.fixture(autouse=True)
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retry at once, with a key that is known."""
+def known_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work with a key that is known."""
     monkeypatch.setenv("FAL_KEY", SECRET)
-    with stamina.set_testing(True, attempts=3, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -39,7 +39,6 @@ submit    timeout_408 accepted=true       both  1         1        finished  -  
 # A clear no: nothing was bought.
 submit    too_many_429                    once  1         1        finished  -                          spent    -
 submit    too_many_429 retry_after=3      once  1         1        finished  -                          spent    -
-submit    too_many_429                    ever  0         0        new       rate_limited               -        asks to slow down (429)
 submit    locked_403                      once  1         1        finished  -                          spent    paused
 submit    unauthorized_401                both  0         0        new       unauthorized               -        does not accept the key (401)
 
@@ -91,29 +90,18 @@ status    html_200                        once  1         1        finished  -  
 
 # A result that does not come is asked for again; what fal no longer has is in the history.
 result    drop                            once  1         1        finished  -                          spent    -
-result    drop                            ever  1         1        completed no_answer                  spent    gives no result
 result    reset                           once  1         1        finished  -                          spent    -
-result    reset                           ever  1         1        completed no_answer                  spent    gives no result
 result    hang seconds=0.01               once  1         1        finished  -                          spent    -
-result    hang seconds=0.01               ever  1         1        completed no_answer                  spent    gives no result
 result    unauthorized_401                once  1         1        finished  -                          spent    paused
 result    locked_403                      once  1         1        finished  -                          spent    paused
 result    too_many_429                    once  1         1        finished  -                          spent    -
-result    too_many_429                    ever  1         1        completed no_answer                  spent    fal answered 429
 result    error_500                       once  1         1        finished  -                          spent    -
-result    error_500                       ever  1         1        completed no_answer                  spent    fal answered 500
 result    unavailable_503                 once  1         1        finished  -                          spent    -
-result    unavailable_503                 ever  1         1        completed no_answer                  spent    fal answered 503
 result    nginx_502                       once  1         1        finished  -                          spent    -
-result    nginx_502                       ever  1         1        completed no_answer                  spent    502
 result    nginx_504                       once  1         1        finished  -                          spent    -
-result    nginx_504                       ever  1         1        completed no_answer                  spent    504
 result    html_200                        once  1         1        finished  -                          spent    -
-result    html_200                        ever  1         1        completed no_answer                  spent    names no video
 result    result_504                      once  1         1        finished  -                          spent    -
-result    result_504                      ever  1         1        completed no_answer                  spent    504
 result    in_progress_400                 once  1         1        finished  -                          spent    -
-result    in_progress_400                 ever  1         1        completed no_answer                  spent    still in progress
 result    not_found_404                   both  1         1        finished  -                          spent    -
 result    expired_410                     both  1         1        finished  -                          spent    -
 
@@ -127,36 +115,29 @@ status    failed_200                      both  1         1        failed    gen
 
 # A file that breaks off is resumed or begun again; one that is none stays with fal.
 file      drop                            once  1         1        finished  -                          spent    -
-file      drop                            ever  1         1        fetched   download_failed            spent    broke off 5 times
 file      reset                           once  1         1        finished  -                          spent    -
-file      reset                           ever  1         1        fetched   download_failed            spent    broke off 5 times
 file      hang seconds=0.1                once  1         1        finished  -                          spent    -
-file      hang seconds=0.1                ever  1         1        fetched   download_failed            spent    broke off 5 times
 file      error_500                       once  1         1        finished  -                          spent    -
-file      error_500                       ever  1         1        fetched   download_failed            spent    answered 500
 file      unavailable_503                 once  1         1        finished  -                          spent    -
-file      unavailable_503                 ever  1         1        fetched   download_failed            spent    answered 503
 file      nginx_502                       once  1         1        finished  -                          spent    -
-file      nginx_502                       ever  1         1        fetched   download_failed            spent    answered 502
 file      nginx_504                       once  1         1        finished  -                          spent    -
-file      nginx_504                       ever  1         1        fetched   download_failed            spent    answered 504
 file      truncated                       once  1         1        finished  -                          spent    -
-file      truncated                       ever  1         1        fetched   download_failed            spent    broke off 5 times
 file      truncated_no_range              once  1         1        finished  -                          spent    -
-file      truncated_no_range              ever  1         1        fetched   download_failed            spent    broke off 5 times
 file      no_range                        both  1         1        finished  -                          spent    -
 file      wrong_type                      both  1         1        finished  -                          spent    -
 file      slow seconds=0.2                both  1         1        finished  -                          spent    -
-file      html_200                        both  1         1        fetched   download_failed            spent    text/html
-file      not_a_video                     both  1         1        fetched   download_failed            spent    text/html
+file      html_200                        once  1         1        finished  -                          spent    no video yet
+file      html_200                        ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
+file      not_a_video                     once  1         1        finished  -                          spent    no video yet
+file      not_a_video                     ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
 file      zero_bytes                      both  1         1        fetched   file_empty                 spent    0 bytes
 file      absurd_length                   both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless                         both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless bytes=100000            once  1         1        finished  -                          spent    -
 file      endless bytes=100000            ever  1         1        fetched   video_corrupt              spent    can't be opened
 file      redirect                        both  1         1        fetched   download_failed            spent    elsewhere.invalid
-file      not_found_404                   both  1         1        fetched   file_expired               spent    gone from fal (404)
-file      expired_410                     both  1         1        fetched   file_expired               spent    gone from fal (410)
+file      not_found_404                   both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (404)
+file      expired_410                     both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
 """
 
 # Whoever waits for two seconds, while the history shows nothing.
@@ -175,6 +156,7 @@ submit    unavailable_503                 both  0         0        unknown   unk
 submit    nginx_502                       both  0         0        unknown   unknown                    unknown  may have been bought
 submit    nginx_504                       both  0         0        unknown   unknown                    unknown  may have been bought
 submit    timeout_408                     both  0         0        unknown   unknown                    unknown  may have been bought
+submit    too_many_429                    ever  0         0        new       rate_limited               -        asks to slow down (429)
 submit    locked_403                      ever  0         0        new       account_locked             -        paused
 
 # Nothing is heard of a request: it stays with fal, to be collected.
@@ -190,8 +172,30 @@ status    nginx_502                       ever  1         1        submitted no_
 status    nginx_504                       ever  1         1        submitted no_answer                  in flight  the same command collects it
 status    html_200                        ever  1         1        submitted no_answer                  in flight  the same command collects it
 status    not_found_404                   both  1         1        submitted result_lost                in flight  does not know the request (404)
+
+# What does not come stays with fal, to be collected.
+result    drop                            ever  1         1        completed no_answer                  spent    gives no result
+result    reset                           ever  1         1        completed no_answer                  spent    gives no result
+result    hang seconds=0.01               ever  1         1        completed no_answer                  spent    gives no result
+result    too_many_429                    ever  1         1        completed no_answer                  spent    fal answered 429
+result    error_500                       ever  1         1        completed no_answer                  spent    fal answered 500
+result    unavailable_503                 ever  1         1        completed no_answer                  spent    fal answered 503
+result    nginx_502                       ever  1         1        completed no_answer                  spent    502
+result    nginx_504                       ever  1         1        completed no_answer                  spent    504
+result    html_200                        ever  1         1        completed no_answer                  spent    names no video
+result    result_504                      ever  1         1        completed no_answer                  spent    504
+result    in_progress_400                 ever  1         1        completed no_answer                  spent    still in progress
 result    unauthorized_401                ever  1         1        completed account_locked             spent    paused
 result    locked_403                      ever  1         1        completed account_locked             spent    paused
+file      drop                            ever  1         1        fetched   download_failed            spent    broke off
+file      reset                           ever  1         1        fetched   download_failed            spent    broke off
+file      hang seconds=0.1                ever  1         1        fetched   download_failed            spent    broke off
+file      error_500                       ever  1         1        fetched   download_failed            spent    answered 500
+file      unavailable_503                 ever  1         1        fetched   download_failed            spent    answered 503
+file      nginx_502                       ever  1         1        fetched   download_failed            spent    answered 502
+file      nginx_504                       ever  1         1        fetched   download_failed            spent    answered 504
+file      truncated                       ever  1         1        fetched   download_failed            spent    broke off
+file      truncated_no_range              ever  1         1        fetched   download_failed            spent    broke off
 """
 
 COLUMNS = re.compile(r"(\w+) +(\w+)((?: \w+=\S+)*) +(\w+) +(\d) +(\d) +(\w+) +(\S+) +(in flight|\S+) +(.+)")

@@ -7,7 +7,6 @@ import dataclasses
 from uuid import uuid4
 
 import pytest
-import stamina
 from conftest import Emulator
 from fal_client.auth import AuthCredentials
 
@@ -42,17 +41,11 @@ SETTINGS = ProviderSettings(
     timeout_s=60,
     pause_s=0.05,
     history_wait_s=1,
+    late_s=0,
     poll=PollSettings(share=0.1, min_s=0.02, max_s=0.1),
     max_video_mb=50,
     emulator=EmulatorSettings(),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_backoff():
-    """Retries at once."""
-    with stamina.set_testing(True, attempts=10, cap=True):
-        yield
 
 
 @pytest.fixture
@@ -228,7 +221,7 @@ def test_a_moderated_request_is_failed_and_stays_so(emulator, store):
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [("zero_bytes", DownloadError), ("not_a_video", DownloadError), ("expired_410", DownloadError)],
+    [("zero_bytes", DownloadError), ("not_a_video", VideoError), ("expired_410", DownloadError)],
 )
 def test_a_video_that_is_none_is_an_error_and_is_fetched_again_later(emulator, store, fault, error):
     """Keeps nothing that is not a video, and fetches it with the next command."""

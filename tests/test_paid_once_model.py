@@ -21,13 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import stamina
 from fal_in_memory import Accepted, Answer, End, Fal, FalProvider, Trouble
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interleaving import HERE, Clock, Process, gate
 
-from kling_sweeps import budget, generation, journal, store, submission, watch
+from kling_sweeps import budget, generation, journal, patience, store, submission, watch
 from kling_sweeps.budget import Budget
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import RunError
@@ -48,6 +47,7 @@ SETTINGS = ProviderSettings(
     timeout_s=20,
     pause_s=2,
     history_wait_s=5,
+    late_s=3,
     poll=PollSettings(share=0, min_s=1, max_s=1),
     max_video_mb=50,
     emulator=EmulatorSettings(),
@@ -281,7 +281,7 @@ def gates() -> Iterator[None]:
 
         patch.setattr(owner, name, gated)
 
-    with pytest.MonkeyPatch.context() as patch, stamina.set_testing(True, attempts=3, cap=True):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "append", _appending(Journal.append))
         patch.setattr(store, "os", SimpleNamespace(**vars(os)))
         for name in ("reserve", "settle", "count"):
@@ -293,7 +293,8 @@ def gates() -> Iterator[None]:
         # Who waits for a lock looks seldom: most of its turns would go by with that.
         patch.setattr(store, "AsyncFileLock", partial(_seldom, store.AsyncFileLock))
         patch.setattr(journal, "_now", lambda: HERE.process.clock.date().isoformat())
-        for module in (generation, submission, watch):
+        patch.setattr(generation, "datetime", SimpleNamespace(now=lambda zone: HERE.process.clock.date(zone)))
+        for module in (generation, patience, submission, watch):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: HERE.process.clock.now))
         yield
 
