@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -149,7 +150,8 @@ ABOUT_REQUESTS = [(at, name) for at in ("status", "result", "cancel") for name i
 
 
 @pytest.mark.parametrize(
-    ("at", "name"), [pair for pair in ABOUT_REQUESTS if pair[1] not in ("hang", "drop", "reset")]
+    ("at", "name"),
+    [pair for pair in ABOUT_REQUESTS if pair[1] not in ("hang", "drop", "reset")],
 )
 def test_an_answer_about_a_request_that_is_wrong(client: httpx.Client, at: str, name: str) -> None:
     """The fault's status code comes once; then everything is as it was."""
@@ -212,6 +214,52 @@ def test_a_file_without_ranges_starts_over(client: httpx.Client) -> None:
     assert (again.status_code, again.content) == (200, whole)
 
 
+def test_a_file_that_is_late(client: httpx.Client) -> None:
+    """An error comes until the request has been over for long enough."""
+    url = video_url(client)
+    late = {"at": "file", "fault": "late", "seconds": 600, "code": 403}
+    set_faults(client, late)
+    assert client.get(url).status_code == 403
+    set_faults(client, {**late, "seconds": 0.01})
+    assert client.get(url).status_code == 200
+
+
+def test_a_file_that_is_cut_off_as_if_it_were_whole(client: httpx.Client) -> None:
+    """The length that is told is that of what comes."""
+    url = video_url(client)
+    whole = client.get(url).content
+    set_faults(client, {"at": "file", "fault": "cut_off"})
+    answer = client.get(url)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert answer.content == whole[: len(whole) // 2]
+
+
+def test_a_file_that_is_encoded(client: httpx.Client) -> None:
+    """The whole file comes as gzip, though neither was asked for."""
+    url = video_url(client)
+    whole = client.get(url).content
+    set_faults(client, {"at": "file", "fault": "gzip"})
+    answer = client.get(url, headers={"accept-encoding": "identity", "range": "bytes=10-"})
+    assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
+    assert answer.content == whole
+
+
+def test_a_file_that_drips(client: httpx.Client) -> None:
+    """It comes at the pace that the rule says, from where it was asked for."""
+    url = video_url(client)
+    whole = client.get(url).content
+    set_faults(client, {"at": "file", "fault": "drip", "bytes_per_s": 50})
+    begin, received = time.monotonic(), b""
+    with client.stream("GET", url, headers={"range": "bytes=100-"}) as answer:
+        assert (answer.status_code, int(answer.headers["content-length"])) == (206, len(whole) - 100)
+        for chunk in answer.iter_raw():
+            received += chunk
+            if len(received) > 5:
+                break
+    assert time.monotonic() - begin >= 0.1
+    assert whole[100:].startswith(received)
+
+
 def _until_broken(client: httpx.Client, url: str, headers: dict[str, str] | None = None) -> bytes:
     received = b""
     with (
@@ -233,6 +281,7 @@ FILES: dict[str, Callable[[httpx.Response], bool]] = {
     "html_200": _is_page,
     "wrong_type": lambda answer: answer.headers["content-type"] == "application/octet-stream",
     "not_found_404": lambda answer: answer.status_code == 404,
+    "forbidden_403": lambda answer: answer.status_code == 403,
     "expired_410": lambda answer: answer.status_code == 410,
     "redirect": lambda answer: (
         answer.status_code == 302 and ".invalid/" in answer.headers["location"]
@@ -275,7 +324,7 @@ def test_a_history_that_shows_less(client: httpx.Client, name: str, count: int) 
     """What ended is not there, or not all of it."""
     finished(client)
     finished(client)
-    set_faults(client, {"at": "history", "fault": name})
+    set_faults(client, {"at": "history", "fault": name, **({"seconds": 3600} if name == "lag" else {})})
     assert len(items(client)) == count
 
 

@@ -17,6 +17,7 @@ import lab
 import pytest
 from lab import Lab, Outcome, cell
 
+from kling_sweeps import download
 from kling_sweeps.journal import Stage
 from kling_sweeps.settings import Cell
 
@@ -107,6 +108,8 @@ result    expired_410                     both  1         1        finished  -  
 
 # A result of another shape is read as far as it is known; what is not stays as it was delivered. A failure by any name is one.
 result    wrapped_200                     both  1         1        finished  -                          spent    -
+result    wrapped_200 key=output          both  1         1        finished  -                          spent    -
+result    wrapped_200 key=response        both  1         1        finished  -                          spent    -
 result    in_videos_200                   both  1         1        finished  -                          spent    -
 result    bare_address_200                both  1         1        finished  -                          spent    -
 result    other_shape_200                 both  1         1        completed result_unreadable          spent    is not paid for again
@@ -126,18 +129,30 @@ file      truncated_no_range              once  1         1        finished  -  
 file      no_range                        both  1         1        finished  -                          spent    -
 file      wrong_type                      both  1         1        finished  -                          spent    -
 file      slow seconds=0.2                both  1         1        finished  -                          spent    -
+file      late seconds=0.5                both  1         1        finished  -                          spent    no video yet
+file      late seconds=0.5 code=403       both  1         1        finished  -                          spent    no video yet
+file      gzip                            both  1         1        finished  -                          spent    -
+file      drip                            once  1         1        finished  -                          spent    bytes came in
+file      cut_off                         once  1         1        finished  -                          spent    no video yet
+file      cut_off share=0.9               ever  1         1        finished  -                          spent    no video yet
+file      cut_off share=0.01              ever  1         1        fetched   video_corrupt              spent    undecodable.mp4
 file      html_200                        once  1         1        finished  -                          spent    no video yet
 file      html_200                        ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
 file      not_a_video                     once  1         1        finished  -                          spent    no video yet
 file      not_a_video                     ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
-file      zero_bytes                      both  1         1        fetched   file_empty                 spent    0 bytes
+file      zero_bytes                      once  1         1        finished  -                          spent    no video yet
+file      zero_bytes                      ever  1         1        fetched   file_empty                 spent    0 bytes
 file      absurd_length                   both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless                         both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless bytes=100000            once  1         1        finished  -                          spent    -
 file      endless bytes=100000            ever  1         1        fetched   video_corrupt              spent    can't be opened
 file      redirect                        both  1         1        fetched   download_failed            spent    elsewhere.invalid
-file      not_found_404                   both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (404)
-file      expired_410                     both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
+file      not_found_404                   once  1         1        finished  -                          spent    no video yet
+file      not_found_404                   ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (404)
+file      forbidden_403                   once  1         1        finished  -                          spent    no video yet
+file      forbidden_403                   ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (403)
+file      expired_410                     once  1         1        finished  -                          spent    no video yet
+file      expired_410                     ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
 """
 
 # Whoever waits for two seconds, while the history shows nothing.
@@ -228,7 +243,7 @@ class Row:
     def rule(self) -> dict:
         """Return the emulator's rule, for this run alone."""
         options = dict(option.split("=") for option in self.options.split())
-        values = {name: value == "true" if value in ("true", "false") else float(value) for name, value in options.items()}
+        values = {name: _value(text) for name, text in options.items()}
         rule = {"at": self.at, "fault": self.fault, "match": self.cell.prompt_text, **values}
         return rule | ({"times": 1} if self.how == "once" else {})
 
@@ -244,6 +259,12 @@ def rows(table: str) -> list[Row]:
             known = (int(accepted), int(charged), Stage(stage), _none(error), [costs] * (costs != "-"), _none(said) or "")
             read.append(Row(at, fault, options, each, *known))
     return read
+
+
+def _value(text: str) -> bool | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    return float(text) if text[0].isdigit() else text
 
 
 def _none(text: str) -> str | None:
@@ -285,14 +306,15 @@ def carried_out(laboratory: Lab, sweep: str, swept: list[Row], *faults: dict, **
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab.opened(tmp_path_factory.mktemp("lab")) as opened:
+    with lab.opened(tmp_path_factory.mktemp("lab")) as opened, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "LEAST_S", 3.0)
         yield opened
 
 
 @pytest.fixture(scope="module")
 def first(laboratory: Lab) -> dict[str, Known]:
     """Run every row once, under its fault."""
-    patient = carried_out(laboratory, "patient", PATIENT_ROWS, *(row.rule for row in PATIENT_ROWS))
+    patient = carried_out(laboratory, "patient", PATIENT_ROWS, *(row.rule for row in PATIENT_ROWS), late_s=4)
     unseen = {"at": "history", "fault": "missing"}
     faults = [unseen, *(row.rule for row in IMPATIENT_ROWS)]
     slow = [{"at": "generate", "fault": "slow", "seconds": 0.5, "match": "not_found_404"}]

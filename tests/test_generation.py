@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from uuid import uuid4
 
+import httpx
 import pytest
 from conftest import Emulator
 from fal_client.auth import AuthCredentials
 
-from kling_sweeps import generation
+from kling_sweeps import generation, patience
 from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import (
     CredentialsError,
@@ -26,6 +28,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.budget import Budget
 from kling_sweeps.journal import Stage, State
 from kling_sweeps.providers.fal import FalProvider
+from kling_sweeps.providers.transport import Route
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.settings import Policy, PollSettings, ProviderSettings
 from kling_sweeps.store import Store
@@ -60,6 +63,7 @@ def generate(
     forgets: bool = False,
     policy: Policy = Policy(),
     max_usd: float = 100,
+    told: list[tuple[str, str]] | None = None,
     **settings: float,
 ) -> list[State]:
     """Generate requests at once; return their states, or raise the first error."""
@@ -80,7 +84,8 @@ def generate(
             {request.key: store.entry(request).state() for request in requests},
         )
         try:
-            work = (generation.generate(means, request, lambda stage, text: None) for request in requests)
+            hear = [] if told is None else told
+            work = (generation.generate(means, request, lambda *heard: hear.append(heard)) for request in requests)
             return await asyncio.gather(*work, return_exceptions=True)
         finally:
             await provider.close()
@@ -265,6 +270,107 @@ def test_what_is_lost_is_bought_again_when_told(emulator, store):
     assert state.stage is Stage.FINISHED
     assert state.committed_usd == 2.8
     assert len(emulator.ledger()) == 2
+
+
+@pytest.mark.parametrize("fault", ["not_found_404", "forbidden_403", "expired_410", "zero_bytes"])
+def test_a_file_that_is_late_is_waited_for_and_not_paid_again(emulator, store, fault):
+    """Asks again for what is not there so soon after its completion, whatever the user said of failures."""
+    emulator.set_faults({"at": "file", "fault": fault, "times": 3})
+    (state,) = generate(emulator, store, REQUEST, policy=Policy(retry="failed"), late_s=60)
+    assert state.stage is Stage.FINISHED
+    assert len(emulator.ledger()) == 1
+
+
+def test_what_was_completed_moments_ago_is_not_paid_again(emulator, store):
+    """Waits for a file that an earlier command took for gone, as long as it may be late."""
+    emulator.set_faults({"at": "file", "fault": "not_found_404", "times": 4})
+    with pytest.raises(DownloadError, match="gone from fal"):
+        generate(emulator, store, REQUEST, late_s=0)
+    (state,) = generate(emulator, store, REQUEST, policy=Policy(retry="failed"), late_s=60)
+    assert state.stage is Stage.FINISHED
+    assert len(emulator.ledger()) == 1
+
+
+@pytest.mark.parametrize("at", ["status", "result"])
+def test_a_request_that_fal_does_not_know_yet_is_asked_for_again(emulator, store, at):
+    """Takes nothing for lost that was submitted or completed just now."""
+    emulator.set_faults(
+        {"at": at, "fault": "not_found_404", "times": 3},
+        {"at": "history", "fault": "missing"},
+        {"at": "generate", "fault": "slow", "seconds": 0.5},
+    )
+    (state,) = generate(emulator, store, REQUEST, policy=Policy(retry="failed"), late_s=60)
+    assert state.stage is Stage.FINISHED
+    assert len(emulator.ledger()) == 1
+
+
+def test_a_video_that_is_cut_off_each_time_is_kept_and_never_paid_again(emulator, store):
+    """Keeps what can be decoded of it, says what is wrong, and is finished."""
+    emulator.set_faults({"at": "file", "fault": "cut_off", "share": 0.9})
+    for retry in ("none", "failed"):
+        (state,) = generate(emulator, store, REQUEST, policy=Policy(retry=retry))
+        assert state.stage is Stage.FINISHED
+    (downloaded,) = [e for e in store.entry(REQUEST).journal.events() if e["event"] == "downloaded"]
+    assert downloaded["problem"].startswith("the file ")
+    assert store.entry(REQUEST).video.exists()
+    assert len(emulator.ledger()) == 1
+
+
+def test_what_can_never_be_decoded_is_kept_aside(emulator, store):
+    """Leaves the file to the person, and fetches it again before it pays for another."""
+    emulator.set_faults({"at": "file", "fault": "endless", "bytes": 100_000})
+    with pytest.raises(VideoError, match="undecodable.mp4"):
+        generate(emulator, store, REQUEST)
+    entry = store.entry(REQUEST)
+    assert (entry.folder / "undecodable.mp4").stat().st_size > 0
+    assert not entry.video.exists()
+    emulator.set_faults()
+    (state,) = generate(emulator, store, REQUEST, policy=Policy(retry="failed"))
+    assert state.stage is Stage.FINISHED
+    assert len(emulator.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("at", "fault"),
+    [("submit", "too_many_429"), ("result", "error_500"), ("result", "too_many_429"), ("file", "drop")],
+)
+def test_what_costs_nothing_is_tried_for_as_long_as_a_status(emulator, store, at, fault):
+    """Gives nothing up after a number of tries, and tells why it waits."""
+    emulator.set_faults({"at": at, "fault": fault, "times": 30})
+    told = []
+    (state,) = generate(emulator, store, REQUEST, told=told)
+    assert state.stage is Stage.FINISHED
+    assert len(emulator.ledger()) == 1
+    why = {stage for stage, text in told if text}
+    assert why & {"not submitted", "no answer", "no video yet"}
+
+
+def test_a_server_that_asks_to_come_back_later_is_obeyed_within_limits(emulator, store, monkeypatch):
+    """Waits as long as a Retry-After says, but not for ever."""
+    emulator.set_faults({"at": "submit", "fault": "too_many_429", "retry_after": 0.4, "times": 1})
+    begin = time.monotonic()
+    generate(emulator, store, REQUEST)
+    assert time.monotonic() - begin >= 0.4
+    monkeypatch.setattr(patience, "MAX_RETRY_AFTER_S", 0.1)
+    emulator.set_faults({"at": "submit", "fault": "too_many_429", "retry_after": 86400, "times": 1})
+    (state,) = generate(emulator, store, dataclasses.replace(REQUEST, sample=1))
+    assert state.stage is Stage.FINISHED
+
+
+def test_a_network_that_comes_back_is_waited_for(emulator, store, monkeypatch):
+    """Submits once the connection is there again, and has nothing to look up."""
+    tries = iter([httpx.ConnectError("no route")] * 12)
+    handle = Route.handle_async_request
+
+    async def unreachable(self, request):
+        if request.method == "POST" and (error := next(tries, None)):
+            raise error
+        return await handle(self, request)
+
+    monkeypatch.setattr(Route, "handle_async_request", unreachable)
+    (state,) = generate(emulator, store, REQUEST)
+    assert (state.stage, state.unanswered) == (Stage.FINISHED, ())
+    assert len(emulator.ledger()) == 1
 
 
 def test_a_result_that_is_gone_is_taken_from_the_history(emulator, store):

@@ -103,7 +103,11 @@ At `file`:
     wrong_type              the video under another `content_type` ("application/octet-stream")
     absurd_length           a Content-Length of `length` (10^15), and zeros
     endless                 `bytes` (10^9) zeros without a Content-Length
-    not_found_404, expired_410
+    late                    an error of `code` (404) until `seconds` (5) after the request ended
+    cut_off                 a `share` (0.5) of the file, as if it were all of it
+    gzip                    the whole file with Content-Encoding: gzip, whatever was asked for
+    drip                    one byte after the other, `bytes_per_s` (10); ranges are honoured
+    not_found_404, forbidden_403, expired_410
     redirect                a 302 to `location` ("http://elsewhere.invalid/video.mp4")
     slow                    the file spread over `seconds` (5)
 """

@@ -61,6 +61,8 @@ ANSWERS: dict[str, Answer] = {
     "in_progress_400": _json(400, "Request is still in progress"),
     "error_200": _json(200, "The generation failed"),
     "failed_200": lambda options: JSONResponse({"status": "FAILED", "error": options["error"]}),
+    "forbidden_403": _json(403, "Access denied"),
+    "late": lambda options: JSONResponse({"detail": "File not found"}, int(options["code"])),
 }
 
 _LOST = {"drop": {}, "reset": {}, "hang": {"seconds": 30.0}}
@@ -139,7 +141,12 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "wrong_type": {"content_type": "application/octet-stream"},
         "absurd_length": {"length": 10**15},
         "endless": {"bytes": FOR_EVER},
+        "cut_off": {"share": 0.5},
+        "gzip": {},
+        "drip": {"bytes_per_s": 10.0},
+        "late": {"seconds": 5.0, "code": 404},
         "not_found_404": {},
+        "forbidden_403": {},
         "expired_410": {},
         "redirect": {"location": "http://elsewhere.invalid/video.mp4"},
         "slow": {"seconds": 5.0},
