@@ -150,8 +150,7 @@ ABOUT_REQUESTS = [(at, name) for at in ("status", "result", "cancel") for name i
 
 
 @pytest.mark.parametrize(
-    ("at", "name"),
-    [pair for pair in ABOUT_REQUESTS if pair[1] not in ("hang", "drop", "reset")],
+    ("at", "name"), [pair for pair in ABOUT_REQUESTS if pair[1] not in ("hang", "drop", "reset")]
 )
 def test_an_answer_about_a_request_that_is_wrong(client: httpx.Client, at: str, name: str) -> None:
     """The fault's status code comes once; then everything is as it was."""
