@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from kling_sweeps.errors import UnavailableError
 from kling_sweeps.journal import Journal, Stage, sync_folder
 from kling_sweeps.measurement import is_measured, read_flaws, read_values
 from kling_sweeps.run import Runs
@@ -59,10 +60,16 @@ class SearchJournal:
         return Journal(self.folder / "journal.jsonl")
 
     def proposals(self) -> list[Proposal]:
-        """Return what was proposed, in its order."""
-        fields = ("values", "distributions", "notes")
-        events = [event for event in self.journal.events() if event["event"] == "proposed"]
-        return [Proposal(*(event[name] for name in fields)) for event in events]
+        """Return what was proposed, in its order; raise UnavailableError for a journal that was damaged."""
+        names = ("values", "distributions", "notes")
+        try:
+            events = [event for event in self.journal.events() if event["event"] == "proposed"]
+            return [Proposal(*(dict(event[name]) for name in names)) for event in events]
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise UnavailableError(
+                f"{self.journal.path} can't be read ({type(error).__name__}: {error}); bring it back as it was, or move "
+                "its folder away, and the search begins anew"
+            ) from None
 
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Make the folder and note what is searched, where that was not done."""
@@ -77,9 +84,13 @@ class SearchJournal:
 
     @contextmanager
     def held(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Keep other commands from the search; where one has it, call `on_wait` and wait for it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep other commands from the search; where one has it, call `on_wait` and wait. Raises UnavailableError."""
         lock = FileLock(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            open(lock.lock_file, "ab").close()
+        except OSError as error:
+            raise UnavailableError(f"store.dir: {error.filename} can't be written: {error.strerror}") from None
         with suppress(Timeout), lock.acquire(timeout=0):
             yield
             return

@@ -90,10 +90,10 @@ def _write(tracker: Tracker, name: str, found: Found, theirs: Mapping[str, str],
 
 
 def show(found: Found) -> None:
-    """Print a row for each trial, and the best in one line; nothing where there is no trial."""
+    """Print a row for each trial, of very many for the last ones, and the best in one line."""
     if not found.trials:
         return
-    trials = found.trials
+    trials = found.trials[-tables.MANY :]
     names = dict.fromkeys(name for trial in trials for name in trial.settings)
     tables.show(
         [

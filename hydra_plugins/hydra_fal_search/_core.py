@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +13,18 @@ from omegaconf import OmegaConf
 from rich.text import Text
 
 from kling_sweeps.console import console
-from kling_sweeps.errors import OverBudgetError, RefusedError, RunError
+from kling_sweeps.errors import NotTrackedError, OverBudgetError, RefusedError, RunError
 from kling_sweeps.run import Runs
 from kling_sweeps.search import Proposal, SearchJournal, Trial, read_trial
 from kling_sweeps.search_results import Found, show, track
 from kling_sweeps.settings import Cell
 from kling_sweeps.tracking import Tracker
-from kling_sweeps.untrusted import clean
 
 from ._asked import Asked, read_asked
 from ._sampling import Asker
 
 if TYPE_CHECKING:
     from .search_sweeper import SearchSweeper
-
-log = logging.getLogger(__name__)
-
 
 def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
     """Go on with the search that is asked for; a dry run says how it stands and what the rest costs at most.
@@ -158,7 +153,6 @@ class _Search:
 
     def _launch(self, numbers: Sequence[int], first: int) -> None:
         overrides = [self.asked.jobs.overrides(self.proposals[number].values) for number in numbers]
-        self.is_begun |= first > 0
         returns = self.sweeper.launcher.launch(overrides, initial_job_idx=first)
         self.is_begun = True
         failed = 0
@@ -196,7 +190,7 @@ class _Search:
         console.print(Text("; ".join(said) + "."), soft_wrap=True)
 
     def _conclude(self) -> None:
-        """Print, track and write down what was found."""
+        """Print, write down and track what was found; raise NotTrackedError."""
         found = self.found
         show(found)
         if self.is_spent:
@@ -206,16 +200,14 @@ class _Search:
                 f"The search ended at its budget: {spent:.2f} USD of budget.max_usd={most:g} are spent, and the next trial "
                 "does not fit. The same command with a higher one goes on.", soft_wrap=True,
             )
-        self.asker.export(found.trials)
-        self._track(found)
         if found.trial:
             best = {"name": "optuna", "best_params": found.trial.settings, "best_value": found.trial.value}
             OmegaConf.save(OmegaConf.create(best), Path(self.sweeper.config.hydra.sweep.dir, "optimization_results.yaml"))
-
-    def _track(self, found: Found) -> None:
+        self.asker.export(found.trials)
         try:
             self.tracker.check()
             track(self.tracker, self.asked.name, found)
         except Exception as error:
-            log.error("the search could not be tracked, and is by the same command: %s", clean(str(error)))
-            self.errors["the search"] = error
+            raise NotTrackedError(
+                f"the search is not tracked ({self.tracker.said(error)}); the same command tracks it, for nothing"
+            ) from None

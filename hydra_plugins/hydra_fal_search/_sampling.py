@@ -6,7 +6,6 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -142,7 +141,7 @@ class Asker:
         return sampler
 
     @cached_property
-    def storage(self) -> optuna.Study | None:
+    def own_study(self) -> optuna.Study | None:
         """Return the study in the user's own storage; raise ConfigError where Optuna can't use it."""
         options = self.config.hydra.sweeper
         if not options.storage:
@@ -157,31 +156,30 @@ class Asker:
 
     def _foreign(self) -> list[optuna.trial.FrozenTrial]:
         """Return what the user's own study has of others."""
-        found = self.storage.trials if self.storage else []
+        found = self.own_study.trials if self.own_study else []
         return [t for t in found if t.state == TrialState.COMPLETE and KEY not in t.user_attrs]
 
     def export(self, trials: Sequence[Trial]) -> None:
         """Copy what is over to the user's own storage."""
-        if self.storage is None:
+        if self.own_study is None:
             return
-        there = {t.user_attrs.get(KEY) for t in self.storage.trials}
+        there = {t.user_attrs.get(KEY) for t in self.own_study.trials}
         new = [trial for trial in trials if trial.cell.request.key not in there]
-        self.storage.add_trials(filter(None, map(_frozen, new)))
+        self.own_study.add_trials(filter(None, map(_frozen, new)))
 
 
 def _frozen(trial: Trial) -> optuna.trial.FrozenTrial | None:
     """Return a trial that is over as Optuna has it, None for another."""
     if trial.state == "open":
         return None
-    with suppress(ValueError):  # the space has been changed by a function of the user's
-        return create_trial(
-            state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
-            value=trial.value,
-            params=dict(trial.proposal.values),
-            distributions={k: json_to_distribution(v) for k, v in trial.proposal.distributions.items()},
-            user_attrs={KEY: trial.cell.request.key},
-            system_attrs=dict(trial.proposal.notes),
-        )
+    return create_trial(
+        state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
+        value=trial.value,
+        params=dict(trial.proposal.values),
+        distributions={k: json_to_distribution(v) for k, v in trial.proposal.distributions.items()},
+        user_attrs={KEY: trial.cell.request.key},
+        system_attrs=dict(trial.proposal.notes),
+    )
 
 
 def _tidy(value: Any, found: BaseDistribution) -> Any:
