@@ -9,6 +9,7 @@ from dataclasses import fields
 from functools import cached_property
 from itertools import starmap
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from hydra.types import RunMode
