@@ -220,17 +220,17 @@ def test_a_search_goes_on_with_any_launcher(command, emulator, launcher):
 
 
 @pytest.fixture
-def asked(monkeypatch) -> Iterator:
+def asked() -> Iterator:
     """Give what reads a search's command in this process."""
-    monkeypatch.setenv(COMMAND_ID, "a-command")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
 
         def read(*given: str) -> Asked:
             overrides = ["hydra/sweeper=optuna", "objective=colorfulness", "provider=emulator", *given]
+            overrides.append(f"++hydra.job.env_set.{COMMAND_ID}=a-command")
             config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
             task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-            return read_asked(config, Composer(loader, lambda config: None), task)
+            return read_asked(config, Composer(loader), task)
 
         yield read
 
@@ -264,7 +264,7 @@ def test_a_search_is_what_was_asked(asked):
     same = [
         [SPACE, "hydra.sweeper.n_trials=99"],
         [SPACE, "budget.max_usd=1", "hydra.sweeper.n_jobs=7", "dry_run=true"],
-        ["+hydra.sweeper.params.cfg_scale='interval(0, 1)'"],
+        ["cfg_scale=0.5", SPACE],
         [SPACE, "duration=5", "aspect_ratio='16:9'"],
         ["cfg_scale=interval(0.0, 1.0)", "metrics=full", "retry=failed"],
     ]

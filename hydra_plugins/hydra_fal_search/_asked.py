@@ -95,7 +95,10 @@ class Asked:
 
 
 def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str]) -> Asked:
-    """Read what is asked for; raise ConfigError with what is wrong, at the edges of what is searched too."""
+    """Read what is asked for; raise ConfigError with what is wrong, at the edges of what is searched too.
+
+    `arguments` are a sweep file's params as well, which the guard has put before those of the command line.
+    """
     _check(config.hydra.sweeper)
     parser = OverridesParser.create(config_loader=composer)
     overrides = {o.key_or_group: o for o in parser.parse_overrides(list(arguments))}
