@@ -27,12 +27,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from kling_sweeps.untrusted import mask, printable
+from kling_sweeps.untrusted import clean, mask, printable
 
 
 class KlingSweepsError(Exception):
@@ -217,6 +222,35 @@ class NotTrackedError(RunError):
 
 # Set once this process has submitted anything: from then on no error is a refusal.
 submitted = threading.Event()
+
+
+def explained(error: OSError) -> str:
+    """Say what the system refused, of which file, and what helps."""
+    said = error.strerror or str(error)
+    name = error.filename if error.filename2 is None else error.filename2
+    if name is not None:
+        said = f"{os.fsdecode(name)}: {said}"
+    if error.errno in (errno.EACCES, errno.EPERM) and name is not None:
+        said += f" ({_owner(Path(os.fsdecode(name)))}); a store that several users share wants a group that may "
+        said += "write all of it (chmod -R g+rwX), and umask 002"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        said += "; make room, and the same command goes on"
+    return clean(said, 1000)
+
+
+def _owner(path: Path) -> str:
+    """Tell whose the nearest file or folder is that can be looked at, and its mode."""
+    import pwd
+
+    for one in (path, *path.parents):
+        with suppress(OSError):
+            found = one.stat()
+            try:
+                owner = pwd.getpwuid(found.st_uid).pw_name
+            except KeyError:
+                owner = f"user {found.st_uid}"
+            return f"{one} is {owner}'s, {stat.filemode(found.st_mode)}"
+    return "nothing of it can be looked at"
 
 
 def say_refused(why: object) -> int:

@@ -18,6 +18,7 @@ from kling_sweeps.errors import (
     LostResultError,
     PollError,
     RejectedError,
+    StoreError,
     UnreadableResultError,
     VideoError,
 )
@@ -44,11 +45,12 @@ async def generate(means: Means, request: GenerationRequest, notify: Notify) -> 
     there; what fal itself failed is journalled. `notify(stage, text)` hears of progress.
     """
     entry = means.store.entry(request)
-    if entry.state().stage is Stage.FINISHED:
+    if entry.state().stage in (Stage.FINISHED, Stage.DAMAGED):
         return entry.state()
     entry.make_folder()
     notify("waiting", "")
     async with entry.async_lock():
+        _check_there(entry, means)
         entry.create(request)
         _begin_anew(entry, means)
         # Another command may have come further with it since this one was planned.
@@ -57,6 +59,19 @@ async def generate(means: Means, request: GenerationRequest, notify: Notify) -> 
         while step := steps.get(entry.state().stage):
             await step()
     return entry.state()
+
+
+def _check_there(entry: Entry, means: Means) -> None:
+    """Raise StoreError where nothing is known of what was bought: it would be bought again."""
+    state, planned = entry.state(), means.planned.get(entry.key, State())
+    if state.stage is Stage.DAMAGED:
+        raise state.error
+    is_gone = state.is_blank and not planned.is_blank
+    if is_gone or means.budget.amounts.get(entry.key) and entry.has_lost_journal():
+        raise StoreError(
+            f"{entry.journal.path} is gone, and fal had the request; it is not bought again. Bring it back, or "
+            f"remove {entry.folder} whole, and the next command generates and pays for it anew"
+        )
 
 
 def _begin_anew(entry: Entry, means: Means) -> None:

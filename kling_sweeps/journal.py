@@ -12,7 +12,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from kling_sweeps.errors import RunError
+from kling_sweeps.errors import RunError, StoreError, explained
+from kling_sweeps.untrusted import clean
 
 
 class Stage(StrEnum):
@@ -25,6 +26,7 @@ class Stage(StrEnum):
     FETCHED = "fetched"  # its result is here
     FINISHED = "finished"  # its video is here
     FAILED = "failed"  # fal will not make it
+    DAMAGED = "damaged"  # what is on disk can't be trusted, and nothing is done about it
 
 
 # What each event of a journal leads to; an event that is not named leaves the stage as it is.
@@ -39,6 +41,32 @@ NEXT = {
     "cancelled": Stage.NEW,
     "forgotten": Stage.NEW,
     "retrying": Stage.NEW,
+}
+
+
+NUMBER = int | float
+DATE = datetime | None  # written as ISO 8601 has it, with a time zone
+# What an event has to say, and of what types; `at` is of every event, and others say what nobody reads.
+FACTS: Mapping[str, Mapping[str, Any]] = {
+    "submitting": {"sweep": str | None, "command": str | None, "price_usd": NUMBER | None, "provider_at": DATE},
+    "submitted": {
+        "endpoint": str,
+        "request_id": str,
+        "status_url": str | None,
+        "response_url": str | None,
+        "cancel_url": str | None,
+    },
+    "completed": {"inference_s": NUMBER | None, "failed": bool | None},
+    "downloaded": {"seconds": NUMBER | None, "bytes": int | None},
+    "failed": {
+        "stage": str,
+        "error_type": str,
+        "message": str,
+        "may_have_cost": bool,
+        "begins_anew": bool | None,
+    },
+    "lost": {"command": str},
+    "measured": {"fingerprint": str, "seconds": NUMBER},
 }
 
 
@@ -130,8 +158,8 @@ class State:
     anew without anybody's word. `lost_by` is the command that found that fal no longer has what was paid
     for, and `attempted_by` the last that submitted. `unanswered` is when each submission left, by the
     provider's time, whose answer was lost, and none of which was found since. `is_unreadable` tells that
-    the result names no video. `at_fal_since` is when fal was seen to have completed it, or
-    else accepted, by this machine's time.
+    the result names no video, `is_blank` that the journal says nothing. `at_fal_since` is when fal was seen
+    to have completed it, or else accepted, by this machine's time, `video_bytes` how large the video was.
     """
 
     stage: Stage = Stage.NEW
@@ -152,6 +180,8 @@ class State:
     unanswered: tuple[datetime, ...] = ()
     is_cancelled: bool = False
     is_unreadable: bool = False
+    is_blank: bool = True
+    video_bytes: int | None = None
 
     @property
     def request_id(self) -> str | None:
@@ -160,7 +190,8 @@ class State:
     @property
     def is_open(self) -> bool:
         """Tell whether fal has, or may have, something that is not here yet."""
-        return self.stage not in (Stage.NEW, Stage.FINISHED, Stage.FAILED) and not self.is_unreadable
+        is_over = self.stage in (Stage.NEW, Stage.FINISHED, Stage.FAILED, Stage.DAMAGED)
+        return not is_over and not self.is_unreadable
 
     @property
     def is_failed(self) -> bool:
@@ -197,6 +228,7 @@ def fold(events: Iterable[Mapping[str, Any]]) -> State:
     made = attempts(events)
     return State(
         stage=stage,
+        is_blank=not events,
         retries=retries,
         attempted_by=made[-1].command if made else None,
         unanswered=tuple(unanswered),
@@ -217,12 +249,13 @@ def _facts(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if queue_s is not None and started is completed:
         queue_s = max(0.0, queue_s - inference_s)
     return {
-        "ticket": Ticket(**{f.name: submitted[f.name] for f in fields(Ticket)}) if submitted else None,
+        "ticket": Ticket(**{f.name: submitted.get(f.name) or "" for f in fields(Ticket)}) if submitted else None,
         "submitting_at": submitting and _by_provider(submitting),
         "at_fal_since": datetime.fromisoformat(at_fal["at"]) if (at_fal := completed or submitted) else None,
         "queue_s": queue_s,
         "inference_s": inference_s,
         "download_s": seen.get("downloaded", {}).get("seconds"),
+        "video_bytes": seen.get("downloaded", {}).get("bytes"),
         "error": failed and _error(failed),
         "failed": completed.get("failed", False),
         "is_started": "started" in seen,
@@ -244,45 +277,76 @@ def _seconds(first: Mapping[str, Any], last: Mapping[str, Any]) -> float:
 
 def _error(failed: Mapping[str, Any]) -> RunError:
     error = RunError(
-        failed["message"], error_type=failed["error_type"], may_have_cost=failed["may_have_cost"]
+        clean(failed["message"], 1000), error_type=failed["error_type"], may_have_cost=failed["may_have_cost"]
     )
     error.stage = failed["stage"]
     return error
 
 
 # What makes a line of JSON that lacks its end, or only its line break, no JSON for good.
-CUT_OFF = " (cut off)\n"
+CUT_OFF = b" (cut off)\n"
 
 
 class Journal:
-    """An append-only file of JSON lines, each forced to disk before `append` returns."""
+    """An append-only file of JSON lines in ASCII, each forced to disk before `append` returns.
+
+    `size` is what it had after the last `append`; StoreError is raised where it has become shorter since.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.size = 0
 
     def append(self, event: str, **facts: Any) -> None:
         """Write one event; a line that a crash cut off before, by its last byte even, never counts."""
-        line = json.dumps({"at": _now(), "event": event, **facts}, ensure_ascii=False)
+        line = json.dumps({"at": _now(), "event": event, **facts}).encode() + b"\n"
         is_new = not self.path.exists()
         with open(self.path, "ab+") as file:
+            self._check_size(file.tell())
             if file.tell() and not self._ends_whole(file):
                 line = CUT_OFF + line
-            file.write(line.encode() + b"\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+            self.size = file.tell()
         if is_new:
             sync_folder(self.path.parent)
 
     def events(self) -> list[dict[str, Any]]:
-        """Return every whole event; what a crash cut off is passed over."""
+        """Return every whole event; what a crash cut off is passed over. Raises StoreError where one is none."""
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            written = self.path.read_bytes()
         except FileNotFoundError:
-            return []
-        return [event for line in lines[:-1] if (event := _parse(line))]
+            written = b""
+        except OSError as error:
+            raise StoreError(explained(error)) from None
+        self._check_size(len(written))
+        lines = enumerate(written.split(b"\n")[:-1], 1)
+        return [
+            self._parse(line, number)
+            for number, line in lines
+            if line.strip() and not line.endswith(CUT_OFF.strip(b"\n"))
+        ]
 
     def state(self) -> State:
-        return fold(self.events())
+        """Return what the events lead to; raise StoreError where they can't be trusted."""
+        state = fold(self.events())
+        if state.stage in (Stage.SUBMITTED, Stage.COMPLETED, Stage.FETCHED, Stage.FINISHED) and not state.request_id:
+            raise StoreError(f"{self.path}: it goes on with a request, and no line `submitted` says which")
+        return state
+
+    def _check_size(self, size: int) -> None:
+        if size < self.size:
+            raise StoreError(f"{self.path} was removed or cut while this command worked on it")
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            raise StoreError(f"{self.path}, line {number}: it is no JSON") from None
+        if problem := _problem(event):
+            raise StoreError(f"{self.path}, line {number}: {problem}")
+        return event
 
     @staticmethod
     def _ends_whole(file: Any) -> bool:
@@ -299,13 +363,41 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def force(part: Path, path: Path) -> None:
+    """Give a file, whole and on disk, its name."""
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _problem(event: Any) -> str:
+    """Return what is wrong with an event, "" where nothing is."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return "it names no event"
+    if not _is_date(event.get("at")):
+        return "`at` is no date with a time zone"
+    for name, kind in FACTS.get(event["event"], {}).items():
+        if not _fits(event.get(name), kind):
+            return f"`{name}` of `{event['event']}` is missing or of a wrong type"
+    return ""
+
+
+def _is_date(value: Any) -> bool:
     try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
+        date = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return date.tzinfo is not None and 1970 <= date.year < 9999
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is DATE:
+        return value is None or _is_date(value)
+    if isinstance(value, bool):
+        return kind in (bool, bool | None)
+    return isinstance(value, kind) and not (isinstance(value, NUMBER) and not 0 <= value < inf)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import uuid
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from math import isfinite, nan
@@ -18,6 +19,7 @@ import numpy as np
 
 from kling_sweeps import opencv as cv2
 from kling_sweeps.filmstrip import Filmstrip
+from kling_sweeps.journal import force, sync_folder
 from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested
 from kling_sweeps.video import Video
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VALUES, FRAMES, FILMSTRIP = "values.json", "frames.parquet", "filmstrip.png"
+# What a record has, and of what type.
+RECORD = dict.fromkeys(("values", "errors", "facts", "versions"), dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +49,21 @@ class Measurement:
     filmstrip: np.ndarray | None = None
 
     def save(self, folder: str | Path) -> None:
-        """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole or not at all."""
+        """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole, on disk, or not at all."""
         folder = Path(folder)
+        if folder.is_file():
+            folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / FRAMES, lambda path: path.write_bytes(self.frames.to_parquet(index=False)))
         if self.filmstrip is not None:
             png = cv2.imencode(".png", self.filmstrip)[1].tobytes()
             _replace(folder / FILMSTRIP, lambda path: path.write_bytes(png))
         _replace(folder / VALUES, lambda path: path.write_text(self._json(), encoding="utf-8"))
+        sync_folder(folder.parent)
 
     @classmethod
     def load(cls, folder: str | Path) -> Measurement:
-        """Read what `save` wrote; raise `FileNotFoundError` where it did not finish."""
+        """Read what `save` wrote; raise OSError or ValueError where it did not finish, or is no longer whole."""
         import pandas as pd
 
         folder = Path(folder)
@@ -81,8 +88,26 @@ class Measurement:
 
 
 def is_measured(folder: Path) -> bool:
-    """Tell whether a folder holds a whole measurement."""
-    return (folder / VALUES).exists()
+    """Tell, without decoding them, whether a folder's files are those of a whole measurement."""
+    try:
+        read_record(folder)
+        has_strip = _ends(folder / FILMSTRIP, b"\x89PNG", b"IEND\xaeB`\x82")
+        return has_strip and _ends(folder / FRAMES, b"PAR1", b"PAR1")
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def is_readable(folder: Path) -> bool:
+    """Tell whether all of a measurement can be read."""
+    try:
+        return Measurement.load(folder).filmstrip is not None
+    except Exception:  # of whichever library
+        return False
+
+
+def _ends(path: Path, first: bytes, last: bytes) -> bool:
+    content = path.read_bytes()
+    return content.startswith(first) and content.endswith(last)
 
 
 def observe(
@@ -170,18 +195,27 @@ def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read what `Measurement.record` gave when it was saved."""
-    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    """Read what `Measurement.record` gave when it was saved; raise OSError or ValueError where that is torn."""
+    saved = json.loads((folder / VALUES).read_bytes())
+    if not isinstance(saved, dict) or {name: type(part) for name, part in saved.items()} != RECORD:
+        raise ValueError(f"{folder / VALUES} is no record of a measurement")
+    return saved
 
 
 def read_values(folder: Path) -> dict[str, float]:
-    """Read the values alone, without those that could not be measured."""
-    return {name: value for name, value in read_record(folder)["values"].items() if value is not None}
+    """Read the values alone, without those that could not be measured; none where the record is gone."""
+    with suppress(OSError, ValueError):
+        return {name: value for name, value in read_record(folder)["values"].items() if value is not None}
+    return {}
 
 
 def read_flaws(folder: Path) -> str:
     """Read what went wrong, in one line: the name of a metric, or `video`, and why; "" where nothing did."""
-    return "; ".join(f"{name}: {why}" for name, why in read_record(folder)["errors"].items())
+    try:
+        errors = read_record(folder)["errors"]
+    except (OSError, ValueError) as error:
+        return f"measurement: {error}"
+    return "; ".join(f"{name}: {why}" for name, why in errors.items())
 
 
 def _picture(png: bytes) -> np.ndarray:
@@ -196,9 +230,11 @@ def _strict(value: Any) -> Any:
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
-        os.replace(temporary, path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        force(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from kling_sweeps.journal import Stage, State
 from kling_sweeps.settings import Cell, Policy
 from kling_sweeps.store import Store
 
-OVER = (Stage.FINISHED, Stage.FAILED)
+OVER = (Stage.FINISHED, Stage.FAILED, Stage.DAMAGED)
 WORDS = {
     Stage.NEW: "to generate",
     Stage.UNKNOWN: "to look up",
@@ -19,6 +19,7 @@ WORDS = {
     Stage.FETCHED: "to collect",
     Stage.FINISHED: "in the store",
     Stage.FAILED: "failed",
+    Stage.DAMAGED: "damaged",
 }
 
 

@@ -18,10 +18,10 @@ from filelock import Timeout
 
 from kling_sweeps import metrics, opencv, providers
 from kling_sweeps.budget import Budget
-from kling_sweeps.errors import GenerationError, RefusedError, RunError, UnavailableError
+from kling_sweeps.errors import GenerationError, RefusedError, RunError, StoreError, UnavailableError, explained
 from kling_sweeps.generation import generate
 from kling_sweeps.journal import Attempt, Stage, State, attempts
-from kling_sweeps.measurement import is_measured, read_flaws
+from kling_sweeps.measurement import is_measured, is_readable, read_flaws
 from kling_sweeps.plan import Plan, make_plan
 from kling_sweeps.provider import CANCELLED, Provider
 from kling_sweeps.settings import Cell, Settings
@@ -59,7 +59,10 @@ class Landed:
 
     def attempts(self, command: str) -> list[Attempt]:
         """Return the submissions that a command made for it."""
-        return [one for one in attempts(self.entry.journal.events()) if one.command == command]
+        try:
+            return [one for one in attempts(self.entry.journal.events()) if one.command == command]
+        except StoreError:  # which the run's own error is about
+            return []
 
 
 class Runs:
@@ -70,11 +73,8 @@ class Runs:
         self.provider_name = providers.resolve(settings.provider)
         self.forgets = self.provider_name == "emulator" and not settings.provider.base_url
         self.store = Store(settings.store_dir / self.provider_name)
-        try:
-            self.plan: Plan = make_plan(cells, self.store, settings.policy, self.forgets)
-        except OSError as error:
-            raise UnavailableError(f"store.dir: {error.filename} can't be read: {error.strerror}") from None
-
+        self.store.check_readable()
+        self.plan: Plan = make_plan(cells, self.store, settings.policy, self.forgets)
         if settings.budget.partial:
             self.plan = self.plan.fitted(settings.budget.max_usd)
         fitting = [planned.cell for planned in self.plan.planned if planned.fits]
@@ -100,8 +100,10 @@ class Runs:
         budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
         for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
             entry = self.store.find(key)
-            with suppress(Timeout), entry.lock(timeout_s=0):  # or else whoever works on it settles it
-                budget.settle(key, entry.state().committed_usd)
+            with suppress(Timeout, OSError), entry.lock(timeout_s=0):  # or else whoever works on it settles it
+                state = entry.state()
+                if state.stage is not Stage.DAMAGED and not entry.has_lost_journal():
+                    budget.settle(key, state.committed_usd)
         return budget
 
     def check_price(self) -> None:
@@ -121,6 +123,8 @@ class Runs:
             entry = self.store.entry(planned.cell.request)
             folder = entry.measurements(self.fingerprint)
             if planned.state.stage is Stage.FINISHED and not planned.is_repeat and is_measured(folder):
+                with suppress(OSError):  # a store that can't be written is good enough to read
+                    entry.write_request(planned.cell.request)
                 yield Landed(planned.cell, entry, planned.state, folder)
 
     def land(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Iterator[Landed]:
@@ -202,7 +206,7 @@ class _Crew:
                 await self._cancel_queued(cell, entry)
         except Timeout:
             pass  # another command works on it
-        except RunError as error:
+        except (RunError, OSError) as error:
             log.warning("%s could not be cancelled: %s", cell.name, error)
 
     async def _cancel_queued(self, cell: Cell, entry: Entry) -> None:
@@ -237,8 +241,7 @@ class _Crew:
                 raise  # nothing was submitted, and nothing can be
             error = RunError(str(refused), error_type="refused")
         except Exception as unexpected:  # one run's bad luck must not cost the others
-            log.exception("%s failed unexpectedly", cell.name)
-            error = RunError(f"{type(unexpected).__name__}: {unexpected}", error_type="unexpected")
+            error = _unexpected(cell, unexpected)
         if error:
             self.failed.set()
         self.observer.update(cell, "landed", "")
@@ -255,11 +258,11 @@ class _Crew:
     async def _measure(self, cell: Cell, entry: Entry) -> Path:
         """Return the folder of a measurement; of several commands that want it one makes it."""
         folder = entry.measurements(self.runs.fingerprint)
-        if is_measured(folder):
+        if await _is_whole(folder):
             return folder
         self.observer.update(cell, "measuring", "")
         async with entry.async_lock():
-            if not is_measured(folder):
+            if not await _is_whole(folder):
                 await self._measure_into(folder, cell, entry)
         return folder
 
@@ -273,6 +276,18 @@ class _Crew:
             arguments.get("duration"),
         )
         entry.journal.append("measured", fingerprint=folder.name, seconds=seconds)
+
+
+async def _is_whole(folder: Path) -> bool:
+    return is_measured(folder) and await asyncio.to_thread(is_readable, folder)
+
+
+def _unexpected(cell: Cell, error: Exception) -> RunError:
+    """Return the record of what nobody foresaw, logged with its place, or of what a disk refused."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
+        return StoreError(explained(error))
+    log.error("%s failed unexpectedly", cell.name, exc_info=error)
+    return RunError(f"{type(error).__name__}: {error}", error_type="unexpected")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from kling_sweeps import terminal
-from kling_sweeps.errors import FlawedError, NotTrackedError, OverBudgetError, RunError
+from kling_sweeps.errors import FlawedError, NotTrackedError, OverBudgetError, RunError, StoreError
 from kling_sweeps.measurement import read_values
 from kling_sweeps.progress import Progress
 from kling_sweeps.run import Landed, Runs
@@ -121,7 +121,7 @@ def _handing_over(landed: Landed) -> Iterator[None]:
 
 def _track(tracker: Tracker, landed: Landed) -> RunError | None:
     """Track a run that was submitted; return the error where MLflow failed, which costs nothing."""
-    if isinstance(landed.error, OverBudgetError):
+    if isinstance(landed.error, (OverBudgetError, StoreError)):  # what stands in MLflow is as good as ever
         return None
     try:
         tracker.track(landed)

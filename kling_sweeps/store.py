@@ -28,8 +28,8 @@ from typing import Any
 
 from filelock import AsyncFileLock, FileLock
 
-from kling_sweeps.errors import UnavailableError
-from kling_sweeps.journal import Journal, Stage, State, Ticket, sync_folder
+from kling_sweeps.errors import StoreError, UnavailableError, explained
+from kling_sweeps.journal import Journal, Stage, State, Ticket, force, sync_folder
 from kling_sweeps.request import GenerationRequest
 
 # What a request id looks like that can be a file's name: no path, no hidden file, nothing long.
@@ -42,18 +42,30 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def check(self) -> None:
-        """Make the folder; raise UnavailableError where it can't be written."""
-        probe = self.root / f".writable-{uuid.uuid4().hex}"
+    def check_readable(self) -> None:
+        """Raise UnavailableError where the folder is there and can't be read."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            with os.scandir(self.root):
+                pass
+        except FileNotFoundError:
+            pass  # it is new
         except OSError as error:
-            raise UnavailableError(
-                f"store.dir: {self.root} can't be written ({error.strerror}); "
-                "choose another folder with store.dir=PATH"
-            ) from None
+            raise self._unavailable(error) from None
+
+    def check(self) -> None:
+        """Make the folders that a submission needs; raise UnavailableError where one can't be written."""
+        try:
+            for folder in (self.root, self.root / "claims", self.root / "budgets"):
+                folder.mkdir(parents=True, exist_ok=True)
+                _probe(folder)
+            for name in ("spending", "spending.lock"):
+                open(self.root / name, "ab").close()
+        except OSError as error:
+            raise self._unavailable(error) from None
+
+    @staticmethod
+    def _unavailable(error: OSError) -> UnavailableError:
+        return UnavailableError(f"store.dir: {explained(error)}; or choose another folder with store.dir=PATH")
 
     def entry(self, request: GenerationRequest) -> Entry:
         return self.find(request.key)
@@ -79,6 +91,17 @@ class Store:
         sync_folder(claims)
         return True
 
+    def has_claim(self, key: str) -> bool:
+        """Tell whether fal has had a request of a key; looks at every claim."""
+        return any((claim / key).exists() for claim in (self.root / "claims").glob("*"))
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError where nothing can be written into a folder."""
+    probe = folder / f".writable-{uuid.uuid4().hex}"
+    probe.touch()
+    probe.unlink()
+
 
 def _file_name(request_id: str) -> str:
     """Return a request id as it is where every file system takes it, otherwise its hash."""
@@ -101,11 +124,42 @@ class Entry:
         return self.folder.name
 
     def state(self) -> State:
-        """Return what the journal says; a video that was removed since is to be fetched again."""
-        state = self.journal.state()
-        if state.stage is Stage.FINISHED and not self.video.exists():
-            return replace(state, stage=Stage.FETCHED)
+        """Return what the journal and the files say: damaged where they can't be trusted.
+
+        A video that is not as it came is to be fetched again, and so is a result that can't be read.
+        """
+        try:
+            return self._by_files(self.journal.state())
+        except StoreError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = explained(error)
+        remedy = f"bring the file back, or move {self.folder} away, and it is generated and paid for anew"
+        error = StoreError(f"{problem}. Nothing is done for this run while it is so: {remedy}")
+        return State(stage=Stage.DAMAGED, error=error)
+
+    def _by_files(self, state: State) -> State:
+        if state.is_blank and (self.video.exists() or (self.folder / "result.json").exists()):
+            raise StoreError(f"{self.journal.path} is gone or empty, though something was generated")
+        if state.stage is Stage.FINISHED and not self._has_video(state.video_bytes):
+            state = replace(state, stage=Stage.FETCHED)
+        if state.stage is Stage.FETCHED and not self.read_json("result.json"):
+            state = replace(state, stage=Stage.COMPLETED)
         return state
+
+    def _has_video(self, size: int | None) -> bool:
+        """Tell whether the video has the size that it came with, and more than zeros at its beginning."""
+        try:
+            with open(self.video, "rb") as file:
+                begin = file.read(64)
+                return begin.strip(b"\0") != b"" and size in (None, os.fstat(file.fileno()).st_size)
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+
+    def has_lost_journal(self) -> bool:
+        """Tell whether fal has had the request, while the journal says nothing; looks at every claim."""
+        is_begun = (self.folder / "request.json").exists()
+        return is_begun and self.journal.state().is_blank and self.store.has_claim(self.key)
 
     def make_folder(self) -> None:
         """Make the folder, which outlives a power cut from here on."""
@@ -114,28 +168,42 @@ class Entry:
         sync_folder(self.store.root)
 
     def create(self, request: GenerationRequest) -> None:
-        """Make the folder and write `request.json`, where they are not there yet; under the lock."""
+        """Make the folder and `request.json`; raise OSError where one can't be written. Under the lock."""
         self.make_folder()
-        if not (self.folder / "request.json").exists():
+        _probe(self.folder)
+        if self.journal.path.exists():
+            open(self.journal.path, "ab").close()
+        for left in self.folder.glob(".*.part"):
+            left.unlink()
+        self.write_request(request)
+
+    def write_request(self, request: GenerationRequest) -> None:
+        """Write `request.json`, unless it is there and says what makes the key."""
+        saved = self.read_json("request.json")
+        if saved.keys() != request.as_dict().keys() or saved != {**request.as_dict(), "price_usd": saved["price_usd"]}:
             self.write_json("request.json", request.as_dict())
 
-    def read_json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file's object; an empty one where there is no file, or none that can be read."""
+        try:
+            content = json.loads((self.folder / name).read_bytes())
+        except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole or not at all."""
-        with self.replacing(name) as part:
-            part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        part = self.folder / f".{name}.{uuid.uuid4().hex}.part"
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a pair is written as JSON has it
+        force(part, self.folder / name)
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary name; what is there when the block ends becomes `name`, forced to disk."""
+        """Yield a name for what becomes `name` when the block ends; what a block that broke off left is there."""
         part = self._part(name)
         yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, self.folder / name)
-        sync_folder(self.folder)
+        force(part, self.folder / name)
 
     def discard_part(self, name: str) -> None:
         """Remove what a `replacing` that broke off has left."""
@@ -146,9 +214,16 @@ class Entry:
 
     def submitted(self, ticket: Ticket, how: str) -> bool:
         """Journal that fal has the request under this ticket, unless another key has taken it over."""
-        is_mine = self.store.claim(ticket.request_id, self.key)
-        if is_mine:
-            self.journal.append("submitted", **vars(ticket), how=how)
+        try:
+            is_mine = self.store.claim(ticket.request_id, self.key)
+            if is_mine:
+                self.journal.append("submitted", **vars(ticket), how=how)
+        except OSError as error:
+            raise StoreError(
+                f"fal has the request {ticket.request_id}, which can't be noted ({explained(error)}); the same "
+                "command finds it in fal's history",
+                may_have_cost=True,
+            ) from None
         return is_mine
 
     def measurements(self, fingerprint: str) -> Path:
