@@ -99,5 +99,5 @@ def _passwords(text: str) -> list[str]:
 
 def is_writable_folder(path: Path) -> bool:
     """Tell whether files can be made in a folder, or in one that is made where it is not there yet."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)

@@ -20,7 +20,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +31,7 @@ from filelock import AsyncFileLock, FileLock
 from kling_sweeps.errors import StoreError, UnavailableError, explained
 from kling_sweeps.journal import Journal, Stage, State, Ticket, force, sync_folder
 from kling_sweeps.request import GenerationRequest
+from kling_sweeps.untrusted import clean
 
 # What a request id looks like that can be a file's name: no path, no hidden file, nothing long.
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -43,7 +44,11 @@ class Store:
         self.root = root
 
     def check_readable(self) -> None:
-        """Raise UnavailableError where the folder is there and can't be read."""
+        """Raise UnavailableError where the folder is there and can't be read, or has bytes for a name."""
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError:  # which Arrow, to name one, can't write to
+            raise UnavailableError(f"store.dir: the name {clean(self.root)} is no UTF-8; choose another") from None
         try:
             with os.scandir(self.root):
                 pass
@@ -230,9 +235,16 @@ class Entry:
         """Return the folder of a measurement, which is there once it has been made."""
         return self.folder / "measurements" / fingerprint
 
-    def tracking_lock(self) -> FileLock:
-        """Return what is held for as long as the generation is written to MLflow."""
-        return FileLock(self.folder / "tracking.lock")
+    @contextmanager
+    def tracking_lock(self) -> Iterator[None]:
+        """Hold what whoever writes the generation to MLflow holds, where the folder can be written."""
+        lock = FileLock(self.folder / "tracking.lock")
+        with suppress(OSError):  # a store that can only be read has no other writer here
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def lock(self, timeout_s: float) -> FileLock:
         """Return what `async_lock` does, for code that has no event loop."""

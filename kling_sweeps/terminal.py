@@ -33,6 +33,7 @@ from kling_sweeps.tracking import Tracker
 PAID = (Stage.COMPLETED, Stage.FETCHED)
 STYLES = {
     "failed": "red",
+    "damaged": "red",
     "in the store": "green",
     "to generate": "yellow",
     "to look up": "magenta",
@@ -68,6 +69,9 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
         f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
     )
+    for planned in plan.planned:
+        if planned.state.stage is Stage.DAMAGED:
+            _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
     _say_left_out(plan)
 
 

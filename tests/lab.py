@@ -87,7 +87,7 @@ class Lab:
             sweep=sweep,
             command=uuid.uuid4().hex,
             provider=_replace(provider, given),
-            store_dir=self.folder / "store",
+            store_dir=given.pop("store_dir", self.folder / "store"),
             tracking_uri=given.pop("tracking_uri", self.tracking_uri),
             metrics={"luma": {}},
             budget=BudgetSettings(max_usd, partial, unknown_price),

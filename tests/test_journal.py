@@ -1,8 +1,13 @@
 """A journal survives what stops a process, and says how far a generation came."""
 
+import json
+import shutil
+
 import pytest
 
+from kling_sweeps.errors import StoreError
 from kling_sweeps.journal import Journal, Stage
+from kling_sweeps.store import Store
 
 TICKET = {
     "endpoint": "a/b",
@@ -86,3 +91,81 @@ def test_a_retry_begins_anew(journal):
     journal.append("failed", **free, begins_anew=True)
     state = journal.state()
     assert (state.stage, state.ticket, state.error, state.retries) == (Stage.NEW, None, None, 1)
+
+
+def line(event: str, **facts) -> str:
+    return json.dumps({"at": "2026-01-01T00:00:00+00:00", "event": event, **facts})
+
+
+LONE = {key: value for key, value in TICKET.items() if key != "request_id"}
+FAILED = {"stage": "generate", "error_type": "x", "message": "no", "may_have_cost": True}
+UNTRUSTED = [
+    b"\xff\xfe\x00",
+    b"\x00" * 64,
+    "null",
+    "[]",
+    "17",
+    '"submitted"',
+    "{}",
+    "not JSON",
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    '{"event": "submitting"}',
+    '{"event": ["submitted"], "at": "2026-01-01T00:00:00+00:00"}',
+    *(json.dumps({"event": "submitting", "at": at}) for at in (None, 0, "", "soon", "2026-01-01", "2026-13-01T00:00:00Z")),
+    *(json.dumps({"event": "submitting", "at": f"{year}-01-01T00:00:00+00:00"}) for year in ("0001", "9999")),
+    *(line("submitting", price_usd=price) for price in ("1.4", [1.4], True, -1, float("nan"), float("inf"))),
+    line("submitting", sweep=["a"]),
+    line("submitting", command=7),
+    line("submitting", provider_at="soon"),
+    line("submitted", **LONE),
+    line("submitted", **LONE, request_id=""),
+    line("submitted", **LONE, request_id=7),
+    line("submitted", **{**TICKET, "status_url": 7}),
+    line("completed", inference_s="fast"),
+    line("completed", failed="no"),
+    line("downloaded", seconds=[]),
+    line("downloaded", bytes="many"),
+    line("lost", message="gone"),
+    line("measured", fingerprint=1, seconds=2),
+    *(line("failed", **{**FAILED, name: None}) for name in FAILED),
+    line("failed", **{**FAILED, "begins_anew": "yes"}),
+    line("completed"),
+    line("fetched"),
+    line("downloaded"),
+]
+
+
+@pytest.mark.parametrize("bad", UNTRUSTED, ids=range(len(UNTRUSTED)))
+def test_a_line_that_is_no_event_makes_the_journal_untrusted(journal, bad):
+    """Names the file and the line, and leads nowhere, whatever follows."""
+    journal.path.write_bytes((bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
+    with pytest.raises(StoreError, match="journal.jsonl"):
+        journal.state()
+    entry = Store(journal.path.parent).find("ab" * 32)
+    entry.make_folder()
+    shutil.copy(journal.path, entry.journal.path)
+    state = entry.state()
+    assert state.stage is Stage.DAMAGED and not state.is_open and not state.is_failed
+    assert str(entry.folder) in str(state.error)
+
+
+def test_any_text_goes_into_a_journal_and_comes_back(journal):
+    """Keeps half an emoji, line breaks and escape sequences in ASCII, and shows what it tells as plain text."""
+    odd = "half \ud83e, \x1b[31mred\x1b[0m, a\nb, 猫, \u2028"
+    journal.append("submitting")
+    journal.append("submitted", **{**TICKET, "request_id": odd})
+    journal.append("failed", **{**FAILED, "message": odd})
+    assert journal.path.read_bytes().isascii() and journal.path.read_bytes().count(b"\n") == 3
+    state = journal.state()
+    assert state.request_id == odd
+    assert str(state.error).isprintable()
+
+
+def test_a_journal_that_becomes_shorter_is_not_gone_on_with(journal):
+    """Raises where somebody removed or cut what this process has written."""
+    journal.append("submitting")
+    journal.path.unlink()
+    for go_on in (journal.state, lambda: journal.append("submitted", **TICKET)):
+        with pytest.raises(StoreError, match="removed or cut"):
+            go_on()
