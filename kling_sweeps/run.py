@@ -20,7 +20,7 @@ from kling_sweeps import metrics, opencv, providers
 from kling_sweeps.budget import Budget
 from kling_sweeps.errors import GenerationError, RefusedError, RunError, StoreError, UnavailableError, explained
 from kling_sweeps.generation import generate
-from kling_sweeps.journal import Attempt, Stage, State, attempts
+from kling_sweeps.journal import Attempt, Stage, State
 from kling_sweeps.measurement import is_measured, is_readable, read_flaws
 from kling_sweeps.plan import Plan, make_plan
 from kling_sweeps.provider import CANCELLED, Provider
@@ -59,10 +59,7 @@ class Landed:
 
     def attempts(self, command: str) -> list[Attempt]:
         """Return the submissions that a command made for it."""
-        try:
-            return [one for one in attempts(self.entry.journal.events()) if one.command == command]
-        except StoreError:  # which the run's own error is about
-            return []
+        return self.entry.attempts(command)
 
 
 class Runs:

@@ -29,7 +29,7 @@ from typing import Any
 from filelock import AsyncFileLock, FileLock
 
 from kling_sweeps.errors import StoreError, UnavailableError, explained
-from kling_sweeps.journal import Journal, Stage, State, Ticket, force, sync_folder
+from kling_sweeps.journal import Attempt, Journal, Stage, State, Ticket, attempts, force, sync_folder
 from kling_sweeps.request import GenerationRequest
 from kling_sweeps.untrusted import clean
 
@@ -160,6 +160,13 @@ class Entry:
                 return begin.strip(b"\0") != b"" and size in (None, os.fstat(file.fileno()).st_size)
         except (FileNotFoundError, IsADirectoryError):
             return False
+
+    def attempts(self, command: str) -> list[Attempt]:
+        """Return the submissions that a command made; none where the journal can't be trusted, as `state` says."""
+        try:
+            return [one for one in attempts(self.journal.events()) if one.command == command]
+        except StoreError:
+            return []
 
     def has_lost_journal(self) -> bool:
         """Tell whether fal has had the request, while the journal says nothing; looks at every claim."""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kling_sweeps.console import console
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
-from kling_sweeps.journal import Attempt, Stage, attempts
+from kling_sweeps.journal import Attempt, Stage
 from kling_sweeps.measurement import read_values
 from kling_sweeps.metrics import build
 from kling_sweeps.plan import WORDS, Plan
@@ -164,8 +164,7 @@ def show_sweep(runs: Runs) -> None:
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
     """Return the submissions of this command for a run, whether or not it came to its end."""
-    made = attempts(runs.store.entry(cell.request).journal.events())
-    return [attempt for attempt in made if attempt.command == runs.settings.command]
+    return runs.store.entry(cell.request).attempts(runs.settings.command)
 
 
 def _row(cell: Cell, ends: Mapping[str, Landed], made: Mapping[str, list[Attempt]], runs: Runs) -> Row | None:
