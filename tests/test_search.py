@@ -325,3 +325,25 @@ def test_a_seeded_search_goes_on_with_other_values(asked, sampler):
             value = math.sin(proposal.values["cfg_scale"])
             trials.append(Trial(len(trials), type(proposal)(*restored), cell, "complete", value, "", 1.4))
     assert len({trial.cell.request.key for trial in trials}) >= 10
+
+
+SWEEP_FILE = """
+# @package _global_
+defaults:
+  - override /hydra/sweeper: optuna
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {cfg_scale: "interval(0, 1)", prompt: [potter, fox]}
+objective: luma_mean
+"""
+
+
+def test_a_search_is_a_sweep_file_too(command):
+    """Takes the sweeper, and lists among the params, as a file of conf/sweep/ gives them."""
+    (command.folder / "mine" / "sweep").mkdir(parents=True)
+    (command.folder / "mine" / "sweep" / "hunt.yaml").write_text(SWEEP_FILE.lstrip())
+    done = command("+sweep=hunt", "--config-dir", "mine", "provider=emulator", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "0 of 20 trials made; the others cost 28.00 USD at most" in done.stdout
+    assert "it ends where that is spent" in done.stdout
