@@ -11,9 +11,9 @@ from typing import Any
 
 def main() -> int:
     """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused."""
-    from kling_sweeps import console
+    from kling_sweeps import streams
 
-    console.settle()
+    streams.settle()
     import hydra
 
     from kling_sweeps import CONF, config_files

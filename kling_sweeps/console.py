@@ -1,80 +1,17 @@
-"""Where everything that a person sees is written: streams that take any text, and the console over them."""
+"""The console over the standard streams, on which tables and the live table are drawn."""
 
 from __future__ import annotations
 
-import argparse
-import codecs
-import io
-import logging
 import os
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import NoReturn, TextIO
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment
 
-from kling_sweeps.untrusted import mask, printable
+from kling_sweeps.untrusted import printable
 
-# What stands, in as many columns, for a character that a terminal can't show; for any other it is a question mark.
-FALLBACKS = dict(zip("·–—−…×’“”→─━│", "----~x'\"\">--|", strict=True))
 # Nobody's terminal, but a file or a pipe: as wide as a table reads well.
 UNWATCHED_WIDTH = 160
-
-
-def settle(drops_stdout: bool = True) -> None:
-    """Make stdout and stderr take any text, whatever their encoding, and drop what can't be written.
-
-    A command whose output is what it was run for hears of that on stdout, as an OSError.
-    """
-    logging.raiseExceptions = False  # which would print a traceback for a line that a log file can't take
-    _open_closed()
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):
-            file = _Unheard if drops_stdout or name == "stderr" else io.FileIO
-            setattr(sys, name, _opened(file(number, "wb", closefd=False), stream))
-        elif isinstance(stream, io.TextIOWrapper):  # somebody else's, who collects what is said
-            stream.reconfigure(errors=_shown_otherwise.__name__)
-
-
-def _open_closed() -> None:
-    """Open what is closed of the standard streams: the next file would take its place, and what is said."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(number, True)
-    os.close(number)
-
-
-def _opened(file: io.FileIO, stream: TextIO | None) -> TextIO:
-    return io.TextIOWrapper(
-        io.BufferedWriter(file),
-        encoding=stream.encoding if stream else "utf-8",
-        errors=_shown_otherwise.__name__,
-        line_buffering=stream is None or stream.line_buffering,
-        write_through=stream is not None and stream.write_through,
-    )
-
-
-class _Unheard(io.FileIO):
-    """A file that drops what can't be written, on a full disk or to nobody: what is paid for is still collected."""
-
-    def write(self, content) -> int:
-        with suppress(OSError):
-            return super().write(content)
-        return len(content)
-
-
-def _shown_otherwise(error: UnicodeError) -> tuple[str, int]:
-    """Return what is written for characters that an encoding doesn't have."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    missing = error.object[error.start : error.end]
-    return "".join(FALLBACKS.get(c, "?" * cell_len(c)) for c in missing), error.end
-
-
-codecs.register_error(_shown_otherwise.__name__, _shown_otherwise)
 
 
 class _Console(Console):
@@ -92,25 +29,3 @@ class _Console(Console):
 console = _Console(highlight=False, markup=False, emoji=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = UNWATCHED_WIDTH
-
-
-class Handler(logging.Handler):
-    """Prints messages on stderr as it is at the time: above the live table, while there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(ValueError):  # the process ends, and its streams are closed
-            print(self.format(record), file=sys.stderr)
-
-
-class Formatter(logging.Formatter):
-    """Formats a message of a log, and its traceback, as text that shows no credential and steers no terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(mask(super().format(record)))
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser of a command line whose errors show what was given as text."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(mask(message)))

@@ -16,11 +16,11 @@ def job(cfg: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from kling_sweeps import cluster, console, session
+    from kling_sweeps import cluster, session, streams
     from kling_sweeps.config import read_job
     from kling_sweeps.errors import RefusedError, RunError, say_refused
 
-    console.settle()  # the process may be a launcher's own
+    streams.settle()  # the process may be a launcher's own
     hydra = HydraConfig.get()
     with suppress(OSError):  # a cluster's process may be elsewhere, and relative paths are of the command
         os.chdir(hydra.runtime.cwd)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kling_sweeps.console import Parser, settle
+from kling_sweeps.streams import Parser, settle
 from kling_sweeps.errors import KlingSweepsError
 from kling_sweeps.journal import Attempt, Journal, attempts
 

@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kling_sweeps.console import Parser, settle
+from kling_sweeps.streams import Parser, settle
 from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say
 from kling_sweeps.settings import MAX_PIXELS
 

@@ -149,11 +149,9 @@ class TrackingServer:
 
 def _authorization() -> dict[str, str]:
     """Return MLflow's credentials as a header: a name and a password, or else a token."""
-    file = configparser.ConfigParser()
-    file.read(Path("~/.mlflow/credentials").expanduser())
-    section = file["mlflow"] if "mlflow" in file else {}
+    kept = _credentials_file()
     name, password = (
-        os.environ.get(f"MLFLOW_TRACKING_{part}") or section.get(f"mlflow_tracking_{part.lower()}")
+        os.environ.get(f"MLFLOW_TRACKING_{part}") or kept.get(f"mlflow_tracking_{part.lower()}")
         for part in ("USERNAME", "PASSWORD")
     )
     if name and password:
@@ -162,6 +160,19 @@ def _authorization() -> dict[str, str]:
         return {"Authorization": f"Basic {b64encode(f'{name}:{password}'.encode()).decode()}"}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _credentials_file() -> dict[str, str]:
+    """Return what MLflow's file of credentials holds; raise UnavailableError where MLflow could not read it."""
+    path, file = Path("~/.mlflow/credentials").expanduser(), configparser.ConfigParser()
+    try:
+        file.read(path, encoding="utf-8")
+        return dict(file["mlflow"]) if "mlflow" in file else {}
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UnavailableError(
+            f"tracking.uri: {path} can't be read ({type(error).__name__}), and MLflow takes its credentials from it; "
+            "mend it as MLflow documents it, a % in it written %%"
+        ) from None
 
 
 def _read(response: requests.Response) -> bytes:

@@ -151,6 +151,15 @@ def test_credentials_are_those_of_mlflow(mlflow_server, tmp_path, monkeypatch, w
     assert SECRET not in refused(uri)
 
 
+@pytest.mark.parametrize("content", [b"no section", b"[mlflow]\nmlflow_tracking_password = 5%\n", b"[mlflow]\n\xff"])
+def test_credentials_that_mlflow_cannot_read_are_refused(tmp_path, content):
+    """Names the file that MLflow would end with a traceback for."""
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").write_bytes(content)
+    with answering(lambda asked: Answer(401)) as uri:
+        assert ".mlflow/credentials can't be read" in refused(uri)
+
+
 def test_a_workspace_is_asked_for(monkeypatch):
     """Names the workspace in every request, so that a run of another one does not count."""
     asked: list[str | None] = []

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kling_sweeps import console
+from kling_sweeps import streams
 from kling_sweeps.errors import say
 
 from .settings import EmulatorSettings
@@ -38,7 +38,7 @@ FLAGS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns the exit code: 2 when it can't be started."""
-    console.settle()
+    streams.settle()
     options = _parser().parse_args(arguments)
     try:
         settings = _settings(options)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = console.Parser(
+    parser = streams.Parser(
         prog="python -m kling_sweeps.emulator",
         description="Speak fal's queue protocol on this machine, with synthetic videos.",
         epilog=EPILOG,

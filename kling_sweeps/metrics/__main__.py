@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kling_sweeps import console
+from kling_sweeps import streams
 from kling_sweeps.metrics import describe
 
 BETTER = {"higher": "more", "lower": "less", "neither": ""}
@@ -20,5 +20,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    console.settle()
+    streams.settle()
     print(table())
