@@ -24,7 +24,7 @@ ANSWER_S = 60.0
 # A download of which less comes in so many seconds is broken off.
 LEAST_BYTES, LEAST_S = 30_000, 30.0
 # So much of what is here is fetched again, to see that the rest belongs to it.
-OVERLAP = 1024
+OVERLAP = 64
 
 
 async def download(client: httpx.AsyncClient, url: str, path: Path, max_bytes: int) -> None:

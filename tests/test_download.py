@@ -170,27 +170,27 @@ def first_byte(asked: dict[str, str]) -> int:
 @pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {"ETag": 'W/"1"'}, {"Last-Modified": "yesterday"}, {}])
 def test_a_break_is_resumed_with_the_version_that_is_here(server, tmp_path, validator):
     """Asks for the rest of the same version, by the validator that the server gave."""
-    first = 10_000 - download_module.OVERLAP
-    server.answers = [Answer(FILE, headers=validator, sent=10_000), rest(FILE, first, **validator)]
+    server.answers = [Answer(FILE, headers=validator, sent=10_000), rest(FILE, REST, **validator)]
     assert fetch(server.url, tmp_path / "video.mp4") == FILE
-    assert first_byte(server.asked[1]) == first
+    assert first_byte(server.asked[1]) == REST
     strong = [value for value in validator.values() if not value.startswith("W/")]
     assert server.asked[1].get("if-range") == (strong[0] if strong else None)
     assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
 
 
+REST = 10_000 - download_module.OVERLAP
 CHANGED = {
-    "another etag": rest(OTHER, 8976, ETag='"2"'),
-    "no etag any more": rest(OTHER, 8976),
-    "the same etag, in vain": rest(OTHER, 8976, ETag='"1"'),
+    "another etag": rest(OTHER, REST, ETag='"2"'),
+    "no etag any more": rest(OTHER, REST),
+    "the same etag, in vain": rest(OTHER, REST, ETag='"1"'),
     "a wrong range": rest(FILE, 9_000, ETag='"1"'),
     "from the beginning": Answer(FILE, 206, {"Content-Range": "bytes 0-19999/20000", "ETag": '"1"'}),
-    "no range": Answer(FILE[8976:], 206, {"ETag": '"1"'}),
+    "no range": Answer(FILE[REST:], 206, {"ETag": '"1"'}),
     "many ranges": Answer(b"--x\r\n", 206, {"Content-Type": "multipart/byteranges; boundary=x"}),
     "an encoded range": Answer(
-        gzip.compress(FILE[8976:]), 206, {"Content-Range": "bytes 8976-19999/20000", "Content-Encoding": "gzip"}
+        gzip.compress(FILE[REST:]), 206, {"Content-Range": f"bytes {REST}-19999/20000", "Content-Encoding": "gzip"}
     ),
-    "a shorter file": rest(FILE[:9_500], 8976, ETag='"1"'),
+    "a shorter file": rest(FILE[:9_950], REST, ETag='"1"'),
     "416": Answer(b"", 416),
 }
 

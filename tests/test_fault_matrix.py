@@ -138,15 +138,15 @@ file      html_200                        once  1         1        finished  -  
 file      html_200                        ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
 file      not_a_video                     once  1         1        finished  -                          spent    no video yet
 file      not_a_video                     ever  1         1        fetched   video_corrupt              spent    it begins with <!doctype html>
-file      zero_bytes                      both  1         1        fetched   file_empty                 spent    0 bytes
+file      zero_bytes                      ever  1         1        fetched   file_empty                 spent    0 bytes
 file      absurd_length                   both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless                         both  1         1        fetched   download_failed            spent    max_video_mb
 file      endless bytes=100000            once  1         1        finished  -                          spent    -
 file      endless bytes=100000            ever  1         1        fetched   video_corrupt              spent    can't be opened
 file      redirect                        both  1         1        fetched   download_failed            spent    elsewhere.invalid
-file      not_found_404                   both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (404)
-file      forbidden_403                   both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (403)
-file      expired_410                     both  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
+file      not_found_404                   ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (404)
+file      forbidden_403                   ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (403)
+file      expired_410                     ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
 """
 
 # Whoever waits for two seconds, while the history shows nothing.
