@@ -80,8 +80,8 @@ def settings(task: dict[str, Any]) -> Settings:
 class WorkersHere:
     """Decodes in this process, so that there is one to kill, and nothing to wait for."""
 
-    def __init__(self, videos: int) -> None:
-        pass
+    def __init__(self, videos: int, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
 
     def __enter__(self) -> WorkersHere:
         return self
@@ -90,10 +90,10 @@ class WorkersHere:
         pass
 
     async def verify(self, *args: Any) -> None:
-        workers._verify(*args)
+        workers._verify(*args, self.max_pixels)
 
     async def measure(self, *args: Any) -> float:
-        return workers._measure(*args)
+        return workers._measure(*args, self.max_pixels)
 
 
 def die() -> None:
