@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
@@ -28,9 +28,9 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def install() -> None:
-    """Let Hydra read its files by `TextFiles`."""
+    """Let Hydra read its files by `FileConfigSource`."""
     Plugins.instance()  # which registers Hydra's own
-    SourcesRegistry.instance().types["file"] = TextFiles
+    SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
 def load(path: str) -> tuple[str, DictConfig]:
@@ -73,8 +73,8 @@ class _Loader(get_yaml_loader()):
         return yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark, key.style)
 
 
-class TextFiles(FileConfigSource):
-    """A folder of YAML files."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """A folder of YAML files. It has the name of Hydra's own, whose registry in a worker process refuses another."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
