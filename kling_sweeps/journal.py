@@ -99,10 +99,10 @@ COSTS = {
 class Attempt:
     """One submission: `cost` is free, unknown, in flight, spent, or perhaps (a failure fal may charge).
 
-    `at` is in UTC; `at` and `price_usd` are None where the journal doesn't say them.
+    `at` is in UTC; `price_usd` is None where nobody knew it.
     """
 
-    at: datetime | None
+    at: datetime
     sweep: str
     command: str
     price_usd: float | None
@@ -122,31 +122,19 @@ def attempts(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     for event in events:
         name = event["event"]
         if name == "submitting":
-            by = str(event.get("sweep") or ""), str(event.get("command") or "")
-            made.append(Attempt(_when(event.get("at")), *by, _price(event.get("price_usd")), "unknown"))
+            by = event.get("sweep") or "", event.get("command") or ""
+            at = datetime.fromisoformat(event["at"]).astimezone(UTC)
+            made.append(Attempt(at, *by, event.get("price_usd"), "unknown"))
             current = len(made) - 1
         if name == "submitted":  # where the last was never sent, it is an earlier one that was found
             current = max((n for n, one in enumerate(made) if one.cost == "unknown"), default=current)
         cost = COSTS.get(name)
         if name == "failed":
-            cost = "perhaps" if event.get("may_have_cost", True) else "free"
+            cost = "perhaps" if event["may_have_cost"] else "free"
         if cost and made:
             request_id = event.get("request_id", made[current].request_id)
             made[current] = replace(made[current], cost=cost, request_id=request_id)
     return made
-
-
-def _when(said: Any) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(said)
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _price(said: Any) -> float | None:
-    is_price = type(said) in (int, float) and 0 <= said < inf
-    return float(said) if is_price else None
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from kling_sweeps.streams import Parser, settle
-from kling_sweeps.errors import KlingSweepsError
+from kling_sweeps.errors import StoreError
 from kling_sweeps.journal import Attempt, Journal, attempts
+from kling_sweeps.streams import Parser, settle
 
 COSTS = ("spent", "in flight", "unknown", "perhaps")
 GROUPS = ("sweep", "day", "endpoint")
@@ -32,7 +31,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Line:
-    """One submission in the ledger; `day` is of UTC, and what nobody knows any more is `unknown`."""
+    """One submission in the ledger; `day` is of UTC."""
 
     key: str
     endpoint: str
@@ -40,11 +39,11 @@ class Line:
 
     @property
     def day(self) -> str:
-        return self.attempt.at.date().isoformat() if self.attempt.at else UNKNOWN
+        return self.attempt.at.date().isoformat()
 
     @property
     def time(self) -> str:
-        return self.attempt.at.time().isoformat("seconds") if self.attempt.at else UNKNOWN
+        return self.attempt.at.time().isoformat("seconds")
 
     @property
     def sweep(self) -> str:
@@ -72,10 +71,9 @@ def read_ledger(store: Path, provider: str = "fal") -> Ledger:
     for path in sorted((store / provider).glob("??/*/journal.jsonl")):
         try:
             lines += _lines(path, problems)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, KlingSweepsError) as error:
+        except (OSError, StoreError) as error:
             problems.append(f"{path} can't be read: {error!r}")
-    never = datetime.max.replace(tzinfo=UTC)
-    return Ledger(sorted(lines, key=lambda line: line.attempt.at or never), problems)
+    return Ledger(sorted(lines, key=lambda line: line.attempt.at), problems)
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[Line]:

@@ -150,7 +150,7 @@ def test_a_journal_that_is_lost_while_fal_has_the_request_is_named(laboratory):
     """Buys nothing where the journal is empty and a claim shows that fal has had the request."""
     one = cell("lost in flight")
     laboratory.emulator.set_faults({"at": "file", "fault": "error_500"})
-    laboratory.run("lost", one)
+    laboratory.run("lost", one, timeout_s=1)
     entry = laboratory.entry(one)
     (entry.folder / "result.json").unlink()
     entry.journal.path.write_bytes(b"")
