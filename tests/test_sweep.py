@@ -294,38 +294,6 @@ class Raising(FrameMetric):
 """
 
 
-@pytest.mark.parametrize("launcher", ["fal", "basic"])
-def test_a_metric_that_raises_is_told_in_the_exit_code(command, launcher):
-    """Exits with 1, new or measured again, each time; every run is complete and tracked."""
-    folder = command.folder / "mine" / "metrics"
-    folder.mkdir(parents=True)
-    (command.folder / "raising.py").write_text(RAISING)
-    (folder / "own.yaml").write_text('defaults: [fast]\nraising: {target: "raising:Raising"}\n')
-    given = ["-m", "sample=0,1", f"hydra/launcher={launcher}", "--config-dir", "mine", *SMALL]
-    assert command(*given, "metrics=fast").returncode == 0
-    for again in (given, given, ["sample=0", *given[3:]], ["sample=2", *given[3:]]):
-        done = command(*again, "metrics=own")
-        assert done.returncode == 1, done.stderr
-        assert "raising: ArithmeticError: no such number" in done.stdout
-    client = MlflowClient(command.tracking_uri)
-    experiment = client.get_experiment_by_name("kling_sweeps/single (emulator)")
-    runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert all("luma_mean" in run.data.metrics for run in runs)
-
-
-def test_any_launcher_says_what_the_whole_sweep_cost(command):
-    """Ends with the sum of all jobs and where they can be compared, where one has failed too."""
-    with EmulatorProcess(EmulatorSettings(width=128, height=72, fps=2, latency_s=0)) as process:
-        Emulator(process.base_url).set_faults({"at": "generate", "fault": "moderation_422", "match": "fox"})
-        here = [f"provider.base_url={process.base_url}", "provider=emulator", "hydra/launcher=basic"]
-        done = command("-m", "prompt=potter,fox", "sample=0,1", "metrics=fast", *here)
-    assert done.returncode == 1
-    whole, where = done.stdout.splitlines()[-2:]
-    assert whole.startswith("The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD")
-    assert where.startswith("Compare the runs: ")
-
-
 def test_the_store_can_be_read_by_a_person(sweep):
     """Keeps a generation as plain files under its key."""
     folders = [p.parent for p in (sweep.command.folder / "store" / "emulator").rglob("video.mp4")]
