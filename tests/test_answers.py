@@ -358,7 +358,7 @@ def test_what_was_delivered_and_cannot_be_read_is_kept_and_never_bought_again(se
     assert str(body)[:12].replace("'", '"') in str(caught.value)
     assert "same command" not in str(caught.value)
     state, entry = store.entry(REQUEST).state(), store.entry(REQUEST)
-    assert entry.read_json("result.json") == body
+    assert json.loads((entry.folder / "result.json").read_bytes()) == body
     assert not state.is_open and not state.is_failed
     assert state.spent_usd == REQUEST.price_usd
     assert len(server.asked("submit")) == 1
