@@ -19,7 +19,7 @@ def main() -> int:
     from kling_sweeps import CONF, config_files
     from kling_sweeps.address import holds_password
     from kling_sweeps.config import PASSWORD_IN_CONFIG
-    from kling_sweeps.errors import RunError, say, say_refused
+    from kling_sweeps.errors import RunError, say, say_refused, submitted
     from kling_sweeps.job import job
     from kling_sweeps.refusals import message
 
@@ -29,6 +29,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.unraisablehook = _interrupt_again
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
+    submitted.clear()
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
     try:

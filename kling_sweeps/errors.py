@@ -220,7 +220,7 @@ class NotTrackedError(RunError):
     error_type = "not_tracked"
 
 
-# Set once this process has submitted anything: from then on no error is a refusal.
+# Set once this command has submitted anything: from then on no error is a refusal.
 submitted = threading.Event()
 
 
