@@ -69,7 +69,9 @@ for number in range({BARE_RUNS}):
     client.set_terminated(run)
 print((time.time() - began) / {BARE_RUNS})
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 

@@ -145,7 +145,9 @@ def run(way: str, path: str) -> dict[str, float]:
     began = time.perf_counter()
     call()
     seconds = time.perf_counter() - began
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return {"seconds": seconds, "megabytes": max(own, children) / 1024}
 
 
@@ -165,10 +167,22 @@ def clip(folder: Path) -> Path:
     with EmulatorProcess(EmulatorSettings(1, width=1920, height=1080, latency_s=0)) as emulator:
         arguments = {"prompt": "A skater crosses a sunlit square, handheld tracking shot"}
         headers = {"Host": "fal.run", "Authorization": "Key k"}
-        told = httpx.post(f"{emulator.base_url}/{ENDPOINT}", json=arguments, headers=headers, timeout=120).json()
+        told = httpx.post(
+            f"{emulator.base_url}/{ENDPOINT}", json=arguments, headers=headers, timeout=120
+        ).json()
         (folder / "rendered.mp4").write_bytes(httpx.get(told["video"]["url"]).content)
     command = [get_ffmpeg_exe(), "-v", "error", "-i", str(folder / "rendered.mp4"), "-vf", GRAIN, "-an"]
-    command += ["-c:v", "libx264", "-b:v", "10M", "-maxrate", "12M", "-bufsize", "20M", str(folder / "clip.mp4")]
+    command += [
+        "-c:v",
+        "libx264",
+        "-b:v",
+        "10M",
+        "-maxrate",
+        "12M",
+        "-bufsize",
+        "20M",
+        str(folder / "clip.mp4"),
+    ]
     subprocess.run(command, check=True)
     return folder / "clip.mp4"
 
@@ -194,7 +208,9 @@ def main() -> None:
     print("| way | wall | of decoding | memory |")
     print("| --- | ---: | ---: | ---: |")
     for way in ways:
-        seconds, memory = (statistics.median(each[way][what] for each in taken) for what in ("seconds", "megabytes"))
+        seconds, memory = (
+            statistics.median(each[way][what] for each in taken) for what in ("seconds", "megabytes")
+        )
         floor = statistics.median(each[way]["seconds"] / each["decode"]["seconds"] for each in taken)
         print(f"| {way} | {seconds:.2f} s | {floor:.2f} | {memory:.0f} MB |")
 

@@ -152,7 +152,9 @@ class Trial:
     @property
     def rules(self) -> list[dict]:
         """Return the fault, once for each video."""
-        return [{**self.fault.rule, "match": prompt, "times": 1} for prompt in self.prompts if self.fault.rule]
+        return [
+            {**self.fault.rule, "match": prompt, "times": 1} for prompt in self.prompts if self.fault.rule
+        ]
 
     def run(self) -> tuple[int, int]:
         """Make the videos; return how many were bought and how many of these are not on disk."""

@@ -23,7 +23,7 @@ import httpx  # noqa: E402
 
 from kling_sweeps import metrics  # noqa: E402
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
-from kling_sweeps.workers import Workers  # noqa: E402
+from kling_sweeps.measurement.workers import Workers  # noqa: E402
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 DIFFERENT = 4
@@ -71,7 +71,9 @@ def main() -> None:
                 asyncio.run(measured(videos, workers, Path(name, f"done-{count}")))
                 seconds[count] = time.time() - began
             ratio = seconds[count] / seconds[1]
-            print(f"| {count} | {number} | {seconds[count]:.1f} s | {seconds[count] / number:.2f} s | {ratio:.2f} |")
+            print(
+                f"| {count} | {number} | {seconds[count]:.1f} s | {seconds[count] / number:.2f} s | {ratio:.2f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
-from kling_sweeps.journal import Journal  # noqa: E402
+from kling_sweeps.store.journal import Journal  # noqa: E402
 
-SUBSCRIBE = '''
+SUBSCRIBE = """
 import sys, time
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,7 @@ def job(cfg):
         print(result["video"]["url"], done, file=file)
 
 job()
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,10 @@ class Trial:
         """Return when each request's completion was known here, in seconds since 1970."""
         if self.way == "subscribe":
             lines = (self.folder / "done.txt").read_text().splitlines()
-            return {line.split("/")[-1].partition(".")[0].removesuffix("_output"): float(line.split()[1]) for line in lines}
+            return {
+                line.split("/")[-1].partition(".")[0].removesuffix("_output"): float(line.split()[1])
+                for line in lines
+            }
         seen = {}
         for events in self.journals():
             by_name = {event["event"]: event for event in events}

@@ -11,19 +11,22 @@ from typing import Any
 
 def main() -> int:
     """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused."""
-    from kling_sweeps import streams
+    from kling_sweeps.terminal import streams
 
     streams.settle()
     import hydra
 
-    from kling_sweeps import CONF, config_files
-    from kling_sweeps.address import holds_password
-    from kling_sweeps.config import PASSWORD_IN_CONFIG
+    from kling_sweeps import CONF
     from kling_sweeps.errors import RunError, say, say_refused, submitted
-    from kling_sweeps.job import job
-    from kling_sweeps.refusals import message
+    from kling_sweeps.experiment import yaml_files
+    from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
+    from kling_sweeps.experiment.refusals import message
+    from kling_sweeps.experiment.tracking_uri import holds_password
+    from kling_sweeps.sweep.job import job
 
-    for argument in filter(holds_password, sys.argv[1:]):  # Hydra would write it down before any config is read
+    for argument in filter(
+        holds_password, sys.argv[1:]
+    ):  # Hydra would write it down before any config is read
         return say_refused(PASSWORD_IN_CONFIG.format(argument.partition("=")[0].strip("'\"")))
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
@@ -34,7 +37,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
     try:
         os.getcwd()
-        config_files.install()
+        yaml_files.install()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except RunError as error:
         say(error)  # where it happened may be another machine
@@ -58,7 +61,7 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-") or argument.startswith(("+", "~"))
+    return ("=" in argument and not argument.startswith("-")) or argument.startswith(("+", "~"))
 
 
 if __name__ == "__main__":

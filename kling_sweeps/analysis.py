@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kling_sweeps.address import Address
-from kling_sweeps.frame import Frame
-from kling_sweeps.tracking import experiment_name, mlflow_client
-from kling_sweeps.video import frames
+from kling_sweeps.experiment.tracking_uri import Address
+from kling_sweeps.tracking.tracker import experiment_name, mlflow_client
+from kling_sweeps.video.decode import frames
+from kling_sweeps.video.frame import Frame
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 # These may look like numbers and are names all the same.

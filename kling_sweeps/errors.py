@@ -1,28 +1,28 @@
 """The exceptions of kling_sweeps.
 
-    KlingSweepsError
-    ├── RefusedError                 nothing was submitted; the command exits with 2
-    │   ├── ConfigError              a value, a key or a file of the configuration
-    │   ├── CredentialsError         no fal key, or one that fal does not know
-    │   ├── BudgetError              the plan costs more than it may
-    │   └── UnavailableError         the store, the provider or the tracking server
-    └── RunError                     one run failed; it is recorded and the others go on
-        ├── OverBudgetError          not submitted, since it would cost more than allowed
-        ├── SubmissionError
-        │   ├── NeverSentError       the request did not leave this machine
-        │   ├── RejectedError        fal said no; nothing was bought
-        │   ├── RateLimitedError     fal said not now; nothing was bought
-        │   └── UnknownError         the answer was lost; it may have been bought
-        ├── PollError                fal does not say how a request stands; ask again
-        ├── LockedAccountError       fal answers nothing more until the account is unlocked
-        ├── GenerationError          fal or the model reports a failure
-        ├── LostResultError          fal completed the request and no longer has its result
-        ├── UnreadableResultError    fal completed the request, and its result names no video
-        ├── DownloadError            the video could not be fetched
-        ├── VideoError               the file is not a video that can be measured
-        ├── StoreError               the store's files of a run can't be read, written or trusted
-        ├── FlawedError              some of a complete run could not be measured
-        └── NotTrackedError          MLflow did not take the run
+KlingSweepsError
+├── RefusedError                 nothing was submitted; the command exits with 2
+│   ├── ConfigError              a value, a key or a file of the configuration
+│   ├── CredentialsError         no fal key, or one that fal does not know
+│   ├── BudgetError              the plan costs more than it may
+│   └── UnavailableError         the store, the provider or the tracking server
+└── RunError                     one run failed; it is recorded and the others go on
+    ├── OverBudgetError          not submitted, since it would cost more than allowed
+    ├── SubmissionError
+    │   ├── NeverSentError       the request did not leave this machine
+    │   ├── RejectedError        fal said no; nothing was bought
+    │   ├── RateLimitedError     fal said not now; nothing was bought
+    │   └── UnknownError         the answer was lost; it may have been bought
+    ├── PollError                fal does not say how a request stands; ask again
+    ├── LockedAccountError       fal answers nothing more until the account is unlocked
+    ├── GenerationError          fal or the model reports a failure
+    ├── LostResultError          fal completed the request and no longer has its result
+    ├── UnreadableResultError    fal completed the request, and its result names no video
+    ├── DownloadError            the video could not be fetched
+    ├── VideoError               the file is not a video that can be measured
+    ├── StoreError               the store's files of a run can't be read, written or trusted
+    ├── FlawedError              some of a complete run could not be measured
+    └── NotTrackedError          MLflow did not take the run
 """
 
 from __future__ import annotations
@@ -231,7 +231,9 @@ def explained(error: OSError) -> str:
     if name is not None:
         said = f"{os.fsdecode(name)}: {said}"
     if error.errno in (errno.EACCES, errno.EPERM) and name is not None:
-        said += f" ({_owner(Path(os.fsdecode(name)))}); a store that several users share wants a group that may "
+        said += (
+            f" ({_owner(Path(os.fsdecode(name)))}); a store that several users share wants a group that may "
+        )
         said += "write all of it (chmod -R g+rwX), and umask 002"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         said += "; make room, and the same command goes on"

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kling_sweeps.errors import StoreError
-from kling_sweeps.journal import Attempt, Journal, attempts
-from kling_sweeps.streams import Parser, settle
+from kling_sweeps.store.journal import Attempt, Journal, attempts
+from kling_sweeps.terminal.streams import Parser, settle
 
 COSTS = ("spent", "in flight", "unknown", "perhaps")
 GROUPS = ("sweep", "day", "endpoint")
@@ -52,7 +52,15 @@ class Line:
     def row(self) -> dict[str, object]:
         """Return the line as the CSV file has it."""
         attempt = self.attempt
-        values = (self.day, self.time, self.sweep, self.endpoint, attempt.request_id, attempt.cost, attempt.price_usd)
+        values = (
+            self.day,
+            self.time,
+            self.sweep,
+            self.endpoint,
+            attempt.request_id,
+            attempt.cost,
+            attempt.price_usd,
+        )
         return dict(zip(COLUMNS, (*values, self.key), strict=True))
 
 
@@ -131,7 +139,7 @@ def show(ledger: Ledger, by: str, provider: str) -> None:
 def _say(text: str, style: str = "") -> None:
     from rich.text import Text
 
-    from kling_sweeps.console import console
+    from kling_sweeps.terminal.console import console
 
     console.print(Text(text, style), soft_wrap=True)
 
@@ -139,7 +147,7 @@ def _say(text: str, style: str = "") -> None:
 def _show_totals(lines: list[Line], by: str) -> None:
     from rich.text import Text
 
-    from kling_sweeps import tables
+    from kling_sweeps.terminal import tables
 
     groups = list(totals(lines, by).items())
     groups.append(("in all", {c: [p for _, prices in groups for p in prices[c]] for c in COSTS}))
@@ -164,7 +172,9 @@ def main() -> int:
     )
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
     parser.add_argument("--by", choices=GROUPS, default="sweep", help="what to sum up by (sweep)")
-    parser.add_argument("--emulated", action="store_true", help="what emulators rendered instead, for nothing")
+    parser.add_argument(
+        "--emulated", action="store_true", help="what emulators rendered instead, for nothing"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every submission to a file")
     options = parser.parse_args()
     if not options.store.is_dir():

@@ -18,9 +18,9 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kling_sweeps.streams import Parser, settle
 from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say
-from kling_sweeps.settings import MAX_PIXELS
+from kling_sweeps.terminal.streams import Parser, settle
+from kling_sweeps.video import MAX_PIXELS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,17 +67,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a video")
     parser.add_argument(
-        "--metrics", default="default", metavar="SET", help="default, fast, full, or a YAML file like those in conf/metrics"
+        "--metrics",
+        default="default",
+        metavar="SET",
+        help="default, fast, full, or a YAML file like those in conf/metrics",
     )
     parser.add_argument("--aspect-ratio", metavar="W:H", help="what was requested, for aspect_error")
-    parser.add_argument("--duration", type=float, metavar="S", help="what was requested, for duration_error_s")
+    parser.add_argument(
+        "--duration", type=float, metavar="S", help="what was requested, for duration_error_s"
+    )
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="do not decode larger frames (8K)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, with the file's facts and all versions")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with the file's facts and all versions"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a file to FILE")
     parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="write values.json, frames.parquet and filmstrip.png to DIR/<name of the file>"
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write values.json, frames.parquet and filmstrip.png to DIR/<name of the file>",
     )
     return parser
 
@@ -96,7 +106,9 @@ def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
     for file in files:
         first = named.setdefault(Path(file).name, file)
         if options.save and first != file:
-            raise ConfigError(f"--save: {first} and {file} would be written to one folder; save them one by one")
+            raise ConfigError(
+                f"--save: {first} and {file} would be written to one folder; save them one by one"
+            )
     return spec, files
 
 
@@ -125,7 +137,7 @@ def _writable(path: Path, files: Sequence[str]) -> None:
 
 def _emptied(folder: Path) -> Path:
     """Make a folder in which no measurement seems to be; raise ConfigError where that is impossible."""
-    from kling_sweeps.measurement import VALUES
+    from kling_sweeps.store.measured import VALUES
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +149,7 @@ def _emptied(folder: Path) -> Path:
 
 def _alone(file: str, folder: Path, spec: Spec, requested: dict, max_pixels: int) -> Record:
     from kling_sweeps import metrics
-    from kling_sweeps.measurement import read_record
+    from kling_sweeps.store.measured import read_record
 
     try:
         metrics.measure(file, spec, **requested, max_pixels=max_pixels).save(folder)
@@ -153,8 +165,8 @@ async def _together(
     from rich.console import Console
     from rich.progress import Progress
 
-    from kling_sweeps.measurement import read_record
-    from kling_sweeps.workers import Workers
+    from kling_sweeps.measurement.workers import Workers
+    from kling_sweeps.store.measured import read_record
 
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -237,7 +249,9 @@ def _print_rows(names: Sequence[str], records: Mapping[str, Record], room: float
             used += 2 + widths[end]
             end += 1
         for title, *cells in lines:
-            shown = (cell.rjust(width) for cell, width in zip(cells[begin:end], widths[begin:end], strict=True))
+            shown = (
+                cell.rjust(width) for cell, width in zip(cells[begin:end], widths[begin:end], strict=True)
+            )
             print(title + " " * (first - cell_len(title)), *shown, sep="  ")
         print()
         begin = end

@@ -27,9 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from kling_sweeps.video import ratio as ratio  # for metrics
+
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
-    from kling_sweeps.video import Video
+    from kling_sweeps.video.decode import Video
+    from kling_sweeps.video.frame import Frame
 
 # Goes up when decoding or the planes of a frame change what all metrics see.
 PLANES_VERSION = 1
@@ -157,16 +159,9 @@ def maximum(series: Iterable[float]) -> float:
     return float(sampled.max()) if sampled.size else nan
 
 
-def ratio(numerator: float, denominator: float) -> float:
-    """Divide; NaN by what is not above 0."""
-    return numerator / denominator if denominator > 0 else nan
-
-
 def parameters(metric: FrameMetric | type[FrameMetric]) -> dict[str, Any]:
     """List a metric's parameters by name, with their values, or their defaults for a class."""
-    return {
-        item.name: getattr(metric, item.name, item.default) for item in fields(metric) if item.init
-    }
+    return {item.name: getattr(metric, item.name, item.default) for item in fields(metric) if item.init}
 
 
 def positive(name: str, number: float) -> None:

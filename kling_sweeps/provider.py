@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from kling_sweeps.journal import Ticket
-from kling_sweeps.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.store.journal import Ticket
 
 # The type of the error that a cancelled request has for a result.
 CANCELLED = "client_cancelled"
@@ -43,10 +43,10 @@ class PastRequest:
 class Provider(Protocol):
     """Generates videos, paid for once each. All methods belong to one event loop.
 
-    `forgets` tells a provider that was started just now and knows nothing of earlier requests.
+    `is_ephemeral` marks a provider that was started for this command and knows no earlier requests.
     """
 
-    forgets: bool
+    is_ephemeral: bool
 
     async def check(self, endpoint: str) -> None:
         """Raise CredentialsError or UnavailableError where submitting could only fail."""

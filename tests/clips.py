@@ -59,7 +59,9 @@ def grey(value: int = 128, *, frames: int = 8, size: tuple[int, int] = (128, 96)
     return color((value, 128, 128), frames=frames, size=size)
 
 
-def color(yuv: tuple[int, int, int], *, frames: int = 8, size: tuple[int, int] = (128, 96)) -> Iterator[Planes]:
+def color(
+    yuv: tuple[int, int, int], *, frames: int = 8, size: tuple[int, int] = (128, 96)
+) -> Iterator[Planes]:
     """Give frames of one stored (Y, U, V)."""
     width, height = size
     half = (-(-height // 2), -(-width // 2))

@@ -15,18 +15,24 @@ import httpx
 import pytest
 
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
-from kling_sweeps.journal import Stage, State, Ticket
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.metrics import measure
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.run import Landed
-from kling_sweeps.settings import Cell
-from kling_sweeps.store import Store
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage, State, Ticket
+from kling_sweeps.store.result import RunResult
 
 SMALL = ["provider.emulator.width=320", "provider.emulator.height=180", "provider.emulator.latency_s=0"]
 # Where the tests run in the background, a shell has them and all that they start ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-ARGUMENTS = {"prompt": "a fox", "negative_prompt": "", "cfg_scale": 0.5, "aspect_ratio": "16:9", "duration": "5"}
+ARGUMENTS = {
+    "prompt": "a fox",
+    "negative_prompt": "",
+    "cfg_scale": 0.5,
+    "aspect_ratio": "16:9",
+    "duration": "5",
+}
 # What a developer's own shell may hold and a test must not see.
 FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 
@@ -101,7 +107,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 @pytest.fixture
-def landed(tmp_path, monkeypatch) -> Landed:
+def result(tmp_path, monkeypatch) -> RunResult:
     """A finished run of a small grey video."""
     monkeypatch.chdir(tmp_path)
     request = GenerationRequest("a/b", ARGUMENTS, 0, 1.4)
@@ -112,8 +118,16 @@ def landed(tmp_path, monkeypatch) -> Landed:
     folder = entry.measurements("f" * 16)
     measure(entry.video, aspect_ratio="16:9", duration=5).save(folder)
     cell = Cell(request, "kling", "fox", {}, "fox · cfg 0.5 · 16:9 · 5 s · #0")
-    state = State(Stage.FINISHED, Ticket("a/b", "r-1"), queue_s=1.0, inference_s=2.0, download_s=0.5, spent_usd=1.4, committed_usd=1.4)
-    return Landed(cell, entry, state, folder)
+    state = State(
+        Stage.FINISHED,
+        Ticket("a/b", "r-1"),
+        queue_s=1.0,
+        inference_s=2.0,
+        download_s=0.5,
+        spent_usd=1.4,
+        committed_usd=1.4,
+    )
+    return RunResult(cell, entry, state, folder)
 
 
 SECRET = "0f1e2d3c-sweep-test:5b4a39281706f5e4d3c2b1a0"

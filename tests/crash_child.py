@@ -19,11 +19,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kling_sweeps import journal, providers, run, session, store, workers
-from kling_sweeps.emulator.settings import EmulatorSettings
+from kling_sweeps import providers
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import (
+    BudgetSettings,
+    Cell,
+    Policy,
+    PollSettings,
+    ProviderSettings,
+    Settings,
+)
+from kling_sweeps.measurement import workers
 from kling_sweeps.providers.transport import Route
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.settings import BudgetSettings, Cell, Policy, PollSettings, ProviderSettings, Settings
+from kling_sweeps.store import folder as store
+from kling_sweeps.store import journal
+from kling_sweeps.sweep import runner, scheduler
+from kling_sweeps.video import MAX_PIXELS
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 METRICS = {"file": {}, "luma": {}}
@@ -74,6 +86,7 @@ def settings(task: dict[str, Any]) -> Settings:
         policy=Policy(unknown=task["unknown"]),
         objective=None,
         dry_run=False,
+        max_pixels=MAX_PIXELS,
     )
 
 
@@ -154,17 +167,17 @@ def arrange(place: str) -> None:
 def sweep(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run a task's sweep; return what became of each cell."""
     providers._is_emulator = lambda base_url: False  # it stands where fal does, without its mercy
-    run.Workers = workers.Workers if task["workers"] else WorkersHere
+    scheduler.Workers = workers.Workers if task["workers"] else WorkersHere
     if task["kill"]:
         arrange(task["kill"])
     wanted = cells(task["prompts"])
     return [
         {
-            "key": landed.cell.request.key,
-            "error": landed.error and f"{landed.error.error_type}: {landed.error}",
-            "request_id": landed.state.request_id,
+            "key": result.cell.request.key,
+            "error": result.error and f"{result.error.error_type}: {result.error}",
+            "request_id": result.state.request_id,
         }
-        for landed in session.run_all(settings(task), wanted, max_in_flight=len(wanted))
+        for result in runner.run_all(settings(task), wanted, max_in_flight=len(wanted))
     ]
 
 

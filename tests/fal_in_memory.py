@@ -13,7 +13,6 @@ from typing import Any
 
 from interleaving import Clock, gate
 
-from kling_sweeps.download import EXPIRED
 from kling_sweeps.errors import (
     DownloadError,
     GenerationError,
@@ -26,9 +25,10 @@ from kling_sweeps.errors import (
     UnknownError,
     VideoError,
 )
-from kling_sweeps.journal import Ticket
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
-from kling_sweeps.request import GenerationRequest
+from kling_sweeps.providers.download import EXPIRED
+from kling_sweeps.store.journal import Ticket
 
 QUEUE_S, RUN_S, LATE_S = 1.0, 2.0, 3.0
 
@@ -121,9 +121,7 @@ class Fal:
         self.allow(command)
         request_id = f"r-{len(self.accepted)}"
         end = self.ends.popleft() if self.ends else End.VIDEO
-        self.accepted[request_id] = Accepted(
-            request_id, command, request, self.clock.now + delay_s, end
-        )
+        self.accepted[request_id] = Accepted(request_id, command, request, self.clock.now + delay_s, end)
         return request_id
 
     def arrived(self) -> list[Accepted]:
@@ -154,7 +152,7 @@ class FalProvider:
     fal: Fal
     command: str
     sent: dict[str, str | None] = field(default_factory=dict)
-    forgets = False
+    is_ephemeral = False
     name = "fal"
 
     async def submit(self, request: GenerationRequest) -> Ticket:

@@ -16,16 +16,25 @@ import pytest
 from conftest import Emulator
 from mlflow.entities import Run
 
-from kling_sweeps import providers, session
+from kling_sweeps import providers
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import RefusedError
-from kling_sweeps.journal import State, attempts
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.run import Landed
-from kling_sweeps.settings import BudgetSettings, Cell, Policy, PollSettings, ProviderSettings, Settings
-from kling_sweeps.store import Entry, Store
-from kling_sweeps.tracking import Tracker
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import (
+    BudgetSettings,
+    Cell,
+    Policy,
+    PollSettings,
+    ProviderSettings,
+    Settings,
+)
+from kling_sweeps.store.folder import Entry, Store
+from kling_sweeps.store.journal import State, attempts
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.sweep import runner
+from kling_sweeps.tracking.tracker import Tracker
+from kling_sweeps.video import MAX_PIXELS
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 ARGUMENTS = {"negative_prompt": "", "cfg_scale": 0.5, "aspect_ratio": "16:9", "duration": "5"}
@@ -44,14 +53,14 @@ def cell(prompt: str, sample: int = 0, price_usd: float | None = PRICE_USD) -> C
 class Outcome:
     """What one command ended with: its runs, and what it said. `error` is why it was refused."""
 
-    landed: dict[str, Landed] = field(default_factory=dict)
+    results: dict[str, RunResult] = field(default_factory=dict)
     said: str = ""
     error: RefusedError | None = None
 
     @property
     def exit_code(self) -> int:
         """Return what the command exits with, by its runs."""
-        return 2 if self.error else int(any(landed.error for landed in self.landed.values()))
+        return 2 if self.error else int(any(result.error for result in self.results.values()))
 
     def lines(self, name: str) -> str:
         """Return every line that names a run."""
@@ -94,18 +103,19 @@ class Lab:
             policy=_replace(Policy(), given),
             objective=None,
             dry_run=False,
+            max_pixels=MAX_PIXELS,
         )
 
-    def begin(self, settings: Settings, *cells: Cell, in_flight: int = IN_FLIGHT) -> Iterator[Landed]:
-        return session.run_all(settings, cells, in_flight)
+    def begin(self, settings: Settings, *cells: Cell, in_flight: int = IN_FLIGHT) -> Iterator[RunResult]:
+        return runner.run_all(settings, cells, in_flight)
 
     def run(self, sweep: str, *cells: Cell, in_flight: int = IN_FLIGHT, **given) -> Outcome:
         """Run a command from end to end."""
         outcome = Outcome()
         with said() as text:
             try:
-                for landed in self.begin(self.settings(sweep, **given), *cells, in_flight=in_flight):
-                    outcome.landed[landed.cell.name] = landed
+                for result in self.begin(self.settings(sweep, **given), *cells, in_flight=in_flight):
+                    outcome.results[result.cell.name] = result
             except RefusedError as error:
                 outcome.error = error
         outcome.said = text.getvalue()

@@ -156,7 +156,11 @@ def forwarding(upstream: str, prefix: str = "") -> Callable[[Asked], Answer]:
     def answer(asked: Asked) -> Answer:
         headers = {"Content-Type": asked.headers.get("Content-Type", "application/json")}
         response = httpx.request(
-            asked.method, upstream + asked.path.removeprefix(prefix), content=asked.body, headers=headers, timeout=60
+            asked.method,
+            upstream + asked.path.removeprefix(prefix),
+            content=asked.body,
+            headers=headers,
+            timeout=60,
         )
         return Answer(response.status_code, response.content, response.headers.get("Content-Type", ""))
 
@@ -171,7 +175,18 @@ def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
     for command in (
         [*new, "ca.key", "-x509", "-days", "2", "-subj", "/CN=private authority", "-out", "ca.pem"],
         [*new, "server.key", "-subj", "/CN=127.0.0.1", "-out", "server.csr"],
-        ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+        [
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            "server.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+        ]
         + ["-days", "2", "-extfile", str(config), "-out", "server.pem"],
     ):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)

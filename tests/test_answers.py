@@ -20,9 +20,9 @@ from fal_client.auth import AuthCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 from stranger import Answer, Stranger, serving
+from test_generation import REQUEST, SETTINGS
 
-from kling_sweeps import generation, journal, providers
-from kling_sweeps.budget import Budget
+from kling_sweeps import providers
 from kling_sweeps.errors import (
     GenerationError,
     KlingSweepsError,
@@ -34,15 +34,17 @@ from kling_sweeps.errors import (
     UnknownError,
     UnreadableResultError,
 )
-from kling_sweeps.journal import Stage, Ticket
+from kling_sweeps.experiment.settings import Policy
+from kling_sweeps.generation import lifecycle
+from kling_sweeps.generation.budget import Budget
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.provider import CANCELLED, Status
 from kling_sweeps.providers import answers, http
 from kling_sweeps.providers.fal import FalProvider
-from kling_sweeps.store import Store
-from kling_sweeps.submission import Means
-from kling_sweeps.settings import Policy
-from kling_sweeps.workers import Workers
-from test_generation import REQUEST, SETTINGS
+from kling_sweeps.store import journal
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage, Ticket
 
 ENDPOINT = REQUEST.endpoint
 SECRET = "3f8e-key-id:9a7b6c5d4e3f2a1b0c9d"
@@ -98,7 +100,7 @@ def generate(server: Stranger, store: Store, policy: Policy = Policy(), **settin
 
     async def work(provider: FalProvider):
         await provider.check(ENDPOINT)
-        means = Means(
+        context = GenerationContext(
             provider,
             store,
             Budget(store.root, "test", 100),
@@ -109,7 +111,7 @@ def generate(server: Stranger, store: Store, policy: Policy = Policy(), **settin
             policy,
             {REQUEST.key: store.entry(REQUEST).state()},
         )
-        return await generation.generate(means, REQUEST, lambda stage, text: None)
+        return await lifecycle.generate(context, REQUEST, lambda stage, text: None)
 
     with Workers(1) as workers:
         return on(server, work)
@@ -131,9 +133,15 @@ IDS = {
     "a query": ({"request_id": "a?b#c"}, "a?b#c", "a%3Fb%23c"),
     "Chinese": ({"request_id": "猫"}, "猫", "%E7%8C%AB"),
     "an escape sequence": ({"request_id": "a\x1b[2J"}, "a\x1b[2J", "a%1B%5B2J"),
-    "in an address alone": ({"request_id": None, "status_url": f"https://queue.fal.run{ADDRESS}r%2F2/status"}, "r/2", "r%2F2"),
+    "in an address alone": (
+        {"request_id": None, "status_url": f"https://queue.fal.run{ADDRESS}r%2F2/status"},
+        "r/2",
+        "r%2F2",
+    ),
     "beside nonsense": (
-        b'{"request_id": "r-1", "x": NaN, "y": 1e999, "z": %s, "logs": %s}' % (b"9" * 5000, NESTED), "r-1", "r-1"
+        b'{"request_id": "r-1", "x": NaN, "y": 1e999, "z": %s, "logs": %s}' % (b"9" * 5000, NESTED),
+        "r-1",
+        "r-1",
     ),
     "beside half an emoji": (b'{"request_id": "r-1", "status": "\\ud83d"}', "r-1", "r-1"),
     "beside a byte that is no UTF-8": (b'{"request_id": "r-1", "x": "\xe9"}', "r-1", "r-1"),
@@ -193,7 +201,9 @@ def test_an_address_of_nobody_is_made_of_the_id(server, address):
 def test_an_address_of_the_servers_own_is_used(server):
     """Keeps what a server names for itself, its query too."""
     own = f"{server.base_url}/mine/requests/r-1"
-    ticket = submitted(server, Answer({"request_id": "r-1", "status_url": f"{own}/status?v=2", "response_url": own}))
+    ticket = submitted(
+        server, Answer({"request_id": "r-1", "status_url": f"{own}/status?v=2", "response_url": own})
+    )
     server.status = Answer({"status": "IN_QUEUE"})
     assert on(server, lambda provider: provider.status(ticket)).stage == "IN_QUEUE"
     assert server.asked("status")[0].path == "/mine/requests/r-1/status?v=2&logs=1"
@@ -227,17 +237,26 @@ def test_a_redirect_does_not_take_the_key_along(server, elsewhere):
         ({"status": "IN_PROGRESS", "logs": "one\ntwo\n"}, Status("IN_PROGRESS", log="two")),
         ({"status": "IN_PROGRESS", "logs": ["one", "two"]}, Status("IN_PROGRESS", log="two")),
         ({"status": "IN_PROGRESS", "logs": [{"message": None}]}, Status("IN_PROGRESS")),
-        ({"status": "IN_PROGRESS", "logs": [{"message": "a\x1b[2Jb"}]}, Status("IN_PROGRESS", log="a\ufffd[2Jb")),
+        (
+            {"status": "IN_PROGRESS", "logs": [{"message": "a\x1b[2Jb"}]},
+            Status("IN_PROGRESS", log="a\ufffd[2Jb"),
+        ),
         ({"status": "IN_PROGRESS", "logs": [[1]]}, Status("IN_PROGRESS")),
         ({"status": "IN_PROGRESS", "logs": {"message": "x"}}, Status("IN_PROGRESS", log="x")),
         ({"status": "COMPLETED"}, Status("COMPLETED")),
         ({"status": "COMPLETED", "metrics": None, "logs": None, "error": None}, Status("COMPLETED")),
-        ({"status": "COMPLETED", "metrics": {"inference_time": "12.5"}}, Status("COMPLETED", inference_s=12.5)),
+        (
+            {"status": "COMPLETED", "metrics": {"inference_time": "12.5"}},
+            Status("COMPLETED", inference_s=12.5),
+        ),
         ({"status": "COMPLETED", "metrics": {"inference_time": "fast"}}, Status("COMPLETED")),
         ({"status": "COMPLETED", "metrics": {"inference_time": "nan"}}, Status("COMPLETED")),
         ({"status": "COMPLETED", "metrics": ["inference_time"]}, Status("COMPLETED")),
         (b'{"status": "COMPLETED", "metrics": {"inference_time": NaN}}', Status("COMPLETED")),
-        (b'{"status": "COMPLETED", "metrics": {"inference_time": -1e999}, "x": %s}' % NESTED, Status("COMPLETED")),
+        (
+            b'{"status": "COMPLETED", "metrics": {"inference_time": -1e999}, "x": %s}' % NESTED,
+            Status("COMPLETED"),
+        ),
         ({"status": "COMPLETED", "error": {"message": "no"}}, Status("COMPLETED", failed=True)),
         ({"status": "COMPLETED", "error_type": "internal_error"}, Status("COMPLETED", failed=True)),
     ],
@@ -262,7 +281,11 @@ def test_a_status_that_says_nothing_is_asked_for_again(server, body):
         ({"status": "FAILED", "error": "GPU on fire"}, "GPU on fire", "generation_failed"),
         ({"status": "failed", "error": {"message": "GPU on fire"}}, "GPU on fire", "generation_failed"),
         ({"status": "Error", "error": ["GPU", "fire"], "error_type": "gpu_fire"}, "GPU; fire", "gpu_fire"),
-        ({"status": "ERROR", "detail": [{"msg": "GPU", "type": "x"}], "error_type": 7}, "GPU", "generation_failed"),
+        (
+            {"status": "ERROR", "detail": [{"msg": "GPU", "type": "x"}], "error_type": 7},
+            "GPU",
+            "generation_failed",
+        ),
         ({"status": "FAILED", "error": None}, "fal says FAILED", "generation_failed"),
         ({"status": "CANCELLED", "error": "by you"}, "by you", CANCELLED),
         ({"status": "canceled"}, "fal says CANCELED", CANCELLED),
@@ -297,7 +320,8 @@ def test_a_status_of_failure_ends_it_at_once(server, tmp_path, body, said, kind)
         {"video": None, "videos": [URL]},
         {"video": {"url": URL, "content_type": "image/png"}, "error": None, "detail": None},
         {"video": {"url": URL}, "error": "a warning"},
-        b'{"video": {"url": "%s"}, "seed": %s, "debug": %s, "s": "\\udc00"}' % (URL.encode(), b"7" * 5000, NESTED),
+        b'{"video": {"url": "%s"}, "seed": %s, "debug": %s, "s": "\\udc00"}'
+        % (URL.encode(), b"7" * 5000, NESTED),
     ],
     ids=lambda body: str(body)[:60],
 )
@@ -385,7 +409,9 @@ def test_a_key_that_is_echoed_goes_nowhere(server, tmp_path, code, echo):
     """Masks the key in whatever an answer says, JSON or not, header or body."""
     store = Store(tmp_path)
     text = Answer(f"<p>{echo}</p>".encode(), code)
-    details = Answer({"detail": [{"msg": echo, "type": echo}], "clip": {echo: [echo]}}, code, {"x-fal-error-type": "e"})
+    details = Answer(
+        {"detail": [{"msg": echo, "type": echo}], "clip": {echo: [echo]}}, code, {"x-fal-error-type": "e"}
+    )
     for answer in (text, details):
         for kind in ("submit", "status", "result", "history"):
             server.submit = Answer({"request_id": "r-1"})
@@ -476,16 +502,25 @@ def test_a_stream_without_line_breaks_ends(server):
         server.stream = Answer(body, headers=kind)
         with pytest.raises(PollError):
             on(server, watched)
-    server.stream = Answer(b': hi\n\ndata: {"status": "IN_PROGRESS", "logs": null}\r\n\ndata:{"status":"COMPLETED"}\n\n', headers=kind)
+    server.stream = Answer(
+        b': hi\n\ndata: {"status": "IN_PROGRESS", "logs": null}\r\n\ndata:{"status":"COMPLETED"}\n\n',
+        headers=kind,
+    )
     assert on(server, watched) == [Status("IN_PROGRESS"), Status("COMPLETED")]
 
 
-@pytest.mark.parametrize("said", ["This key may not use fal-ai/kling-video", "Blocked by policy", "<html>Forbidden</html>"])
+@pytest.mark.parametrize(
+    "said", ["This key may not use fal-ai/kling-video", "Blocked by policy", "<html>Forbidden</html>"]
+)
 def test_a_refusal_that_is_no_lock_is_final(server, said):
     """Ends at once what no payment unlocks, with its words, and pauses for what one does."""
     with pytest.raises(RejectedError, match=said):
         submitted(server, Answer({"detail": said}, 403))
-    for lock in ("User is locked. Reason: Exhausted balance.", "Insufficient funds: top up", "Please add CREDITS"):
+    for lock in (
+        "User is locked. Reason: Exhausted balance.",
+        "Insufficient funds: top up",
+        "Please add CREDITS",
+    ):
         for code in (402, 403):
             with pytest.raises(LockedAccountError, match=lock):
                 submitted(server, Answer({"detail": lock}, code))
@@ -494,7 +529,13 @@ def test_a_refusal_that_is_no_lock_is_final(server, said):
         on(server, ASKING["status"])
 
 
-AHEAD = [timedelta(minutes=-90), timedelta(minutes=10), timedelta(hours=3), timedelta(days=1), timedelta(days=40)]
+AHEAD = [
+    timedelta(minutes=-90),
+    timedelta(minutes=10),
+    timedelta(hours=3),
+    timedelta(days=1),
+    timedelta(days=40),
+]
 
 
 @pytest.mark.parametrize("ahead", AHEAD, ids=str)
@@ -566,7 +607,11 @@ def found_again(server: Stranger, folder) -> None:
     assert len(server.asked("submit")) == 1
 
 
-@pytest.mark.parametrize("body", [{}, None, {"items": None}, {"items": {}}, {"detail": "later"}, b"<html>", [], {"items": "r-1"}], ids=repr)
+@pytest.mark.parametrize(
+    "body",
+    [{}, None, {"items": None}, {"items": {}}, {"detail": "later"}, b"<html>", [], {"items": "r-1"}],
+    ids=repr,
+)
 def test_a_history_that_is_none_does_not_say_that_nothing_was_bought(server, tmp_path, body):
     """Pays nothing again on the word of an answer that lists nothing because it is no list."""
     server.submit, server.history = Answer(b""), Answer(body)
@@ -578,11 +623,23 @@ def test_a_history_that_is_none_does_not_say_that_nothing_was_bought(server, tmp
 def test_a_history_with_nonsense_in_it_is_read_all_the_same(server):
     """Reads the items that are some, whatever stands beside them, and no more pages than make sense."""
     good = {"request_id": "r-1", "sent_at": "2026-01-01T00:00:00Z", "json_input": json.dumps({"prompt": "x"})}
-    odd = [None, 3, "x", {}, {"request_id": None}, {"request_id": ["r"]}, {"request_id": "r-2", "sent_at": 7, "json_input": [1]}]
+    odd = [
+        None,
+        3,
+        "x",
+        {},
+        {"request_id": None},
+        {"request_id": ["r"]},
+        {"request_id": "r-2", "sent_at": 7, "json_input": [1]},
+    ]
     server.history = Answer({"items": [*odd, good]})
     two, one = on(server, ASKING["history"])
     assert (two.request_id, two.sent_at, two.arguments) == ("r-2", None, None)
-    assert (one.request_id, one.sent_at, one.arguments) == ("r-1", datetime(2026, 1, 1, tzinfo=UTC), {"prompt": "x"})
+    assert (one.request_id, one.sent_at, one.arguments) == (
+        "r-1",
+        datetime(2026, 1, 1, tzinfo=UTC),
+        {"prompt": "x"},
+    )
     server.history = Answer({"items": [], "has_more": True, "next_cursor": 7})
     with pytest.raises(PollError, match="does not end"):
         on(server, ASKING["history"])
@@ -647,7 +704,9 @@ def test_what_does_not_answer_is_no_fal(server):
     assert not providers._is_emulator(server.base_url)
 
 
-@pytest.mark.parametrize("address", ["socks5://127.0.0.1:1", "socks5h://me:my-password@127.0.0.1:1", "gopher://x", "http://a:b"])
+@pytest.mark.parametrize(
+    "address", ["socks5://127.0.0.1:1", "socks5h://me:my-password@127.0.0.1:1", "gopher://x", "http://a:b"]
+)
 def test_a_proxy_that_cannot_be_used_is_named(server, no_proxies, monkeypatch, address):
     """Refuses by the variable's name, with what is missing, and never for what needs no proxy."""
     monkeypatch.setenv("ALL_PROXY", address)
@@ -684,7 +743,9 @@ def test_any_json_is_read_or_is_an_error_of_ours(body):
             found = reader()
         except KlingSweepsError as error:
             found = str(error)
-        json.dumps(found, default=lambda value: str(vars(value)), allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(
+            found, default=lambda value: str(vars(value)), allow_nan=False, ensure_ascii=False
+        ).encode()
 
 
 @given(st.binary(max_size=60))

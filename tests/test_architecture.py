@@ -1,50 +1,159 @@
-"""The rooms of the house: who may import what, and that each file of conf/ stands by itself."""
+"""The rooms of the house: who may import whom, and what of others' packages each may import."""
+
+from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((*ROOT.glob("kling_sweeps/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")))
+# The rooms from the ground up, each with the rooms below that it may import; every room may import `errors`,
+# `untrusted` and itself. A file at the top of the package is a room of its own.
+ROOMS = {
+    "untrusted": "",
+    "errors": "",
+    "video": "",
+    "metric": "video",
+    "metrics": "metric video measurement terminal",
+    "experiment": "metrics",
+    "store": "experiment",
+    "provider": "experiment store",
+    "terminal": "experiment store",
+    "emulator": "experiment terminal",
+    "providers": "provider experiment store emulator",
+    "measurement": "metrics metric store video",
+    "generation": "provider providers measurement experiment store",
+    "tracking": "measurement experiment store",
+    "analysis": "tracking experiment video",
+    "sweep": "tracking terminal generation measurement metrics provider providers experiment store video",
+    "measure": "measurement metrics store video terminal",
+    "ledger": "store terminal",
+    "__main__": "sweep experiment terminal",
+    "hydra_plugins": "sweep tracking terminal experiment store",
+}
+# `kling_sweeps.metrics.measure` and `python -m kling_sweeps.metrics` stand above the metrics themselves.
+ABOVE = {"metrics/__init__.py": "measurement", "metrics/__main__.py": "terminal"}
 ONLY = {
-    "hydra": ("kling_sweeps/__main__.py", "kling_sweeps/job.py", "kling_sweeps/config", "hydra_plugins/"),
-    "omegaconf": ("kling_sweeps/__main__.py", "kling_sweeps/config", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
+    "hydra": (
+        "kling_sweeps/__main__.py",
+        "kling_sweeps/sweep/job.py",
+        "kling_sweeps/experiment/",
+        "hydra_plugins/",
+    ),
+    "omegaconf": ("kling_sweeps/experiment/", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
     "optuna": ("hydra_plugins/hydra_fal_search/_sampling.py",),
     "fal_client": ("kling_sweeps/providers/",),
-    "mlflow": ("kling_sweeps/tracking.py", "kling_sweeps/analysis.py"),
+    "mlflow": ("kling_sweeps/tracking/tracker.py", "kling_sweeps/analysis"),
 }
 HEAVY = {"mlflow", "pandas", "fal_client", "cv2", "av", "scipy", "matplotlib", "pyarrow"}
-BANNED = {"utils", "helpers", "common", "core", "manager"}
+LIGHT = (
+    *("__main__", "measure", "ledger", "experiment/config", "sweep/job", "sweep/runner", "sweep/scheduler"),
+    *("sweep/plan", "sweep/summary", "tracking/tracker", "tracking/run_data", "terminal/progress"),
+)
 
 
-def imports(path: Path, top_level: bool = False) -> set[str]:
-    """Return the names of the packages that a file imports, or imports when it is imported."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level else ast.walk(tree)
-    found = set()
-    for node in nodes:
+def module(path: Path) -> str:
+    """Return the dotted name that a file is imported by."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {
+    module(path): path for top in ("kling_sweeps", "hydra_plugins") for path in ROOT.glob(f"{top}/**/*.py")
+}
+
+
+def nodes(tree: ast.AST, top_level: bool) -> list[ast.AST]:
+    """Return the nodes of a module, or those alone that run when it is imported."""
+    return tree.body if top_level else [*ast.walk(tree)]
+
+
+def imported(name: str, top_level: bool = False) -> set[str]:
+    """Return the full names of what a module imports, or imports when it is imported."""
+    found, package = set(), name.split(".") if FILES[name].name == "__init__.py" else name.split(".")[:-1]
+    for node in nodes(ast.parse(FILES[name].read_text(encoding="utf-8")), top_level):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.partition(".")[0])
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*parent, *([node.module] if node.module else [])])
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
     return found
+
+
+def ours(name: str, top_level: bool = False) -> set[str]:
+    """Return the modules of this project that a module imports."""
+    found = {full if full in FILES else full.rpartition(".")[0] for full in imported(name, top_level)}
+    return {other for other in found if other in FILES} - {name, "kling_sweeps"}
+
+
+def room(name: str) -> str:
+    """Return the room that a module stands in."""
+    top, _, rest = name.partition(".")
+    return top if top == "hydra_plugins" else rest.partition(".")[0]
+
+
+def arrows() -> dict[tuple[str, str], set[str]]:
+    """Return, for every two rooms, the files of the first that import the second."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for name in FILES.keys() - {"kling_sweeps"}:
+        for other in ours(name):
+            if room(name) != room(other):
+                file = FILES[name].relative_to(
+                    ROOT / "kling_sweeps" if room(name) != "hydra_plugins" else ROOT
+                )
+                found.setdefault((room(name), room(other)), set()).add(file.as_posix())
+    return found
+
+
+def test_every_room_is_in_the_table():
+    """Has a place in the table for every room and every file at the top."""
+    assert {room(name) for name in FILES.keys() - {"kling_sweeps"}} == ROOMS.keys()
+
+
+@pytest.mark.parametrize("importer", ROOMS)
+def test_a_room_imports_what_is_below_it(importer):
+    """Imports the rooms that the table has, all of them, and no other."""
+    allowed = set(ROOMS[importer].split())
+    found = {other for (one, other), _ in arrows().items() if one == importer} - {"errors", "untrusted"}
+    assert found == allowed
+
+
+def test_the_rooms_have_an_order():
+    """Goes one way: no room is above and below another, but for the files that stand above their room."""
+    below = {one: set(others.split()) for one, others in ROOMS.items()}
+    for file, other in ABOVE.items():
+        assert arrows()[file.partition("/")[0], other] == {file}
+        below[file.partition("/")[0]].discard(other)
+    assert [*TopologicalSorter(below).static_order()]
+
+
+def test_no_imports_go_in_a_circle():
+    """Imports every module without the need of one that is being imported."""
+    assert [*TopologicalSorter({name: ours(name, top_level=True) for name in FILES}).static_order()]
 
 
 @pytest.mark.parametrize("package", ONLY)
 def test_a_package_is_imported_where_it_belongs(package):
     """Keeps Hydra, fal and MLflow each in their room."""
-    importers = [str(path.relative_to(ROOT)) for path in FILES if package in imports(path)]
+    importers = [
+        path.relative_to(ROOT).as_posix()
+        for name, path in FILES.items()
+        if package in {other.partition(".")[0] for other in imported(name)}
+    ]
     assert importers
     assert [name for name in importers if not name.startswith(ONLY[package])] == []
 
 
-@pytest.mark.parametrize("name", ["__main__", "config", "session", "run", "record", "tracking", "plan", "terminal"])
-def test_heavy_imports_wait(name):
-    """Imports nothing that takes seconds before it is needed."""
-    assert imports(ROOT / "kling_sweeps" / f"{name}.py", top_level=True) & HEAVY == set()
-
-
-def test_no_room_is_named_after_nothing():
-    """Names rooms by the user's nouns."""
-    assert [path for path in FILES if BANNED & set(path.with_suffix("").parts)] == []
+@pytest.mark.parametrize("file", LIGHT)
+def test_heavy_imports_wait(file):
+    """Imports nothing that takes seconds before it is needed, neither itself nor by what it imports."""
+    seen, left = set(), {f"kling_sweeps.{file.replace('/', '.')}"}
+    while left:
+        name = left.pop()
+        seen.add(name)
+        heavy = {other.partition(".")[0] for other in imported(name, top_level=True)} & HEAVY
+        assert heavy == set(), name
+        left |= ours(name, top_level=True) - seen

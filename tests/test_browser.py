@@ -22,11 +22,17 @@ from playwright.sync_api import Page, sync_playwright
 
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError
-from kling_sweeps.tracking import Tracker
+from kling_sweeps.tracking.tracker import Tracker
 
 # H.264 is in the Chromium of a distribution and in Chrome, not in the one that playwright brings.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 # The assistant that MLflow opens on a first visit covers a third of the page.
 NO_ASSISTANT = """
@@ -136,15 +142,15 @@ def test_a_runs_page_plays_its_video(sweep, server, page):
     assert video.evaluate("video => video.duration") == pytest.approx(run["duration_s"], abs=0.1)
 
 
-def test_a_prompt_and_an_error_are_shown_as_text(sweep, server, page, landed):
+def test_a_prompt_and_an_error_are_shown_as_text(sweep, server, page, result):
     """Shows what others wrote on a run's page as they wrote it, and fetches nothing that it names."""
     spy = "http://127.0.0.1:9/seen.png"
     text = f"a `fox` ```\n<img src={spy}> ![seen]({spy})\n</code></pre><img src={spy}>\n```\n**not bold**"
-    arguments = {**landed.cell.request.arguments, "prompt": text, "negative_prompt": text}
-    request = dataclasses.replace(landed.cell.request, arguments=arguments)
-    cell = dataclasses.replace(landed.cell, request=request, name=f"<img src={spy}> · #0")
+    arguments = {**result.cell.request.arguments, "prompt": text, "negative_prompt": text}
+    request = dataclasses.replace(result.cell.request, arguments=arguments)
+    cell = dataclasses.replace(result.cell, request=request, name=f"<img src={spy}> · #0")
     tracker = Tracker(sweep.command.tracking_uri, "hostile", "fal")
-    tracker.track(dataclasses.replace(landed, cell=cell, error=RunError(text), measurement=None))
+    tracker.track(dataclasses.replace(result, cell=cell, error=RunError(text), measurement=None))
     (run,) = runs_df("hostile", tracker.uri).to_dict("records")
     asked = []
     page.on("request", lambda request: asked.append(request.url))

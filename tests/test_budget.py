@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from kling_sweeps.budget import Budget
 from kling_sweeps.errors import OverBudgetError, StoreError
+from kling_sweeps.generation.budget import Budget
 
 
 def test_a_budget_is_exact_and_shared(tmp_path):

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from kling_sweeps import CONF
-from kling_sweeps.config import read_all, read_job
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.settings import Cell, Settings
 
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = {"model", "prompts", "metrics", "provider", "tracking", "sweep"}
@@ -123,9 +123,7 @@ def test_a_text_may_be_a_template_too():
 def test_a_model_may_take_more(tmp_path):
     """Sends an argument that only the model's file knows, by default or as it is set."""
     model = CONF / "model" / "kling_v2.1_master.yaml"
-    text = model.read_text().replace(
-        "price:", "  generate_audio: {type: boolean, default: true}\nprice:", 1
-    )
+    text = model.read_text().replace("price:", "  generate_audio: {type: boolean, default: true}\nprice:", 1)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "loud.yaml").write_text(text)

@@ -22,7 +22,7 @@ def bash(folder, script: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in a folder, in which `python` is this one."""
     clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     given = {**clean, "FAL_HOME_DIR": str(folder / "no-fal-login"), **env}
-    script = f"python() {{ {sys.executable} \"$@\"; }}\n{script}"
+    script = f'python() {{ {sys.executable} "$@"; }}\n{script}'
     return subprocess.run(["bash", "-c", script], cwd=folder, env=given, capture_output=True, timeout=300)
 
 
@@ -31,15 +31,21 @@ def prompts(command: Command) -> Command:
     """Give the command a set of prompts, one of them with letters and symbols of many kinds."""
     folder = command.folder / "mine" / "prompts"
     folder.mkdir(parents=True)
-    text = '猫 · a “fox” – 🦊 é [bold]x[/bold]'
-    (folder / "odd.yaml").write_text(f"# @package _global_\nprompts: {{odd: {{text: '{text}'}}}}\n", encoding="utf-8")
+    text = "猫 · a “fox” – 🦊 é [bold]x[/bold]"
+    (folder / "odd.yaml").write_text(
+        f"# @package _global_\nprompts: {{odd: {{text: '{text}'}}}}\n", encoding="utf-8"
+    )
     return command
 
 
 @pytest.mark.parametrize("env", POOR, ids=lambda env: " ".join(env.values()))
 def test_a_terminal_shows_what_it_can(prompts, env):
     """Buys, measures and tracks under any encoding, and shows other characters for those that are missing."""
-    done = bash(prompts.folder, f"python -m kling_sweeps prompts=odd prompt=odd --config-dir mine metrics=fast {' '.join(SMALL)}", **env)
+    done = bash(
+        prompts.folder,
+        f"python -m kling_sweeps prompts=odd prompt=odd --config-dir mine metrics=fast {' '.join(SMALL)}",
+        **env,
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"tracked" in done.stdout
     ledger = bash(prompts.folder, "python -m kling_sweeps.ledger --emulated --csv spent.csv", **env)

@@ -17,11 +17,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from kling_sweeps.emulator.encoding import write_h264
+from kling_sweeps.emulator.scene.encoding import write_h264
 from kling_sweeps.errors import VideoError
-from kling_sweeps.measurement import Measurement
+from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics import measure
-from kling_sweeps.video import Video, VideoFacts, frames, verify
+from kling_sweeps.video.decode import Video, VideoFacts, frames, verify
 
 TRACK = (b"moov", b"trak")
 TABLES = (*TRACK, b"mdia", b"minf", b"stbl")
@@ -108,7 +108,9 @@ def add(data: bytearray, at: int, number: int) -> None:
 @pytest.fixture
 def clip(tmp_path) -> Path:
     """24 frames of one second with B-frames, whose index is before its data."""
-    return clips.write(tmp_path / "a.mp4", clips.pan(frames=24, size=(320, 180)), options={"preset": "medium"})
+    return clips.write(
+        tmp_path / "a.mp4", clips.pan(frames=24, size=(320, 180)), options={"preset": "medium"}
+    )
 
 
 class TestEditLists:
@@ -174,7 +176,11 @@ class TestCounts:
             for packet in source.demux(video=0):
                 if packet.size:
                     empty = av.Packet(b"")
-                    empty.dts, empty.pts, empty.time_base = packet.dts - 100, packet.pts - 100, packet.time_base
+                    empty.dts, empty.pts, empty.time_base = (
+                        packet.dts - 100,
+                        packet.pts - 100,
+                        packet.time_base,
+                    )
                     for each in (empty, packet):
                         each.stream = stream
                         target.mux(each)
@@ -282,7 +288,18 @@ class TestFilms:
         """Passes over the cover of a film, and finds no film in a song that has one."""
         cv2.imwrite(str(tmp_path / "p.png"), np.zeros((640, 640, 3), np.uint8))
         film, song = tmp_path / "film.mp4", tmp_path / "song.mp4"
-        cover = ["-i", tmp_path / "p.png", "-map", "1:v", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic"]
+        cover = [
+            "-i",
+            tmp_path / "p.png",
+            "-map",
+            "1:v",
+            "-map",
+            "0",
+            "-c",
+            "copy",
+            "-disposition:v:0",
+            "attached_pic",
+        ]
         ffmpeg("-i", clip, *cover, film)
         assert (verdict(film), facts(film).width, facts(film).frames) == ("", 320, 24)
         ffmpeg("-f", "lavfi", "-i", "sine=d=0.1", tmp_path / "a.m4a")
@@ -306,7 +323,14 @@ class TestFilms:
         assert facts(animation(tmp_path / "a.gif", 6)).frames == 6
         for codec, pixel_format in (("libx264", "yuv420p"), ("mjpeg", "yuvj420p")):
             path = tmp_path / f"{codec}.mp4"
-            clips.write(path, clips.grey(frames=1), codec=codec, options={}, pixel_format=pixel_format, full_range=True)
+            clips.write(
+                path,
+                clips.grey(frames=1),
+                codec=codec,
+                options={},
+                pixel_format=pixel_format,
+                full_range=True,
+            )
             assert (verdict(path), facts(path).frames) == ("", 1)
 
     @pytest.mark.parametrize(
@@ -328,7 +352,10 @@ class TestFilms:
 
     def test_nothing_else_is_opened(self, tmp_path, clip):
         """Follows no address in a file, of this machine or of another."""
-        for text in (f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n", f"ffconcat version 1.0\nfile '{clip}'\n"):
+        for text in (
+            f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile '{clip}'\n",
+        ):
             (tmp_path / "list.mp4").write_text(text)
             assert not refused(tmp_path / "list.mp4").decodable
 
@@ -338,7 +365,9 @@ def animation(path: Path, number: int) -> Path:
         stream = file.add_stream("gif", rate=5)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "rgb8"
         for index in range(number):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64), index, np.uint8), format="rgb8")))
+            file.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64), index, np.uint8), format="rgb8"))
+            )
         file.mux(stream.encode())
     return path
 
@@ -359,7 +388,10 @@ class TestDisplay:
         path = tmp_path / "wide.mp4"
         turned = ["-display_rotation", str(rotation)] if rotation else []
         shown = Fraction(320, 180) * Fraction(ratio)
-        written = {"container": ["-aspect", str(shown)], "codec": ["-bsf:v", f"h264_metadata=sample_aspect_ratio={ratio}"]}
+        written = {
+            "container": ["-aspect", str(shown)],
+            "codec": ["-bsf:v", f"h264_metadata=sample_aspect_ratio={ratio}"],
+        }
         ffmpeg(*turned, "-i", clip, "-c", "copy", *written[at], path)
         shown = 1 / shown if rotation == 90 else shown
         values = measure(path, {"file": {}}, aspect_ratio=f"{shown.numerator}:{shown.denominator}").values

@@ -19,11 +19,11 @@ from crash_child import cells
 from mlflow.tracking import MlflowClient
 
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
-from kling_sweeps.journal import Stage
-from kling_sweeps.store import Store
-from kling_sweeps.tracking import Tracker
-from kling_sweeps.video import verify
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage
+from kling_sweeps.tracking.tracker import Tracker
+from kling_sweeps.video.decode import verify
 
 KILLS = 100
 COPIES = ("a", "a", "b")  # two repeats and another
@@ -194,9 +194,7 @@ def test_a_finished_sweep_is_left_as_it_is(tmp_path, tracking_uri, fal, children
     sweep.check()
 
 
-def test_kills_at_random_instants_buy_nothing_twice_and_lose_nothing(
-    tmp_path, tracking_uri, fal, children
-):
+def test_kills_at_random_instants_buy_nothing_twice_and_lose_nothing(tmp_path, tracking_uri, fal, children):
     """Kills a hundred times, up to four times a sweep, at any instant of its life."""
     luck = random.Random(3)
     killed, number = 0, 0

@@ -17,10 +17,10 @@ import pytest
 from lab import Lab, cell
 
 from kling_sweeps.errors import UnavailableError, explained
-from kling_sweeps.journal import Journal, Stage
-from kling_sweeps.measurement import FILMSTRIP, FRAMES, VALUES
-from kling_sweeps.settings import Cell
-from kling_sweeps.store import Store
+from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Journal, Stage
+from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def test_what_can_be_made_good_for_nothing_is(laboratory, damaged, name, damage)
     cells, again, other = damaged
     one = cells[name, damage]
     if (name, damage) in NAMED:
-        assert all(name in str(error) for error in (other.landed[one.name].error,) if error)
+        assert all(name in str(error) for error in (other.results[one.name].error,) if error)
         return
-    assert (again.landed[one.name].error, other.landed[one.name].error) == (None, None)
+    assert (again.results[one.name].error, other.results[one.name].error) == (None, None)
     folder = laboratory.entry(one).folder
     assert json.loads((folder / "request.json").read_text()) == one.request.as_dict()
     assert not list(folder.rglob("*.tmp")) and not list(folder.rglob("*.part"))
@@ -109,7 +109,7 @@ def test_a_journal_that_is_lost_is_named(laboratory, damaged, damage):
     """Fails the run whose journal can't be trusted, and leaves what stands in MLflow; half a one is gone on from."""
     cells, again, _ = damaged
     one = cells["journal.jsonl", damage]
-    error = again.landed[one.name].error
+    error = again.results[one.name].error
     if damage == "halved":
         assert error is None
         return
@@ -123,7 +123,9 @@ def test_what_is_whole_does_not_mind(damaged):
     """Finishes every run whose files nobody touched."""
     cells, again, other = damaged
     whole = [one.name for (_, damage), one in cells.items() if damage == "no"]
-    assert [outcome.landed[name].error for outcome in (again, other) for name in whole] == [None] * 2 * len(whole)
+    assert [outcome.results[name].error for outcome in (again, other) for name in whole] == [None] * 2 * len(
+        whole
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def results(laboratory: Lab) -> tuple[dict[str, Cell], lab.Outcome]:
 def test_a_result_that_is_torn_is_fetched_again(laboratory, results, damage):
     """Asks fal for the result once more where the video is gone as well, and pays for nothing."""
     cells, again = results
-    error = again.landed[cells[damage].name].error
+    error = again.results[cells[damage].name].error
     assert error is None if damage != "a folder" else "result.json" in str(error)
     assert len(laboratory.bought(cells[damage])) == 1
 
@@ -156,7 +158,7 @@ def test_a_journal_that_is_lost_while_fal_has_the_request_is_named(laboratory):
     entry.journal.path.write_bytes(b"")
     laboratory.emulator.set_faults()
     outcome = laboratory.run("lost", one)
-    assert "journal.jsonl is gone" in str(outcome.landed[one.name].error)
+    assert "journal.jsonl is gone" in str(outcome.results[one.name].error)
     assert len(laboratory.bought(one)) == 1
     shutil.rmtree(entry.folder)
     assert laboratory.run("lost", one).exit_code == 0
@@ -175,8 +177,8 @@ def test_what_is_removed_in_mid_run_is_not_bought_again(laboratory, gone):
     with lab.said():
         new = cell(f"{gone} is removed, new")
         settings = laboratory.settings("removed again", store_dir=store)
-        for landed in laboratory.begin(settings, *cells, new, in_flight=1):
-            if paths[gone].exists() and landed.entry.key == entry.key:
+        for result in laboratory.begin(settings, *cells, new, in_flight=1):
+            if paths[gone].exists() and result.entry.key == entry.key:
                 paths[gone].rename(laboratory.folder / f"{gone}, removed")
     assert laboratory.charged(*cells) == 2
 
@@ -287,7 +289,7 @@ def test_a_full_disk_is_one_line_a_run_and_no_traceback(laboratory, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", full)
         outcome = laboratory.run("full", *cells)
-    errors = {str(landed.error) for landed in outcome.landed.values()}
+    errors = {str(result.error) for result in outcome.results.values()}
     assert len(errors) == 1 and "the same command goes on" in errors.pop()
     assert "Traceback" not in caplog.text
     assert laboratory.bought(*cells) == []
@@ -308,6 +310,6 @@ def test_a_submission_that_cannot_be_noted_is_found_again(laboratory, monkeypatc
         patch.setattr(Journal, "append", full)
         outcome = laboratory.run("noted", one)
     (bought,) = laboratory.bought(one)
-    assert bought["request_id"] in str(outcome.landed[one.name].error)
+    assert bought["request_id"] in str(outcome.results[one.name].error)
     assert laboratory.run("noted", one).exit_code == 0
     assert len(laboratory.bought(one)) == 1

@@ -21,9 +21,9 @@ import pytest
 from conftest import Emulator
 from test_provider import completed, on
 
-from kling_sweeps import download as download_module
-from kling_sweeps.download import EXPIRED, download
 from kling_sweeps.errors import DownloadError
+from kling_sweeps.providers import download as download_module
+from kling_sweeps.providers.download import EXPIRED, download
 
 
 @pytest.fixture
@@ -167,7 +167,9 @@ def first_byte(asked: dict[str, str]) -> int:
     return int(asked["range"].removeprefix("bytes=").removesuffix("-"))
 
 
-@pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {"ETag": 'W/"1"'}, {"Last-Modified": "yesterday"}, {}])
+@pytest.mark.parametrize(
+    "validator", [{"ETag": '"1"'}, {"ETag": 'W/"1"'}, {"Last-Modified": "yesterday"}, {}]
+)
 def test_a_break_is_resumed_with_the_version_that_is_here(server, tmp_path, validator):
     """Asks for the rest of the same version, by the validator that the server gave."""
     server.answers = [Answer(FILE, headers=validator, sent=10_000), rest(FILE, REST, **validator)]
@@ -188,7 +190,9 @@ CHANGED = {
     "no range": Answer(FILE[REST:], 206, {"ETag": '"1"'}),
     "many ranges": Answer(b"--x\r\n", 206, {"Content-Type": "multipart/byteranges; boundary=x"}),
     "an encoded range": Answer(
-        gzip.compress(FILE[REST:]), 206, {"Content-Range": f"bytes {REST}-19999/20000", "Content-Encoding": "gzip"}
+        gzip.compress(FILE[REST:]),
+        206,
+        {"Content-Range": f"bytes {REST}-19999/20000", "Content-Encoding": "gzip"},
     ),
     "a shorter file": rest(FILE[:9_950], REST, ETag='"1"'),
     "416": Answer(b"", 416),
@@ -269,7 +273,9 @@ def test_what_an_encoded_file_unpacks_to_is_limited(server, tmp_path, coding):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/html", "application/json", "application/octet-stream", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/html", "application/json", "application/octet-stream", ""]
+)
 def test_bytes_count_and_not_their_type(server, tmp_path, kind):
     """Takes a file under whatever Content-Type."""
     server.answers = [Answer(FILE, headers={"Content-Type": kind})]

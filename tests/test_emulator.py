@@ -13,7 +13,12 @@ from typing import Any
 import av
 import httpx
 import pytest
-from fal_client.client import AsyncBackupDomainTransport, AsyncRequestHandle, Completed, Queued
+from fal_client.client import (
+    AsyncBackupDomainTransport,
+    AsyncRequestHandle,
+    Completed,
+    Queued,
+)
 
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, server
 
@@ -67,9 +72,7 @@ def finish(client: httpx.Client, submitted: dict[str, Any]) -> dict[str, Any]:
 
 def ledger_entry(client: httpx.Client, request_id: str) -> dict[str, Any]:
     return next(
-        entry
-        for entry in client.get("/_emulator/ledger").json()
-        if entry["request_id"] == request_id
+        entry for entry in client.get("/_emulator/ledger").json() if entry["request_id"] == request_id
     )
 
 
@@ -87,9 +90,7 @@ def test_a_submission_becomes_a_video(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("form", ["", "/", "/response", "/response/"])
 @pytest.mark.parametrize("path", ["fal-ai/kling-video", ENDPOINT])
-def test_results_are_found_in_every_form_of_address(
-    client: httpx.Client, path: str, form: str
-) -> None:
+def test_results_are_found_in_every_form_of_address(client: httpx.Client, path: str, form: str) -> None:
     """The short and the long address answer, with or without /response and a last slash."""
     submitted = submit(client)
     finish(client, submitted)
@@ -103,22 +104,14 @@ def test_results_are_found_in_every_form_of_address(
 def test_addresses_keep_the_host_of_fal(client: httpx.Client, host: str) -> None:
     """A request sent to a host of fal's is answered with addresses there, by https."""
     answer = client.post(f"/{ENDPOINT}", json=ARGUMENTS, headers={"host": host}).json()
-    assert (
-        answer["status_url"]
-        == f"https://{host}/fal-ai/kling-video/requests/{answer['request_id']}/status"
-    )
+    assert answer["status_url"] == f"https://{host}/fal-ai/kling-video/requests/{answer['request_id']}/status"
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Key", "Bearer x"])
-def test_nobody_without_a_key_is_answered(
-    emulator: EmulatorProcess, authorization: str | None
-) -> None:
+def test_nobody_without_a_key_is_answered(emulator: EmulatorProcess, authorization: str | None) -> None:
     """Submitting without a key is a 401."""
     headers = {} if authorization is None else {"authorization": authorization}
-    assert (
-        httpx.post(f"{emulator.base_url}/{ENDPOINT}", json=ARGUMENTS, headers=headers).status_code
-        == 401
-    )
+    assert httpx.post(f"{emulator.base_url}/{ENDPOINT}", json=ARGUMENTS, headers=headers).status_code == 401
 
 
 def test_only_the_given_key_is_accepted() -> None:
@@ -126,8 +119,7 @@ def test_only_the_given_key_is_accepted() -> None:
     with EmulatorProcess(EmulatorSettings(**SMALL, key="right")) as emulator:
         url = f"{emulator.base_url}/v1/models/pricing?endpoint_id={ENDPOINT}"
         codes = [
-            httpx.get(url, headers={"authorization": f"Key {key}"}).status_code
-            for key in ("wrong", "right")
+            httpx.get(url, headers={"authorization": f"Key {key}"}).status_code for key in ("wrong", "right")
         ]
     assert codes == [401, 200]
 
@@ -168,9 +160,7 @@ def test_what_waits_can_be_cancelled_and_what_runs_completes(slow: httpx.Client)
 def test_what_has_not_started_in_time_times_out(slow: httpx.Client) -> None:
     """The start time-out of a request header ends a request that still waits."""
     before = [submit(slow), submit(slow)]
-    late = slow.post(
-        f"/{ENDPOINT}", json=ARGUMENTS, headers={"x-fal-request-timeout": "0.1"}
-    ).json()
+    late = slow.post(f"/{ENDPOINT}", json=ARGUMENTS, headers={"x-fal-request-timeout": "0.1"}).json()
     assert finish(slow, late)["error_type"] == "request_timeout"
     assert slow.get(late["response_url"]).status_code == 504
     for each in before:
@@ -192,9 +182,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "kind"), BAD)
-def test_bad_arguments_fail_on_the_result(
-    client: httpx.Client, arguments: dict[str, Any], kind: str
-) -> None:
+def test_bad_arguments_fail_on_the_result(client: httpx.Client, arguments: dict[str, Any], kind: str) -> None:
     """fal accepts them, completes the request, and answers 422 only when the result is asked for."""
     submitted = submit(client, **arguments)
     assert finish(client, submitted)["error_type"] == kind
@@ -259,9 +247,7 @@ def test_the_history_can_be_limited(client: httpx.Client) -> None:
     assert history(client, **wanted, status="user_error")["items"]
     assert not history(client, **wanted, status="success")["items"]
     assert not history(client, **wanted, end="2020-01-01T00:00:00Z")["items"]
-    bad = client.get(
-        "/v1/models/requests/by-endpoint", params={"endpoint_id": ENDPOINT, "limit": 101}
-    )
+    bad = client.get("/v1/models/requests/by-endpoint", params={"endpoint_id": ENDPOINT, "limit": 101})
     assert bad.status_code == 400
 
 
@@ -320,7 +306,9 @@ def test_counters_count_and_start_again(client: httpx.Client) -> None:
         ({"host": "queue.fal.run", "x-kling-sweeps-base-url": "http://tunnel.test:9000/"}, "http://tunnel.test:9000"),
     ],
 )  # fmt: skip
-def test_a_files_address_leads_back(client: httpx.Client, emulator: EmulatorProcess, headers, expected) -> None:
+def test_a_files_address_leads_back(
+    client: httpx.Client, emulator: EmulatorProcess, headers, expected
+) -> None:
     """A video is to be found where its client reached the emulator, whatever that listens on."""
     submitted = submit(client)
     finish(client, submitted)
@@ -342,9 +330,7 @@ class ToEmulator(httpx.AsyncBaseTransport):
         self._base, self._inner = httpx.URL(base_url), httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        request.url = request.url.copy_with(
-            scheme="http", host=self._base.host, port=self._base.port
-        )
+        request.url = request.url.copy_with(scheme="http", host=self._base.host, port=self._base.port)
         return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -388,9 +374,7 @@ def test_a_restarted_emulator_knows_its_requests(tmp_path: Path) -> None:
         client.headers["authorization"] = "Key x"
         path = "/fal-ai/kling-video/requests/"
         finish(client, {"status_url": f"{path}{waiting['request_id']}/status"})
-        urls = [
-            client.get(path + each["request_id"]).json()["video"]["url"] for each in (done, waiting)
-        ]
+        urls = [client.get(path + each["request_id"]).json()["video"]["url"] for each in (done, waiting)]
         assert all(httpx.get(url).status_code == 200 for url in urls)
         ledger = client.get("/_emulator/ledger").json()
     assert [(entry["request_id"], entry["charged_usd"], entry["answered"]) for entry in ledger] == [

@@ -193,10 +193,7 @@ def test_a_truncated_file_goes_on_breaking_from_where_it_was(client: httpx.Clien
     url = video_url(client)
     whole = client.get(url).content
     set_faults(client, {"at": "file", "fault": "truncated"})
-    assert (
-        _until_broken(client, url, {"range": "bytes=100-"})
-        == whole[100 : 100 + (len(whole) - 100) // 2]
-    )
+    assert _until_broken(client, url, {"range": "bytes=100-"}) == whole[100 : 100 + (len(whole) - 100) // 2]
 
 
 def test_a_file_without_ranges_starts_over(client: httpx.Client) -> None:
@@ -282,9 +279,7 @@ FILES: dict[str, Callable[[httpx.Response], bool]] = {
     "not_found_404": lambda answer: answer.status_code == 404,
     "forbidden_403": lambda answer: answer.status_code == 403,
     "expired_410": lambda answer: answer.status_code == 410,
-    "redirect": lambda answer: (
-        answer.status_code == 302 and ".invalid/" in answer.headers["location"]
-    ),
+    "redirect": lambda answer: answer.status_code == 302 and ".invalid/" in answer.headers["location"],
     "error_500": lambda answer: answer.status_code == 500,
 }
 
@@ -388,10 +383,5 @@ def test_bad_rules_are_refused(client: httpx.Client, rules: Any, hint: str) -> N
 
 def test_every_fault_and_option_is_documented() -> None:
     """The package's docstring names each of them."""
-    names = {
-        word
-        for kinds in KINDS.values()
-        for name, options in kinds.items()
-        for word in (name, *options)
-    }
+    names = {word for kinds in KINDS.values() for name, options in kinds.items() for word in (name, *options)}
     assert {name for name in names if name not in kling_sweeps.emulator.__doc__} == set()

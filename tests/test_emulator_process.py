@@ -46,9 +46,7 @@ def test_it_lives_as_long_as_the_context() -> None:
 
 def test_it_dies_with_its_owner() -> None:
     """Even an owner that is killed takes it along."""
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
-    ) as owner:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         base_url = owner.stdout.readline().strip()
         assert httpx.get(f"{base_url}/_emulator").status_code == 200
         os.kill(owner.pid, signal.SIGKILL)
@@ -72,9 +70,7 @@ def test_a_port_in_use_is_one_line() -> None:
     assert port in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "flags", [["--size", "big"], ["--slots", "0"], ["--size", "101x64"], ["--fps", "0"]]
-)
+@pytest.mark.parametrize("flags", [["--size", "big"], ["--slots", "0"], ["--size", "101x64"], ["--fps", "0"]])
 def test_bad_settings_are_refused(flags: list[str]) -> None:
     """A setting that makes no sense is refused before anything is served."""
     ended = subprocess.run([*EMULATOR, "--port", "0", *flags], capture_output=True, text=True)

@@ -17,9 +17,9 @@ import lab
 import pytest
 from lab import Lab, Outcome, cell
 
-from kling_sweeps import download
-from kling_sweeps.journal import Stage
-from kling_sweeps.settings import Cell
+from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.providers import download
+from kling_sweeps.store.journal import Stage
 
 # Whoever waits long enough.
 PATIENT = """
@@ -264,9 +264,18 @@ def rows(table: str) -> list[Row]:
     for line in table.strip().splitlines()[1:]:
         if not line or line.startswith("#"):
             continue
-        at, fault, options, how, accepted, charged, stage, error, costs, said = COLUMNS.fullmatch(line).groups()
+        at, fault, options, how, accepted, charged, stage, error, costs, said = COLUMNS.fullmatch(
+            line
+        ).groups()
         for each in ("once", "ever") if how == "both" else (how,):
-            known = (int(accepted), int(charged), Stage(stage), _none(error), [costs] * (costs != "-"), _none(said) or "")
+            known = (
+                int(accepted),
+                int(charged),
+                Stage(stage),
+                _none(error),
+                [costs] * (costs != "-"),
+                _none(said) or "",
+            )
             read.append(Row(at, fault, options, each, *known))
     return read
 
@@ -284,7 +293,9 @@ def _none(text: str) -> str | None:
 TABLES = {"patient": PATIENT, "impatient": IMPATIENT, "persistent": PERSISTENT, "early": EARLY}
 SWEEPS = {sweep: rows(table) for sweep, table in TABLES.items()}
 ROWS = [(sweep, row) for sweep, swept in SWEEPS.items() for row in swept]
-every_row = pytest.mark.parametrize(("sweep", "row"), ROWS, ids=lambda value: getattr(value, "cell", None) and value.cell.prompt)
+every_row = pytest.mark.parametrize(
+    ("sweep", "row"), ROWS, ids=lambda value: getattr(value, "cell", None) and value.cell.prompt
+)
 
 
 @dataclass(frozen=True)
@@ -309,7 +320,10 @@ def carried_out(laboratory: Lab, sweep: str, swept: list[Row], *faults: dict, **
         outcome,
         applied={rule.get("match"): rule["applied"] for rule in rules},
         bought={name: laboratory.bought(one) for name, one in cells.items()},
-        states={name: (laboratory.state(one).stage, laboratory.entry(one).video.exists()) for name, one in cells.items()},
+        states={
+            name: (laboratory.state(one).stage, laboratory.entry(one).video.exists())
+            for name, one in cells.items()
+        },
         costs={name: laboratory.costs(one) for name, one in cells.items()},
         tracked=laboratory.tracked(sweep),
     )
@@ -334,7 +348,9 @@ def first(laboratory: Lab) -> dict[str, Known]:
         "early": ([], {"late_s": 60}),
     }
     return {
-        sweep: carried_out(laboratory, sweep, SWEEPS[sweep], *faults, *(row.rule for row in SWEEPS[sweep]), **settings)
+        sweep: carried_out(
+            laboratory, sweep, SWEEPS[sweep], *faults, *(row.rule for row in SWEEPS[sweep]), **settings
+        )
         for sweep, (faults, settings) in given.items()
     }
 
@@ -343,7 +359,9 @@ def first(laboratory: Lab) -> dict[str, Known]:
 def second(laboratory: Lab, first: dict[str, Known]) -> dict[str, Known]:
     """Run the same commands again, with nothing wrong any more."""
     return {
-        sweep: carried_out(laboratory, sweep, swept, **({"history_wait_s": 0} if sweep == "impatient" else {}))
+        sweep: carried_out(
+            laboratory, sweep, swept, **({"history_wait_s": 0} if sweep == "impatient" else {})
+        )
         for sweep, swept in SWEEPS.items()
     }
 
@@ -396,7 +414,11 @@ def test_the_terminal_says_it(first, sweep: str, row: Row):
 def test_the_same_command_goes_on(second, sweep: str, row: Row):
     """Collects what fal has, submits what was never bought, and leaves the rest as it was."""
     known, name = second[sweep], row.cell.name
-    expected = row.stage if row.stage is Stage.FAILED or not (row.accepted or row.stage is Stage.NEW) else Stage.FINISHED
+    expected = (
+        row.stage
+        if row.stage is Stage.FAILED or not (row.accepted or row.stage is Stage.NEW)
+        else Stage.FINISHED
+    )
     assert known.states[name] == (expected, expected is Stage.FINISHED)
     assert len(known.bought[name]) == row.accepted + (row.stage is Stage.NEW)
     assert known.tracked[name].info.status == ("FINISHED" if expected is Stage.FINISHED else "FAILED")

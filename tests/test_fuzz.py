@@ -15,10 +15,11 @@ from pathlib import Path
 import clips
 import pytest
 
-from kling_sweeps import metrics, workers
+from kling_sweeps import metrics
 from kling_sweeps.errors import VideoError
-from kling_sweeps.measurement import Measurement
-from kling_sweeps.workers import Workers
+from kling_sweeps.measurement import workers
+from kling_sweeps.measurement.measurement import Measurement
+from kling_sweeps.measurement.workers import Workers
 
 FRAMES = 24
 # Of each mutation, of each of the two clips.
@@ -59,7 +60,21 @@ def fill_a_number_of_the_index(data: bytearray, luck: random.Random) -> bytearra
 
 def rename_a_box(data: bytearray, luck: random.Random) -> bytearray:
     """Give a part of the file a name that nobody knows."""
-    names = (b"ftyp", b"moov", b"mdat", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsz", b"stco", b"avcC", b"mdhd")
+    names = (
+        b"ftyp",
+        b"moov",
+        b"mdat",
+        b"trak",
+        b"mdia",
+        b"minf",
+        b"stbl",
+        b"stsd",
+        b"stts",
+        b"stsz",
+        b"stco",
+        b"avcC",
+        b"mdhd",
+    )
     name = luck.choice([name for name in names if name in data])
     return data.replace(name, bytes(luck.randrange(97, 123) for _ in range(4)), 1)
 
@@ -169,13 +184,14 @@ def fates(originals: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> d
     folder = tmp_path_factory.mktemp("mutants")
     files = {mutation.__name__: list(mutants(mutation, originals, folder)) for mutation in MUTATIONS}
 
-    async def all_of_them(crew: Workers) -> dict[str, list[Fate]]:
+    async def all_of_them(scheduler: Workers) -> dict[str, list[Fate]]:
         return {
-            name: await asyncio.gather(*(fate(crew, file) for file in own)) for name, own in files.items()
+            name: await asyncio.gather(*(fate(scheduler, file) for file in own))
+            for name, own in files.items()
         }
 
-    with Workers(len(MUTATIONS), timeout_s=20) as crew:
-        return asyncio.run(all_of_them(crew))
+    with Workers(len(MUTATIONS), timeout_s=20) as scheduler:
+        return asyncio.run(all_of_them(scheduler))
 
 
 def mutants(mutation: Mutation, originals: list[bytes], folder: Path) -> Iterator[Path]:
@@ -187,11 +203,11 @@ def mutants(mutation: Mutation, originals: list[bytes], folder: Path) -> Iterato
             yield path
 
 
-async def fate(crew: Workers, file: Path) -> Fate:
+async def fate(scheduler: Workers, file: Path) -> Fate:
     begin = time.monotonic()
     folder = file.with_suffix("")
-    verified, _ = await outcome(crew.verify(file))
-    error, _ = await outcome(crew.measure(folder, file, metrics.specification("default"), "16:9", "1"))
+    verified, _ = await outcome(scheduler.verify(file))
+    error, _ = await outcome(scheduler.measure(folder, file, metrics.specification("default"), "16:9", "1"))
     measured = None if error else Measurement.load(folder)
     return Fate(file.name, verified, error, measured, time.monotonic() - begin)
 
@@ -226,7 +242,7 @@ def test_each_number_is_one_or_is_missing(fates, mutation):
     for one in (fate for fate in fates[mutation.__name__] if fate.measured):
         for name, value in one.measured.values.items():
             low, high = ranges[name]
-            assert value != value or low <= value <= high and not isinf(value), (one.name, name, value)
+            assert value != value or (low <= value <= high and not isinf(value)), (one.name, name, value)
         assert not one.measured.frames.isin([float("inf"), float("-inf")]).any().any(), one.name
         assert len(one.measured.frames) == one.measured.values["frames"], one.name
 
@@ -249,11 +265,11 @@ def test_a_cut_off_download_is_never_taken_for_whole(fates):
 
 def test_a_whole_file_passes(originals, tmp_path):
     """Finds nothing wrong with the clips themselves."""
-    with Workers(1) as crew:
+    with Workers(1) as scheduler:
         for number, original in enumerate(originals):
             file = tmp_path / f"{number}.mp4"
             file.write_bytes(original)
-            one = asyncio.run(fate(crew, file))
+            one = asyncio.run(fate(scheduler, file))
             assert (one.verified, one.error, one.measured.errors) == (None, None, {})
             assert one.measured.values["frames"] == FRAMES
 
@@ -270,25 +286,25 @@ def test_a_decoder_that_crashes_is_a_record_and_costs_one_worker(originals, tmp_
     """Reports a process that died under a file, and goes on with the next file."""
     file = tmp_path / "video.mp4"
     file.write_bytes(originals[0])
-    with Workers(1) as crew:
+    with Workers(1) as scheduler:
         with monkeypatch.context() as patch, pytest.raises(VideoError, match="crashed") as caught:
             patch.setattr(workers, "_verify", crash)
-            asyncio.run(crew.verify(file))
+            asyncio.run(scheduler.verify(file))
         assert caught.value.error_type == "decoder_crashed"
-        asyncio.run(crew.verify(file))
+        asyncio.run(scheduler.verify(file))
 
 
 def test_a_decoder_that_hangs_is_a_record_and_costs_one_worker(originals, tmp_path, monkeypatch):
     """Ends a process that does not end by itself, and goes on with the next file."""
     file = tmp_path / "video.mp4"
     file.write_bytes(originals[0])
-    with Workers(1, timeout_s=1) as crew:
+    with Workers(1, timeout_s=1) as scheduler:
         with monkeypatch.context() as patch, pytest.raises(VideoError, match="not done") as caught:
             patch.setattr(workers, "_verify", hang)
-            asyncio.run(crew.verify(file))
+            asyncio.run(scheduler.verify(file))
         assert caught.value.error_type == "decoder_hung"
-        crew.timeout_s = 60
-        asyncio.run(crew.verify(file))
+        scheduler.timeout_s = 60
+        asyncio.run(scheduler.verify(file))
 
 
 def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
@@ -298,12 +314,14 @@ def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
         file.write_bytes(originals[0])
     monkeypatch.setattr(workers, "_verify", crash)
 
-    async def mixed(crew: Workers) -> list:
+    async def mixed(scheduler: Workers) -> list:
         spec = (metrics.specification("default"), "16:9", "1")
-        measured = (crew.measure(tmp_path / str(n), good, *spec) for n in range(4))
-        crashed = (crew.verify(bad) for _ in range(4))
+        measured = (scheduler.measure(tmp_path / str(n), good, *spec) for n in range(4))
+        crashed = (scheduler.verify(bad) for _ in range(4))
         return await asyncio.gather(*crashed, *measured, return_exceptions=True)
 
-    with Workers(2) as crew:
-        ended = asyncio.run(mixed(crew))
-    assert [getattr(end, "error_type", "measured") for end in ended] == ["decoder_crashed"] * 4 + ["measured"] * 4
+    with Workers(2) as scheduler:
+        ended = asyncio.run(mixed(scheduler))
+    assert [getattr(end, "error_type", "measured") for end in ended] == ["decoder_crashed"] * 4 + [
+        "measured"
+    ] * 4

@@ -12,8 +12,6 @@ import pytest
 from conftest import Emulator
 from fal_client.auth import AuthCredentials
 
-from kling_sweeps import generation, patience
-from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import (
     CredentialsError,
     DownloadError,
@@ -25,18 +23,26 @@ from kling_sweeps.errors import (
     UnknownError,
     VideoError,
 )
-from kling_sweeps.budget import Budget
-from kling_sweeps.journal import Stage, State
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import Policy, PollSettings, ProviderSettings
+from kling_sweeps.generation import lifecycle, patience
+from kling_sweeps.generation.budget import Budget
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.providers.fal import FalProvider
 from kling_sweeps.providers.transport import Route
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.settings import Policy, PollSettings, ProviderSettings
-from kling_sweeps.store import Store
-from kling_sweeps.submission import Means
-from kling_sweeps.workers import Workers
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage, State
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
-ARGUMENTS = {"prompt": "a fox", "negative_prompt": "", "cfg_scale": 0.5, "aspect_ratio": "16:9", "duration": "5"}
+ARGUMENTS = {
+    "prompt": "a fox",
+    "negative_prompt": "",
+    "cfg_scale": 0.5,
+    "aspect_ratio": "16:9",
+    "duration": "5",
+}
 REQUEST = GenerationRequest(ENDPOINT, ARGUMENTS, 0, 1.4)
 SETTINGS = ProviderSettings(
     name="fal",
@@ -60,7 +66,7 @@ def generate(
     emulator: Emulator,
     store: Store,
     *requests: GenerationRequest,
-    forgets: bool = False,
+    is_ephemeral: bool = False,
     policy: Policy = Policy(),
     max_usd: float = 100,
     told: list[tuple[str, str]] | None = None,
@@ -70,9 +76,9 @@ def generate(
 
     async def run():
         key = AuthCredentials("Key", "k")
-        provider = FalProvider(key, emulator.base_url, max_bytes=50_000_000, forgets=forgets)
+        provider = FalProvider(key, emulator.base_url, max_bytes=50_000_000, is_ephemeral=is_ephemeral)
         budget = Budget(store.root, "test", max_usd)
-        means = Means(
+        context = GenerationContext(
             provider,
             store,
             budget,
@@ -85,7 +91,10 @@ def generate(
         )
         try:
             hear = [] if told is None else told
-            work = (generation.generate(means, request, lambda *heard: hear.append(heard)) for request in requests)
+            work = (
+                lifecycle.generate(context, request, lambda *heard: hear.append(heard))
+                for request in requests
+            )
             return await asyncio.gather(*work, return_exceptions=True)
         finally:
             await provider.close()
@@ -160,9 +169,7 @@ def test_a_refused_submission_is_sent_again(emulator, store):
 
 def test_a_lost_answer_is_found_in_the_history(emulator, store):
     """Adopts the request that was accepted, and does not send it again."""
-    emulator.set_faults(
-        {"at": "submit", "fault": "drop"}, {"at": "history", "fault": "unfinished_too"}
-    )
+    emulator.set_faults({"at": "submit", "fault": "drop"}, {"at": "history", "fault": "unfinished_too"})
     (state,) = generate(emulator, store, REQUEST)
     assert state.stage is Stage.FINISHED
     assert state.request_id == emulator.ledger()[0]["request_id"]
@@ -171,9 +178,7 @@ def test_a_lost_answer_is_found_in_the_history(emulator, store):
 
 def test_lost_repeats_are_adopted_once_each(emulator, store):
     """Gives two requests of equal arguments an id each."""
-    emulator.set_faults(
-        {"at": "submit", "fault": "drop"}, {"at": "history", "fault": "unfinished_too"}
-    )
+    emulator.set_faults({"at": "submit", "fault": "drop"}, {"at": "history", "fault": "unfinished_too"})
     states = generate(emulator, store, REQUEST, dataclasses.replace(REQUEST, sample=1))
     assert {state.request_id for state in states} == {e["request_id"] for e in emulator.ledger()}
     assert len(emulator.ledger()) == 2
@@ -396,7 +401,7 @@ def test_a_new_emulator_renders_what_an_old_one_had(emulator, store):
     with pytest.raises(DownloadError):
         generate(emulator, store, REQUEST)
     emulator.set_faults()
-    (state,) = generate(emulator, store, REQUEST, forgets=True)
+    (state,) = generate(emulator, store, REQUEST, is_ephemeral=True)
     assert state.stage is Stage.FINISHED
     assert len(emulator.ledger()) == 2
 
@@ -442,9 +447,7 @@ def test_the_budget_is_never_exceeded(emulator, store):
 
 def test_an_unknown_submission_is_sent_again_when_told(emulator, store):
     """Pays again with unknown=resubmit, after the history was searched."""
-    emulator.set_faults(
-        {"at": "submit", "fault": "drop", "times": 1}, {"at": "history", "fault": "missing"}
-    )
+    emulator.set_faults({"at": "submit", "fault": "drop", "times": 1}, {"at": "history", "fault": "missing"})
     (state,) = generate(emulator, store, REQUEST, policy=Policy(unknown="resubmit"), history_wait_s=0.1)
     assert state.stage is Stage.FINISHED
     assert state.committed_usd == 2.8

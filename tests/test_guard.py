@@ -12,9 +12,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from hydra_plugins.hydra_fal_launcher import _outputs
-from kling_sweeps import cluster
 from kling_sweeps.__main__ import main
 from kling_sweeps.errors import UnavailableError
+from kling_sweeps.sweep import cluster
 
 KEY = "0f1e2d3c-guard:5b4a39281706f5e4d3c2b1a0"
 SWEEP = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
@@ -90,7 +90,10 @@ def written() -> list[str]:
         ("-m prompt=", "at least 1 character"),
         ("-m sample=range(100000000)", "100,000,000 runs"),
         ("-m cfg_scale=interval(0,1)", "does not support sweep type"),
-        ("-m sample=0,1 hydra.sweeper.max_batch_size=0", "max_batch_size=0 is not a whole number of 1 or more"),
+        (
+            "-m sample=0,1 hydra.sweeper.max_batch_size=0",
+            "max_batch_size=0 is not a whole number of 1 or more",
+        ),
         ("-m sample=0,1 hydra.sweeper.params=x", "hydra.sweeper.params is x, not a mapping"),
         ("+sweep=nosuch", "Could not find 'sweep/nosuch'"),
         ("--config-dir nosuch", "not found"),
@@ -100,7 +103,10 @@ def written() -> list[str]:
         ("hydra.run.dir=/dev/null/x", "hydra.run.dir: /dev/null/x can't be written"),
         ("-m hydra.sweep.dir=/dev/null/x", "hydra.sweep.dir: /dev/null/x can't be written"),
         ("-m hydra.sweep.subdir=${prompt}/../..", "leads out of its folder"),
-        ("-m hydra.sweep.subdir=${negative_prompt} negative_prompt='" + "猫" * 90 + "'", "more than 251 bytes"),
+        (
+            "-m hydra.sweep.subdir=${negative_prompt} negative_prompt='" + "猫" * 90 + "'",
+            "more than 251 bytes",
+        ),
         ("hydra.run.dir=${nowhere}", "hydra.run.dir: Interpolation key 'nowhere' not found"),
     ],
     ids=lambda value: value[:60],
@@ -220,7 +226,9 @@ def test_the_folder_of_the_command_may_be_gone(tmp_path):
     code = "import os, sys; os.rmdir(os.getcwd()); from kling_sweeps.__main__ import main; sys.exit(main())"
     folder = tmp_path / "gone"
     folder.mkdir()
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert "is gone" in done.stderr
     assert "Traceback" not in done.stderr

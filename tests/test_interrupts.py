@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from servers import free_port, tracking_server, until
 
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 SWEEP = ["-m", "cfg_scale=0.1,0.2,0.3,0.4,0.5,0.6", "metrics=default"]
 RUNS = 6
@@ -96,7 +96,7 @@ def all_submitted(emulator: Emulator) -> Callable[[], bool]:
     return lambda: len(emulator.ledger()) == RUNS
 
 
-def one_landed(command: Command) -> Callable[[], bool]:
+def one_completed(command: Command) -> Callable[[], bool]:
     return lambda: any(command.folder.glob("store/*/??/*/measurements/*/values.json"))
 
 
@@ -136,7 +136,7 @@ def test_an_interrupt_leaves_what_is_in_flight_to_be_collected(command, slow_emu
 def test_nothing_is_submitted_after_an_interrupt(command, slow_emulator):
     """Leaves what was not submitted yet to the next command."""
     one_at_a_time = "hydra.launcher.max_in_flight=1"
-    first = interrupted(command, slow_emulator, signal.SIGINT, one_landed(command), one_at_a_time)
+    first = interrupted(command, slow_emulator, signal.SIGINT, one_completed(command), one_at_a_time)
     assert first.code == 130
     time.sleep(1)
     assert len(slow_emulator.ledger()) == first.accepted < RUNS

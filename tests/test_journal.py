@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from kling_sweeps.errors import StoreError
-from kling_sweeps.journal import Journal, Stage
-from kling_sweeps.store import Store
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Journal, Stage
 
 TICKET = {
     "endpoint": "a/b",
@@ -112,7 +112,10 @@ UNTRUSTED = [
     '{"a":' * 100_000,
     '{"event": "submitting"}',
     '{"event": ["submitted"], "at": "2026-01-01T00:00:00+00:00"}',
-    *(json.dumps({"event": "submitting", "at": at}) for at in (None, 0, "", "soon", "2026-01-01", "2026-13-01T00:00:00Z")),
+    *(
+        json.dumps({"event": "submitting", "at": at})
+        for at in (None, 0, "", "soon", "2026-01-01", "2026-13-01T00:00:00Z")
+    ),
     *(json.dumps({"event": "submitting", "at": f"{year}-01-01T00:00:00+00:00"}) for year in ("0001", "9999")),
     *(line("submitting", price_usd=price) for price in ("1.4", [1.4], True, -1, float("nan"), float("inf"))),
     line("submitting", sweep=["a"]),

@@ -86,7 +86,9 @@ def test_a_job_is_composed_as_hydra_composes_it(loader, master):
         assert OmegaConf.get_cache(ours) == OmegaConf.get_cache(theirs)
 
 
-@pytest.mark.parametrize("wrong", ["nonsense=1", "prompts=nowhere", "+prompt=x", "~nonsense", "cfg_scale=1,2"])
+@pytest.mark.parametrize(
+    "wrong", ["nonsense=1", "prompts=nowhere", "+prompt=x", "~nonsense", "cfg_scale=1,2"]
+)
 def test_what_cannot_be_composed_is_refused_as_hydra_refuses_it(loader, master, wrong):
     """Raises the error that Hydra raises."""
     with pytest.raises(HydraException) as theirs:

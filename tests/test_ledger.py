@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.ledger import read_ledger, totals
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.store import Store
+from kling_sweeps.store.folder import Store
 
-TICKET = {"endpoint": "a/b", "request_id": "r", "status_url": "", "response_url": "", "cancel_url": "", "how": "answered"}
+TICKET = {
+    "endpoint": "a/b",
+    "request_id": "r",
+    "status_url": "",
+    "response_url": "",
+    "cancel_url": "",
+    "how": "answered",
+}
 FAILED = {"stage": "generate", "error_type": "x", "message": "no"}
 # What happened to each request, and what it counts as.
 HISTORIES = {
@@ -88,7 +95,10 @@ BROKEN = {
         "[]\n",
         '{"event": "submitted"}\n',
         '{"at": 3}\n',
-        *(json.dumps({"at": at, "event": "submitting"}) + "\n" for at in ("yesterday", "0001-01-01T00:00:00+14:00")),
+        *(
+            json.dumps({"at": at, "event": "submitting"}) + "\n"
+            for at in ("yesterday", "0001-01-01T00:00:00+14:00")
+        ),
         *(
             json.dumps({"at": "2026-01-01T00:00:00+00:00", "event": "submitting", **odd}) + "\n"
             for odd in ({"sweep": ["a"]}, {"price_usd": "cheap"}, {"price_usd": float("nan")})

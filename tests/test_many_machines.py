@@ -69,13 +69,19 @@ def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, lo
 def test_ray_generates_on_a_shared_store(tmp_path: Path, emulator):
     """Buys every video once, on whichever node, and tracks it."""
     with ray_cluster() as address:
-        cluster = ["cluster=ray", f"hydra.launcher.ray.init.address='{address}'", f"store.dir={tmp_path / 'shared'}"]
+        cluster = [
+            "cluster=ray",
+            f"hydra.launcher.ray.init.address='{address}'",
+            f"store.dir={tmp_path / 'shared'}",
+        ]
         command = Command(tmp_path)
         done = command(*SWEEP, *cluster, *at(emulator))
         assert done.returncode == 0, done.stdout + done.stderr
     assert len(emulator.ledger()) == RUNS
     found = runs(command.tracking_uri, "kling_sweeps/cfg (emulator)")
-    assert {run.data.tags["request_id"] for run in found.values()} == {e["request_id"] for e in emulator.ledger()}
+    assert {run.data.tags["request_id"] for run in found.values()} == {
+        e["request_id"] for e in emulator.ledger()
+    }
 
 
 def test_joblib_gives_the_same_runs(command, emulator):

@@ -18,7 +18,7 @@ import pytest
 from rich.cells import cell_len
 
 from kling_sweeps.measure import main
-from kling_sweeps.measurement import Measurement
+from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics import describe, measure
 from kling_sweeps.metrics.__main__ import table
 
@@ -37,7 +37,9 @@ def test_json_is_what_python_measures(clip, capsys):
     expected = measure(clip, "full", duration=5)
     assert record["file"] == clip and record["errors"] == {}
     assert record["values"].pop("aspect_error") is None and isnan(expected.values["aspect_error"])
-    assert record["values"] == {name: value for name, value in expected.values.items() if name != "aspect_error"}
+    assert record["values"] == {
+        name: value for name, value in expected.values.items() if name != "aspect_error"
+    }
     assert record["facts"]["codec"] == "h264" and record["versions"]["metric.motion"] == "1"
 
 
@@ -130,7 +132,9 @@ def test_save(clip, tmp_path, capsys, several):
     assert main([*files, "--save", str(tmp_path / "out"), "--metrics", "fast"]) == 0
     saved = Measurement.load(tmp_path / "out" / "pan.mp4")
     assert saved.frames.equals(measure(clip, "fast").frames) and saved.filmstrip is not None
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(Path(file).name for file in files)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        Path(file).name for file in files
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,17 @@ from omegaconf import OmegaConf
 
 from kling_sweeps import metrics
 from kling_sweeps.errors import ConfigError, VideoError
-from kling_sweeps.measurement import Measurement, is_measured
-from kling_sweeps.metric import FrameMetric, SampledMetric, Value, mean, percentile, samples
+from kling_sweeps.measurement.measurement import Measurement
+from kling_sweeps.metric import (
+    FrameMetric,
+    SampledMetric,
+    Value,
+    mean,
+    percentile,
+    samples,
+)
 from kling_sweeps.metrics import METRICS, build, describe, fingerprint, measure
+from kling_sweeps.store.measured import is_measured
 
 CONF = Path(__file__).parent.parent / "conf" / "metrics"
 EVERY = pytest.mark.parametrize("name", METRICS)
@@ -170,12 +178,12 @@ class TestContract:
             assert_same(alone, {key: forward[key] for key in alone})
 
     @EVERY
-    @pytest.mark.parametrize("size", [(96, 128), (127, 95), (16, 16), (640, 32), (640, 20), (8, 640), (640, 8)])
+    @pytest.mark.parametrize(
+        "size", [(96, 128), (127, 95), (16, 16), (640, 32), (640, 20), (8, 640), (640, 8)]
+    )
     def test_any_size(self, tmp_path, name, size):
         """No size is an error."""
-        path = clips.write(
-            tmp_path / "a.mkv", clips.noise(10, frames=3, size=size), codec="ffv1", options={}
-        )
+        path = clips.write(tmp_path / "a.mkv", clips.noise(10, frames=3, size=size), codec="ffv1", options={})
         assert measure(path, {name: {}}).errors == {}
 
     def test_nothing_was_seen(self):
@@ -215,7 +223,9 @@ class TestConfiguration:
     def test_a_set_of_ones_own(self, tmp_path):
         """A YAML file builds on another by its `defaults`, as it does for Hydra."""
         path = tmp_path / "mine.yaml"
-        text = "defaults: [default, _self_]\nfreeze: {noise: 2e-3}\nwarp_error: {long_side: 160}\nloop: null\n"
+        text = (
+            "defaults: [default, _self_]\nfreeze: {noise: 2e-3}\nwarp_error: {long_side: 160}\nloop: null\n"
+        )
         path.write_text(text)
         with initialize_config_dir(str(tmp_path), version_base="1.3"):
             (tmp_path / "default.yaml").write_text((CONF / "default.yaml").read_text())
@@ -286,7 +296,9 @@ class TestConfiguration:
     def test_sampled_frames_are_those(self, tmp_path):
         """A series has its values on the frames they were measured on, NaN on the others and after the last."""
         path = clips.write(tmp_path / "a.mp4", clips.grey(100))
-        measured = measure(path, {"own": {"target": "test_metrics:EveryOther", "every": 3}, "warp_error": {"every": 5}})
+        measured = measure(
+            path, {"own": {"target": "test_metrics:EveryOther", "every": 3}, "warp_error": {"every": 5}}
+        )
         assert measured.errors == {} and measured.values["last_index"] == 6
         assert measured.frames["index"].dropna().to_dict() == {0: 0, 3: 3, 6: 6}
         assert list(measured.frames.warp_error_dis.dropna().index) == [1, 6]
@@ -366,7 +378,13 @@ class TestMeasure:
         assert len(measured.frames) == 8
 
     @pytest.mark.parametrize(
-        ("kind", "problem"), [("Nothing", "AttributeError"), ("NoNumber", "ValueError"), ("Misspelt", "per_frame gave brigthness"), ("Thief", "series luma_mean")]
+        ("kind", "problem"),
+        [
+            ("Nothing", "AttributeError"),
+            ("NoNumber", "ValueError"),
+            ("Misspelt", "per_frame gave brigthness"),
+            ("Thief", "series luma_mean"),
+        ],
     )
     def test_a_metric_that_breaks_its_word(self, tmp_path, kind, problem):
         """What sums up to nothing, to no number, or takes another's series, is NaN or left out, with a message."""

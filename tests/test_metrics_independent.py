@@ -50,7 +50,9 @@ class TestInformation:
     def test_siti_tools(self, tmp_path, full_range):
         """SI and TI are those of siti-tools, which normalises the range too."""
         path = clips.write(tmp_path / "a.mp4", moving(), full_range=full_range)
-        theirs = SiTiCalculator(color_range=ColorRange.FULL if full_range else ColorRange.LIMITED, legacy=True)
+        theirs = SiTiCalculator(
+            color_range=ColorRange.FULL if full_range else ColorRange.LIMITED, legacy=True
+        )
         si, ti, _ = theirs.calculate(str(path))
         values = measure(path, "full").values
         assert values["spatial_information"] == pytest.approx(max(si), rel=1e-5)
@@ -64,7 +66,9 @@ class TestInformation:
         """SI and TI are those of FFmpeg's siti, up to its rounding of expanded pixels and of what it prints."""
         path = clips.write(tmp_path / "a.mp4", moving(), full_range=full_range)
         tolerance = {"abs": 0.006} if full_range else {"rel": 0.005}
-        assert series(path, "spatial_information") == pytest.approx(printed(path, "siti", "siti.si"), **tolerance)
+        assert series(path, "spatial_information") == pytest.approx(
+            printed(path, "siti", "siti.si"), **tolerance
+        )
         ti = series(path, "temporal_information")[1:]
         assert ti == pytest.approx(printed(path, "siti", "siti.ti")[1:], **tolerance)
 
@@ -133,7 +137,9 @@ class TestCuts:
     @pytest.mark.parametrize("size", [(256, 144), (640, 360)])
     def test_scenedetect(self, tmp_path, size):
         """Changes of content are PySceneDetect's, within 1 where both shrink the picture, and so are the cuts."""
-        shots = [clips.pan(2, size=size, frames=count, seed=seed) for seed, count in ((0, 20), (5, 6), (9, 30))]
+        shots = [
+            clips.pan(2, size=size, frames=count, seed=seed) for seed, count in ((0, 20), (5, 6), (9, 30))
+        ]
         path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
         video, stats = open_video(str(path)), StatsManager()
         manager = SceneManager(stats)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from kling_sweeps.metrics import measure, specification
-from kling_sweeps.video import frames
+from kling_sweeps.video.decode import frames
 
 LAPLACIAN = ((0, 1), (0, -1), (1, 1), (1, -1))
 IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
@@ -76,7 +76,10 @@ def warp_error(before: np.ndarray, after: np.ndarray, there: np.ndarray, back: n
     x, y = x + there[..., 0], y + there[..., 1]
 
     def warped(image: np.ndarray) -> np.ndarray:
-        planes = (ndimage.map_coordinates(plane, [y, x], order=1, mode="nearest") for plane in np.moveaxis(image, 2, 0))
+        planes = (
+            ndimage.map_coordinates(plane, [y, x], order=1, mode="nearest")
+            for plane in np.moveaxis(image, 2, 0)
+        )
         return np.stack(list(planes), 2)
 
     def squared(vectors: np.ndarray) -> np.ndarray:
@@ -129,7 +132,6 @@ class TestLuma:
         assert values["luma_mean"] == pytest.approx(np.mean([y.mean() for y in luma]), abs=1e-9)
         assert values["luma_contrast"] == pytest.approx(np.mean([y.std() for y in luma]), abs=1e-9)
 
-
     @pytest.mark.parametrize("levels", [(0, 255), (16, 235), (60, 61), (0, 17)])
     @pytest.mark.parametrize("size", [(33, 17), (128, 96)])
     def test_percentiles_and_ends(self, tmp_path, levels, size):
@@ -149,7 +151,10 @@ class TestLuma:
         y, u, v = next(clips.grey(128, frames=1, size=(96, 96)))
         y[:24], y[-16:] = 16, 235
         values = measure(clips.write(tmp_path / "a.mp4", [(y, u, v)]), {"luma": {}}).values
-        assert (values["clipped_dark"], values["clipped_bright"]) == (pytest.approx(1 / 4), pytest.approx(1 / 6))
+        assert (values["clipped_dark"], values["clipped_bright"]) == (
+            pytest.approx(1 / 4),
+            pytest.approx(1 / 6),
+        )
         assert values["luma_range"] == 1
 
 
@@ -171,9 +176,7 @@ class TestColor:
     def test_grey_has_no_color(self, tmp_path):
         """Grey, dark or bright or noisy in Y alone, is neither saturated nor colourful."""
         grey = [(noisy[0], *flat[1:]) for noisy, flat in zip(clips.noise(30), clips.grey(), strict=True)]
-        values = measure(
-            clips.write(tmp_path / "a.mp4", grey), {"saturation": {}, "colorfulness": {}}
-        ).values
+        values = measure(clips.write(tmp_path / "a.mp4", grey), {"saturation": {}, "colorfulness": {}}).values
         assert values["colorfulness"] == pytest.approx(0, abs=1e-6)
         assert values["saturation_mean"] == pytest.approx(0, abs=1e-3)
 
@@ -231,7 +234,9 @@ class TestNoise:
     def test_formula(self, tmp_path, size):
         """The formula to float64's precision, whatever the size."""
         written = list(clips.noise(12, size=size, frames=3))
-        value = measure(clips.write(tmp_path / "a.mkv", written, codec="ffv1", options={}), "full").values["noise_sigma"]
+        value = measure(clips.write(tmp_path / "a.mkv", written, codec="ffv1", options={}), "full").values[
+            "noise_sigma"
+        ]
         assert value == pytest.approx(np.mean([noise_sigma(luma) for luma in full_range(written)]), rel=1e-9)
 
     @pytest.mark.parametrize("sigma", [1, 3, 8])
@@ -240,7 +245,9 @@ class TestNoise:
         """Gaussian noise of a known sigma, rounded to levels, is found within 3 %."""
         path = clips.write(tmp_path / "a.mp4", clips.noise(sigma, size=(320, 240)), full_range=is_full)
         gain = 1 if is_full else 255 / 219
-        assert measure(path).values["noise_sigma"] == pytest.approx(gain * np.sqrt(sigma**2 + 1 / 12), rel=0.03)
+        assert measure(path).values["noise_sigma"] == pytest.approx(
+            gain * np.sqrt(sigma**2 + 1 / 12), rel=0.03
+        )
 
     def test_straight_edges_are_none(self, tmp_path):
         """Planes and straight edges are free of noise."""
@@ -259,7 +266,9 @@ class TestNoise:
         values = []
         for index, strength in enumerate((sigma, sigma * more)):
             noisy = np.clip(y + strength * grain, 16, 235).astype(np.uint8)
-            values.append(measure(clips.write(folder / f"{index}.mp4", [(noisy, u, v)])).values["noise_sigma"])
+            values.append(
+                measure(clips.write(folder / f"{index}.mp4", [(noisy, u, v)])).values["noise_sigma"]
+            )
         assert values[0] < values[1]
 
     def test_every_nth(self, tmp_path):
@@ -284,7 +293,8 @@ class TestBlockiness:
         steps = np.arange(240) // period % 2 * 24
         grid = (y + (steps[:, None] if axis == 0 else steps)).astype(np.uint8)
         blocky, plain = (
-            self.value(clips.write(tmp_path / f"{index}.mp4", [(plane, u, v)])) for index, plane in enumerate([grid, y])
+            self.value(clips.write(tmp_path / f"{index}.mp4", [(plane, u, v)]))
+            for index, plane in enumerate([grid, y])
         )
         assert plain == pytest.approx(1.05, abs=0.1)
         assert blocky > 3 * plain
@@ -326,7 +336,9 @@ class TestInformation:
         if height == 2:
             assert np.isnan([*values.values()]).all()
         else:
-            assert values["spatial_information"] == pytest.approx(spatial_information(full_range(written)[0]), rel=1e-5)
+            assert values["spatial_information"] == pytest.approx(
+                spatial_information(full_range(written)[0]), rel=1e-5
+            )
             assert values["noise_sigma"] == pytest.approx(noise_sigma(full_range(written)[0]), rel=1e-9)
 
     def test_noise_has_twice_its_variance(self, tmp_path):
@@ -358,16 +370,19 @@ class TestMotion:
         """The same movement in twice the time is half as fast, whatever the header's rate."""
         stamps = [[step * index for index in range(8)] for step in (40, 80)]
         values = [
-            measure(
-                clips.write(tmp_path / f"{index}.mkv", pan(6), times_ms=times), {"motion": {}}
-            ).values["motion"]
+            measure(clips.write(tmp_path / f"{index}.mkv", pan(6), times_ms=times), {"motion": {}}).values[
+                "motion"
+            ]
             for index, times in enumerate(stamps)
         ]
         assert values[0] == pytest.approx(2 * values[1], rel=1e-6)
 
     def test_the_fastest_moments(self, tmp_path):
         """The 95th percentile is the speed of a tenth of the frames, not that of the others."""
-        slow, fast = list(clips.pan(2, size=(640, 360), frames=28)), list(clips.pan(12, size=(640, 360), frames=4))
+        slow, fast = (
+            list(clips.pan(2, size=(640, 360), frames=28)),
+            list(clips.pan(12, size=(640, 360), frames=4)),
+        )
         values = measure(clips.write(tmp_path / "a.mp4", slow + fast), {"motion": {}}).values
         diagonals = 24 / np.hypot(640, 360)
         assert values["motion_p95"] == pytest.approx(12 * diagonals, rel=0.1)
@@ -394,7 +409,10 @@ class TestDynamic:
         """A slow pan never is dynamic, a fast one always."""
         written = list(clips.pan(2 * pixels, size=(640, 360), frames=24))
         # An even number of pixels, so that chroma moves along: at half the speed, each picture twice.
-        assert self.share(clips.write(tmp_path / "a.mp4", [each for each in written for _ in range(2)], fps=fps)) == share
+        assert (
+            self.share(clips.write(tmp_path / "a.mp4", [each for each in written for _ in range(2)], fps=fps))
+            == share
+        )
 
     def test_a_twentieth_is_enough(self, tmp_path):
         """A small thing that moves fast makes a moment dynamic, a smaller one does not."""
@@ -447,7 +465,9 @@ class TestWarpError:
         """A still picture whose brightness changes by n levels has an error of (n / 219)^2."""
         y, u, v = clips.texture((320, 180))
         pictures = [(y + np.uint8(level * (index % 2)), u, v) for index in range(6)]
-        value = measure(clips.write(tmp_path / "a.mp4", pictures), {"warp_error": {}}).values["warp_error_dis"]
+        value = measure(clips.write(tmp_path / "a.mp4", pictures), {"warp_error": {}}).values[
+            "warp_error_dis"
+        ]
         assert value == pytest.approx((level / 219) ** 2, rel=0.1)
 
     def test_movement_is_taken_back(self, tmp_path):
@@ -481,13 +501,25 @@ class TestCuts:
     def cuts(path) -> float:
         return measure(path, {"cuts": {}}).values["cuts"]
 
-    @pytest.mark.parametrize(("lengths", "cuts"), [((40,), 0), ((20, 20), 1), ((4, 20), 1), ((20, 3, 20), 1), ((20, 15, 20), 2), ((20, 14, 20), 1), ((20, 10, 10, 30), 1)])
+    @pytest.mark.parametrize(
+        ("lengths", "cuts"),
+        [
+            ((40,), 0),
+            ((20, 20), 1),
+            ((4, 20), 1),
+            ((20, 3, 20), 1),
+            ((20, 15, 20), 2),
+            ((20, 14, 20), 1),
+            ((20, 10, 10, 30), 1),
+        ],
+    )
     def test_shots(self, tmp_path, lengths, cuts):
         """Each change of shot counts, two of them within 15 frames as one."""
-        shots = [clips.pan(2, size=(128, 96), frames=count, seed=9 * seed) for seed, count in enumerate(lengths)]
+        shots = [
+            clips.pan(2, size=(128, 96), frames=count, seed=9 * seed) for seed, count in enumerate(lengths)
+        ]
         path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
         assert self.cuts(path) == cuts
-
 
     def test_fast_movement_counts_once(self, tmp_path):
         """A change that goes on is one, however long."""
@@ -545,7 +577,9 @@ class TestInvariance:
             for index, clip in enumerate([pan(6), mirrored])
         )
         exact = "luma_mean luma_contrast luma_range clipped_dark clipped_bright colorfulness noise_sigma "
-        exact += "spatial_information temporal_information temporal_information_mean frozen_share duplicate_share "
+        exact += (
+            "spatial_information temporal_information temporal_information_mean frozen_share duplicate_share "
+        )
         for name in (exact + "cuts loop_gap vbench_temporal_flickering").split():
             assert after[name] == pytest.approx(before[name], rel=1e-6), name
         for name in ("saturation_mean", "sharpness", "motion", "dynamic_share"):
@@ -601,7 +635,7 @@ def pan(pixels: int):
 
 def test_frames_are_decoded_once(tmp_path, monkeypatch):
     """All metrics and the filmstrip share one decode."""
-    from kling_sweeps.video import Video
+    from kling_sweeps.video.decode import Video
 
     decodes = []
     original = Video.__iter__

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kling_sweeps.model import Argument, Price, read_model
+from kling_sweeps.experiment.model import Argument, Price, read_model
 
 MODEL = {
     "name": "m",

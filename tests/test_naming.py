@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_sweeps import CONF
-from kling_sweeps.config import SWEPT, read_job
-from kling_sweeps.naming import LENGTH, part
+from kling_sweeps.experiment.config import SWEPT, read_job
+from kling_sweeps.experiment.naming import LENGTH, part
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-VALUES = st.one_of(TEXTS, st.integers(), st.booleans(), st.floats(allow_nan=False).map(lambda number: number + 0.0))
+VALUES = st.one_of(
+    TEXTS, st.integers(), st.booleans(), st.floats(allow_nan=False).map(lambda number: number + 0.0)
+)
 
 
 def name(*overrides: str, swept: str | None = None) -> str:
@@ -33,8 +35,16 @@ def name(*overrides: str, swept: str | None = None) -> str:
         (["negative_prompt=''"], "negative_prompt", "potter · no negative_prompt · #0"),
         (["negative_prompt='blur, noise'"], "negative_prompt", "potter · not blur, noise · #0"),
         (["model=kling_v2_master", "sample=1"], "model sample", "potter · kling_v2_master · #1"),
-        (["+model.arguments.loud={type: boolean, default: true}", "+loud=false"], "loud", "potter · loud false · #0"),
-        (["+model.arguments.steps={type: integer, default: 1}", "+steps=20"], "steps", "potter · steps 20 · #0"),
+        (
+            ["+model.arguments.loud={type: boolean, default: true}", "+loud=false"],
+            "loud",
+            "potter · loud false · #0",
+        ),
+        (
+            ["+model.arguments.steps={type: integer, default: 1}", "+steps=20"],
+            "steps",
+            "potter · steps 20 · #0",
+        ),
         (["model.endpoint=a/b"], "model.endpoint", "potter · model.endpoint a/b · #0"),
         (["prompts=scene", "prompt=scene"], "prompts", "scene · prompts scene · #0"),
     ],
@@ -54,7 +64,9 @@ def test_names_of_different_values_differ(one, other):
 
 def test_long_texts_that_begin_alike_are_told_apart():
     """Shows as much of a text as fits, and a digest of the whole."""
-    one, other = (part("prompt", "A close-up shot of a potter's hands shaping " + end) for end in ("clay", "glass"))
+    one, other = (
+        part("prompt", "A close-up shot of a potter's hands shaping " + end) for end in ("clay", "glass")
+    )
     assert one != other
     assert one.startswith("A close-up shot of a potter's")
     assert part("prompt", "a  cat") != part("prompt", "a cat")

@@ -26,15 +26,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interleaving import HERE, Clock, Process, gate
 
-from kling_sweeps import budget, generation, journal, patience, store, submission, watch
-from kling_sweeps.budget import Budget
-from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import RunError
-from kling_sweeps.journal import Journal, Stage, attempts, fold
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.settings import Policy, PollSettings, ProviderSettings
-from kling_sweeps.store import Entry, Store
-from kling_sweeps.submission import Means
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import Policy, PollSettings, ProviderSettings
+from kling_sweeps.generation import budget, lifecycle, patience, submission, watch
+from kling_sweeps.generation.budget import Budget
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.store import folder as store
+from kling_sweeps.store import journal
+from kling_sweeps.store.folder import Entry, Store
+from kling_sweeps.store.journal import Journal, Stage, attempts, fold
 
 EXAMPLES = 1500
 PRICE_USD = 1.4
@@ -102,7 +104,7 @@ class World:
         planned = {key: entry.state() for key, entry in self.entries.items()}
         gate()
         shared.count({key: state.committed_usd for key, state in planned.items()})
-        means = Means(
+        context = GenerationContext(
             provider=provider,
             store=self.store,
             budget=shared,
@@ -113,7 +115,7 @@ class World:
             policy=policy,
             planned=planned,
         )
-        work = (generation.generate(means, request, lambda stage, text: None) for request in REQUESTS)
+        work = (lifecycle.generate(context, request, lambda stage, text: None) for request in REQUESTS)
         for outcome in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(outcome, Exception) and not isinstance(outcome, RunError):
                 raise outcome
@@ -293,8 +295,8 @@ def gates() -> Iterator[None]:
         # Who waits for a lock looks seldom: most of its turns would go by with that.
         patch.setattr(store, "AsyncFileLock", partial(_seldom, store.AsyncFileLock))
         patch.setattr(journal, "_now", lambda: HERE.process.clock.date().isoformat())
-        patch.setattr(generation, "datetime", SimpleNamespace(now=lambda zone: HERE.process.clock.date(zone)))
-        for module in (generation, patience, submission, watch):
+        patch.setattr(lifecycle, "datetime", SimpleNamespace(now=lambda zone: HERE.process.clock.date(zone)))
+        for module in (lifecycle, patience, submission, watch):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: HERE.process.clock.now))
         yield
 

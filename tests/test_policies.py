@@ -17,16 +17,17 @@ from conftest import Emulator
 from filelock import FileLock
 from lab import PRICE_USD, Lab, cell
 
-from kling_sweeps import session, terminal
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import BudgetError, CredentialsError
-from kling_sweeps.journal import Stage
-from kling_sweeps.measurement import read_flaws, read_values
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.measurement.workers import _measure
 from kling_sweeps.metric import FrameMetric
-from kling_sweeps.progress import Progress
-from kling_sweeps.run import Runs
-from kling_sweeps.workers import MAX_PIXELS, _measure
+from kling_sweeps.store.journal import Stage
+from kling_sweeps.store.measured import read_flaws, read_values
+from kling_sweeps.sweep import runner, summary
+from kling_sweeps.sweep.scheduler import Runs
+from kling_sweeps.terminal.progress import Progress
+from kling_sweeps.video import MAX_PIXELS
 
 SILENT = ("drop", "reset", "hang", "error_500", "unavailable_503", "nginx_502", "nginx_504", "html_200")
 SILENT += ("unauthorized_401", "locked_403", "too_many_429", "missing", "lag")
@@ -156,7 +157,7 @@ def test_what_fal_lost_is_paid_again_when_asked_for(laboratory):
     """Leaves a video that is gone from fal alone until `retry=failed`."""
     one = cell("retry=failed, expired")
     laboratory.emulator.set_faults({"at": "file", "fault": "expired_410", "times": 2})
-    assert laboratory.run("retry", one).landed[one.name].error.error_type == "file_expired"
+    assert laboratory.run("retry", one).results[one.name].error.error_type == "file_expired"
     outcome = laboratory.run("retry", one, retry="failed")
     assert (outcome.exit_code, laboratory.charged(one)) == (0, 2)
     assert laboratory.costs(one) == ["spent", "spent"]
@@ -166,7 +167,7 @@ def test_a_file_that_only_seems_to_be_gone_is_not_paid_again(laboratory):
     """Asks the file server once more, under `retry=failed` too, for a file that it did not have at one moment."""
     one = cell("retry=failed, a passing 404 of a file")
     laboratory.emulator.set_faults({"at": "file", "fault": "not_found_404", "times": 1})
-    assert laboratory.run("retry", one).landed[one.name].error.error_type == "file_expired"
+    assert laboratory.run("retry", one).results[one.name].error.error_type == "file_expired"
     assert laboratory.run("retry", one, retry="failed").exit_code == 0
     assert laboratory.charged(one) == 1
 
@@ -189,11 +190,11 @@ def planned(laboratory: Lab, *cells, **given) -> Runs:
     return runs
 
 
-def land(laboratory: Lab, runs: Runs) -> dict[str, str]:
+def complete(laboratory: Lab, runs: Runs) -> dict[str, str]:
     """Run a planned command; return the types of its errors by run."""
     with lab.said():
-        landed = list(runs.land(runs.cells, Progress(runs.cells, 0, "at once"), 10))
-    return {one.cell.name: one.error.error_type for one in landed if one.error}
+        results = list(runs.complete(runs.cells, Progress(runs.cells, 0, "at once"), 10))
+    return {one.cell.name: one.error.error_type for one in results if one.error}
 
 
 def test_a_word_covers_the_failure_that_it_was_given_for(laboratory):
@@ -202,7 +203,7 @@ def test_a_word_covers_the_failure_that_it_was_given_for(laboratory):
     laboratory.emulator.set_faults({"at": "generate", "fault": "moderation_422"})
     laboratory.run("at once", one)
     for runs in [planned(laboratory, one) for _ in range(2)]:
-        assert land(laboratory, runs) == {one.name: "content_policy_violation"}
+        assert complete(laboratory, runs) == {one.name: "content_policy_violation"}
     assert len(laboratory.bought(one)) == 2
 
 
@@ -212,7 +213,7 @@ def test_one_word_resubmits_once(laboratory):
     laboratory.emulator.set_faults({"at": "submit", "fault": "drop"}, history("missing"))
     laboratory.run("unknown", one, history_wait_s=0)
     outcome = laboratory.run("unknown", one, history_wait_s=0, unknown="resubmit")
-    assert outcome.landed[one.name].error.error_type == "unknown"
+    assert outcome.results[one.name].error.error_type == "unknown"
     assert len(laboratory.bought(one)) == 2
 
 
@@ -241,9 +242,9 @@ def test_two_commands_that_wait_for_one_video_measure_it_once(laboratory):
     """Lets one of them measure, and both have the numbers."""
     one = cell("measured once")
     laboratory.emulator.set_faults({"at": "generate", "fault": "slow", "seconds": 0.5})
-    landed = []
+    result = []
     commands = [
-        threading.Thread(target=lambda: landed.extend(laboratory.begin(laboratory.settings("once"), one)))
+        threading.Thread(target=lambda: result.extend(laboratory.begin(laboratory.settings("once"), one)))
         for _ in range(2)
     ]
     with lab.said():
@@ -253,7 +254,7 @@ def test_two_commands_that_wait_for_one_video_measure_it_once(laboratory):
             command.join()
     events = [event["event"] for event in laboratory.entry(one).journal.events()]
     assert (events.count("measured"), laboratory.charged(one)) == (1, 1)
-    assert [run.error for run in landed] == [None, None]
+    assert [run.error for run in result] == [None, None]
 
 
 def test_what_fal_only_seems_to_have_lost_is_not_paid_again(laboratory):
@@ -261,7 +262,7 @@ def test_what_fal_only_seems_to_have_lost_is_not_paid_again(laboratory):
     one = cell("retry=failed, a passing 404")
     slow = {"at": "generate", "fault": "slow", "seconds": 0.5}
     laboratory.emulator.set_faults(slow, {"at": "status", "fault": "not_found_404", "times": 1})
-    assert laboratory.run("retry", one).landed[one.name].error.error_type == "result_lost"
+    assert laboratory.run("retry", one).results[one.name].error.error_type == "result_lost"
     assert laboratory.run("retry", one, retry="failed").exit_code == 0
     assert len(laboratory.bought(one)) == 1
 
@@ -283,7 +284,9 @@ def test_what_fal_has_lost_is_paid_again_once_the_history_confirms_it(laboratory
     one = cell("retry=failed, a lasting 404")
     laboratory.emulator.set_faults({"at": "result", "fault": "not_found_404"}, history("error_500"))
     for _ in range(2):
-        assert laboratory.run("retry", one, retry="failed").landed[one.name].error.error_type == "result_lost"
+        assert (
+            laboratory.run("retry", one, retry="failed").results[one.name].error.error_type == "result_lost"
+        )
     assert len(laboratory.bought(one)) == 1
     (lost,) = laboratory.bought(one)
     gone = {"at": "result", "fault": "not_found_404", "match": lost["request_id"]}
@@ -364,14 +367,20 @@ def test_a_dry_run_says_that_it_would_be_refused(laboratory):
     for given, why in (({"max_usd": 1}, "budget.max_usd=1.4"), ({}, "budget.allow_unknown_price=true")):
         one = cell("over budget", price_usd=1.4 if given else None)
         with lab.said() as text:
-            list(laboratory.begin(dataclasses.replace(laboratory.settings("dry", **given), dry_run=True), one))
+            list(
+                laboratory.begin(dataclasses.replace(laboratory.settings("dry", **given), dry_run=True), one)
+            )
         assert "Without dry_run=true this would be refused: " in text.getvalue()
         assert why in text.getvalue()
 
 
 def test_a_failed_run_says_what_to_do(laboratory):
     """Ends with the way on for each kind of failure, and its price."""
-    moderated, sent, away = cell("what to do, moderated"), cell("what to do, lost"), cell("what to do, never sent")
+    moderated, sent, away = (
+        cell("what to do, moderated"),
+        cell("what to do, lost"),
+        cell("what to do, never sent"),
+    )
     laboratory.emulator.set_faults(
         {"at": "generate", "fault": "moderation_422", "match": moderated.prompt},
         {"at": "submit", "fault": "drop", "match": sent.prompt},
@@ -422,7 +431,9 @@ def test_a_key_that_is_not_accepted_refuses_a_sweep_of_nothing(laboratory):
 def test_an_interrupt_stops_everything_before_it_says_what_is_left(laboratory, monkeypatch):
     """Lets nobody submit any more when the terminal lists what is in flight, wherever the interrupt struck."""
     cells = [cell(f"interrupted {number}") for number in range(3)]
-    laboratory.emulator.set_faults({"at": "generate", "fault": "slow", "seconds": 9, "match": "interrupted 2"})
+    laboratory.emulator.set_faults(
+        {"at": "generate", "fault": "slow", "seconds": 9, "match": "interrupted 2"}
+    )
     at_work = []
 
     def interrupt(*args) -> None:
@@ -431,8 +442,8 @@ def test_an_interrupt_stops_everything_before_it_says_what_is_left(laboratory, m
     def note(in_flight) -> None:
         at_work.extend(thread.name for thread in threading.enumerate() if thread.name == "fal")
 
-    monkeypatch.setattr(session, "_track", interrupt)
-    monkeypatch.setattr(terminal, "show_in_flight", note)
+    monkeypatch.setattr(runner, "_track", interrupt)
+    monkeypatch.setattr(summary, "show_in_flight", note)
     with pytest.raises(KeyboardInterrupt), lab.said():
         list(laboratory.begin(laboratory.settings("interrupted"), *cells))
     assert at_work == []
@@ -444,13 +455,13 @@ def test_an_interrupt_forgets_no_money(laboratory, monkeypatch):
     slow = {"at": "generate", "fault": "slow", "seconds": 30, "match": "paid for 3"}
     laboratory.emulator.set_faults(slow, {"at": "file", "fault": "error_500", "match": "paid for 2"})
 
-    def interrupt(tracker, landed) -> None:
+    def interrupt(tracker, result) -> None:
         _wait_until(lambda: laboratory.charged(*cells) == 3)
         _wait_until(lambda: laboratory.state(cells[1]).stage is Stage.FINISHED)
         _wait_until(lambda: laboratory.state(cells[2]).stage is Stage.FETCHED)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "_track", interrupt)
+    monkeypatch.setattr(runner, "_track", interrupt)
     with pytest.raises(KeyboardInterrupt), lab.said() as text:
         list(laboratory.begin(laboratory.settings("interrupted"), *cells))
     assert text.getvalue().count("  to track") == 2
@@ -465,23 +476,32 @@ CANCEL += ("unavailable_503", "nginx_502", "nginx_504", "html_200", "not_found_4
 
 @pytest.fixture(scope="module")
 def cancelled(laboratory: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Interrupt a sweep of which one has landed, one runs and the rest wait, under a fault each."""
-    landed, running = cell("cancel landed"), cell("cancel running")
+    """Interrupt a sweep of which one is complete, one runs and the rest wait, under a fault each."""
+    result, running = cell("cancel completed"), cell("cancel running")
     waiting = {(fault, how): cell(f"cancel {fault} {how}") for fault in CANCEL for how in ("once", "ever")}
     waiting["none", ""] = cell("cancel none")
-    laboratory.run("before", landed)
+    laboratory.run("before", result)
     # The first that is submitted is the one that runs.
-    cells = [landed, running, *waiting.values()]
+    cells = [result, running, *waiting.values()]
     forgetful = dataclasses.replace(lab.SMALL, state_dir=tmp_path_factory.mktemp("fal"))
     with _at_another(laboratory, dataclasses.replace(forgetful, slots=1, latency_s=600)) as busy:
-        busy.emulator.set_faults(*(_cancel_rule(*key, one.prompt) for key, one in waiting.items() if all(key)))
+        busy.emulator.set_faults(
+            *(_cancel_rule(*key, one.prompt) for key, one in waiting.items() if all(key))
+        )
         said = _interrupted(busy, *cells)
         ended = {key: busy.bought(one)[0]["error_type"] for key, one in waiting.items()}
         known = {key: laboratory.state(one) for key, one in waiting.items()}
     with _at_another(laboratory, forgetful) as idle:
         idle.run("cancel", *cells)
         bought = {key: idle.bought(one) for key, one in {**waiting, "running": running}.items()}
-    return {"said": said, "ended": ended, "known": known, "bought": bought, "cells": waiting, "running": running}
+    return {
+        "said": said,
+        "ended": ended,
+        "known": known,
+        "bought": bought,
+        "cells": waiting,
+        "running": running,
+    }
 
 
 @contextmanager
@@ -493,24 +513,24 @@ def _at_another(laboratory: Lab, settings: EmulatorSettings) -> Iterator[Lab]:
 def _interrupted(laboratory: Lab, *cells) -> str:
     """Begin a sweep, and end it once all is submitted; return what was said."""
     with lab.said() as text:
-        landing = laboratory.begin(laboratory.settings("cancel", on_interrupt="cancel"), *cells)
-        next(landing)
+        completed = laboratory.begin(laboratory.settings("cancel", on_interrupt="cancel"), *cells)
+        next(completed)
         _wait_until(lambda: len(laboratory.bought(*cells)) == len(cells) - 1)
-        landing.close()
+        completed.close()
     return text.getvalue()
 
 
 def test_an_interrupt_leaves_alone_what_another_command_works_on(laboratory):
     """Cancels nothing that somebody else waits for, and what waits for nobody all the same."""
-    landed, running, one = cell("theirs, landed"), cell("theirs, running"), cell("theirs")
-    laboratory.run("before", landed)
+    result, running, one = cell("theirs, completed"), cell("theirs, running"), cell("theirs")
+    laboratory.run("before", result)
     with _at_another(laboratory, dataclasses.replace(lab.SMALL, slots=1, latency_s=600)) as busy:
 
         def interrupted(sweep: str, on_interrupt: str) -> str | None:
-            landing = busy.begin(busy.settings(sweep, on_interrupt=on_interrupt), landed, running, one)
-            next(landing)
+            completed = busy.begin(busy.settings(sweep, on_interrupt=on_interrupt), result, running, one)
+            next(completed)
             _wait_until(lambda: len(busy.bought(running, one)) == 2)
-            landing.close()
+            completed.close()
             return busy.bought(one)[0]["error_type"]
 
         assert interrupted("theirs, begun", "leave") is None
@@ -579,9 +599,9 @@ def test_what_a_worker_refuses_is_that_runs_failure(laboratory):
     settings = dataclasses.replace(laboratory.settings("worker"), metrics=own)
     for _ in range(2):  # the second time there is nothing to submit
         with lab.said():
-            landed = list(laboratory.begin(settings, *cells))
-        assert [one.error.error_type for one in landed] == ["refused"] * 2
-        assert all("not here" in str(one.error) for one in landed)
+            results = list(laboratory.begin(settings, *cells))
+        assert [one.error.error_type for one in results] == ["refused"] * 2
+        assert all("not here" in str(one.error) for one in results)
     assert laboratory.charged(*cells) == 2
 
 

@@ -9,12 +9,12 @@ import pytest
 from lab import cell
 from rich.console import Console
 
-from kling_sweeps import progress
 from kling_sweeps.errors import GenerationError
-from kling_sweeps.journal import Stage, State
-from kling_sweeps.progress import Progress
-from kling_sweeps.run import Landed
-from kling_sweeps.store import Store
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage, State
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.terminal import progress
+from kling_sweeps.terminal.progress import Progress
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def said(monkeypatch) -> io.StringIO:
     return console.file
 
 
-def landed(store: Store, one, error=None) -> Landed:
+def result(store: Store, one, error=None) -> RunResult:
     """Return a run that a command `c` bought."""
     entry = store.entry(one.request)
     entry.create(one.request)
     entry.journal.append("submitting", sweep="s", command="c", price_usd=1.4)
     entry.journal.append("completed", inference_s=1)
-    return Landed(one, entry, State(Stage.FINISHED), error=error)
+    return RunResult(one, entry, State(Stage.FINISHED), error=error)
 
 
 def rendered(bar: Progress, width: int = 100, height: int = 60) -> list[str]:
@@ -101,10 +101,10 @@ def test_the_summary_tells_money_rate_and_time_left(tmp_path, said, monkeypatch)
     store, cells = Store(tmp_path), [cell(f"run {number}") for number in range(4)]
     bar = Progress(cells[:3], done=1, command="c")
     clock = 30.0
-    bar.over(landed(store, cells[0]))
+    bar.over(result(store, cells[0]))
     clock = 60.0
     error = GenerationError("no", error_type="content_policy_violation", may_have_cost=True)
-    bar.over(landed(store, cells[1], error))
+    bar.over(result(store, cells[1], error))
     assert bar.summary() == "2 of 4 tracked, 1 failed, 2.80 USD, 2 a minute, about 30 s left"
 
 
@@ -116,7 +116,7 @@ def test_a_log_of_many_runs_tells_how_they_end(tmp_path, said):
     bar.update(cells[0], "generating", "")
     assert said.getvalue() == ""
     bar.update(cells[1], "paused", "fal refuses the account (403)")
-    bar.over(landed(Store(tmp_path), cells[0]))
+    bar.over(result(Store(tmp_path), cells[0]))
     paused, over = said.getvalue().splitlines()
     assert "run 1 · #0: paused fal refuses the account (403)" in paused
     assert over.endswith("run 0 · #0: tracked  [1 of 30 tracked, 1.40 USD]")

@@ -24,9 +24,9 @@ from kling_sweeps.errors import (
     UnavailableError,
     UnknownError,
 )
-from kling_sweeps.journal import Ticket
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.providers.fal import FalProvider
-from kling_sweeps.request import GenerationRequest
+from kling_sweeps.store.journal import Ticket
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 ARGUMENTS = {

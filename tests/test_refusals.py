@@ -12,7 +12,7 @@ from conftest import Command, Emulator
 
 from kling_sweeps import errors
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,10 @@ def test_it_is_refused(command, emulator, overrides, said):
 def test_tracking_that_is_none_of_mlflows_is_refused(command, emulator):
     """Submits nothing where a server is no MLflow's, and a file no database."""
     (command.folder / "text.db").write_text("no database, but long enough to be taken for one\n" * 100)
-    for uri, said in ((emulator.base_url, "wants credentials"), ("sqlite:///text.db", "text.db can't be used")):
+    for uri, said in (
+        (emulator.base_url, "wants credentials"),
+        ("sqlite:///text.db", "text.db can't be used"),
+    ):
         done = command(f"provider.base_url={emulator.base_url}", f"tracking.uri={uri}")
         assert done.returncode == 2, done.stdout
         assert said in done.stderr

@@ -3,13 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_sweeps.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest
 
 ARGUMENTS = {"prompt": "a cat", "cfg_scale": 0.5}
 
 
 def request(**changes):
-    return GenerationRequest(**{"endpoint": "a/b", "arguments": ARGUMENTS, "sample": 0, "price_usd": 1.4, **changes})
+    return GenerationRequest(
+        **{"endpoint": "a/b", "arguments": ARGUMENTS, "sample": 0, "price_usd": 1.4, **changes}
+    )
 
 
 def test_equal_requests_have_equal_keys():

@@ -17,22 +17,26 @@ from conftest import Command, Emulator
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from hydra_plugins.hydra_fal_launcher._composer import Composer
-from hydra_plugins.hydra_fal_search._asked import Asked, read_asked
-from hydra_plugins.hydra_fal_search._sampling import Asker, size, stepped
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
-from optuna.distributions import CategoricalDistribution, DiscreteUniformDistribution, UniformDistribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    DiscreteUniformDistribution,
+    UniformDistribution,
+)
 from servers import until
 from test_interrupts import started
 
+from hydra_plugins.hydra_fal_launcher._composer import Composer
+from hydra_plugins.hydra_fal_search._asked import Asked, read_asked
+from hydra_plugins.hydra_fal_search._sampling import Asker, size, stepped
 from kling_sweeps import CONF
 from kling_sweeps.analysis import runs_df
-from kling_sweeps.config import COMMAND_ID
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.search import Trial
+from kling_sweeps.experiment.config import COMMAND_ID
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.sweep.search import Trial
 
 SPACE = "cfg_scale=interval(0, 1)"
 EXPERIMENT = "kling_sweeps/single (emulator)"
@@ -202,7 +206,10 @@ def test_a_dry_run_says_what_is_there_and_what_the_rest_costs(command, emulator)
     before = {path: path.read_bytes() for path in command.folder.glob("store/**/journal.jsonl")}
     dry = command(*words(emulator, "dry_run=true", "budget.max_usd=4"))
     assert dry.returncode == 0, dry.stdout + dry.stderr
-    assert "2 of 4 trials made; the others cost 2.80 USD at most; 2.80 USD of budget.max_usd=4 spent" in dry.stdout
+    assert (
+        "2 of 4 trials made; the others cost 2.80 USD at most; 2.80 USD of budget.max_usd=4 spent"
+        in dry.stdout
+    )
     assert "it ends where that is spent" in dry.stdout
     assert {path: path.read_bytes() for path in command.folder.glob("store/**/journal.jsonl")} == before
     assert len(emulator.ledger()) == 2

@@ -3,8 +3,8 @@
 import pytest
 
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.store import Store
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.store.folder import Store
 
 REQUEST = GenerationRequest("a/b", {"prompt": "ein Ü, ein 🦊"}, 0, 1.4)
 

@@ -12,7 +12,7 @@ from conftest import SECRET, SMALL, Command, Emulator, Sweep
 from mlflow.tracking import MlflowClient
 
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.emulator.settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 PARAMS = {
     "prompt",
@@ -27,9 +27,28 @@ PARAMS = {
 }
 TAGS = {"request_key", "request_id", "provider", "sweep"}
 METRICS = set(
-    "cost_usd queue_s inference_s download_s measure_s width height fps frames duration_s bitrate_mbps "
-    "aspect_error duration_error_s luma_mean luma_contrast saturation_mean colorfulness sharpness motion "
-    "vbench_temporal_flickering".split()
+    [
+        "cost_usd",
+        "queue_s",
+        "inference_s",
+        "download_s",
+        "measure_s",
+        "width",
+        "height",
+        "fps",
+        "frames",
+        "duration_s",
+        "bitrate_mbps",
+        "aspect_error",
+        "duration_error_s",
+        "luma_mean",
+        "luma_contrast",
+        "saturation_mean",
+        "colorfulness",
+        "sharpness",
+        "motion",
+        "vbench_temporal_flickering",
+    ]
 )
 
 
@@ -171,7 +190,7 @@ def test_one_video_needs_no_sweep(command):
 
 NASTY = [
     "commas, and = signs, and: colons",
-    "it's \"quoted\" \\ and {braced} [and] (so on)",
+    'it\'s "quoted" \\ and {braced} [and] (so on)',
     "two\nlines\tand a tab",
     "🦊 trots, très vite, по снегу, 雪",
     "  blanks around  ",
@@ -203,9 +222,7 @@ def test_any_prompt_arrives_byte_for_byte(command, emulator):
 def test_a_failed_run_is_a_record_and_the_others_finish(command, emulator):
     """Tracks a moderated prompt as FAILED with its reason, and exits with 1."""
     emulator.set_faults({"at": "generate", "fault": "moderation_422", "match": "fox"})
-    done = command(
-        "-m", "prompt=potter,fox", "provider=emulator", f"provider.base_url={emulator.base_url}"
-    )
+    done = command("-m", "prompt=potter,fox", "provider=emulator", f"provider.base_url={emulator.base_url}")
     assert done.returncode == 1
     assert "content_policy_violation" in done.stdout
     client = MlflowClient(command.tracking_uri)
@@ -215,9 +232,7 @@ def test_a_failed_run_is_a_record_and_the_others_finish(command, emulator):
     assert found["fox"].info.status == "FAILED"
     assert found["fox"].data.tags["error_type"] == "content_policy_violation"
     assert found["fox"].data.tags["error"]
-    again = command(
-        "-m", "prompt=potter,fox", "provider=emulator", f"provider.base_url={emulator.base_url}"
-    )
+    again = command("-m", "prompt=potter,fox", "provider=emulator", f"provider.base_url={emulator.base_url}")
     assert again.returncode == 1
     assert len(emulator.ledger()) == 2
 
@@ -225,9 +240,7 @@ def test_a_failed_run_is_a_record_and_the_others_finish(command, emulator):
 def test_any_launcher_gives_the_same_numbers_and_names(sweep, runs, tmp_path):
     """Measures the same, and calls it the same, with Hydra's own launcher, one run after another, on the same videos."""
     store = sweep.command.folder / "store"
-    basic = Command(tmp_path)(
-        "+sweep=cfg", "hydra/launcher=basic", "provider=emulator", f"store.dir={store}"
-    )
+    basic = Command(tmp_path)("+sweep=cfg", "hydra/launcher=basic", "provider=emulator", f"store.dir={store}")
     assert basic.returncode == 0, basic.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("kling_sweeps/cfg (emulator)")
@@ -278,7 +291,9 @@ def test_any_launcher_says_what_the_whole_sweep_cost(command):
         done = command("-m", "prompt=potter,fox", "sample=0,1", "metrics=fast", *here)
     assert done.returncode == 1
     whole, where = done.stdout.splitlines()[-2:]
-    assert whole.startswith("The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD")
+    assert whole.startswith(
+        "The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD"
+    )
     assert where.startswith("Compare the runs: ")
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kling_sweeps.emulator.synthesis import render
+from kling_sweeps.emulator.scene.synthesis import render
 
 SIZE = (320, 180)
 FPS = 12
@@ -59,8 +59,7 @@ def contrast(frames: Frames) -> float:
 
 def saturation(frames: Frames) -> float:
     spread = [
-        (frame.max(axis=2) - frame.min(axis=2)) / np.maximum(frame.max(axis=2), 1)
-        for frame in frames[::10]
+        (frame.max(axis=2) - frame.min(axis=2)) / np.maximum(frame.max(axis=2), 1) for frame in frames[::10]
     ]
     return fmean(part.mean() for part in spread)
 
@@ -76,9 +75,7 @@ def motion(frames: Frames) -> float:
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     greys = [luma(frame).astype(np.uint8) for frame in frames]
     pairs = list(pairwise(greys))[::6]
-    return fmean(
-        np.linalg.norm(flow.calc(first, second, None), axis=2).mean() for first, second in pairs
-    )
+    return fmean(np.linalg.norm(flow.calc(first, second, None), axis=2).mean() for first, second in pairs)
 
 
 def unrest(frames: Frames) -> float:
@@ -94,9 +91,7 @@ def mean_over_samples(
 
 
 @pytest.mark.parametrize("statistic", [contrast, saturation, sharpness])
-def test_cfg_scale_raises(
-    statistic: Callable[[Frames], float], video: Callable[..., Frames]
-) -> None:
+def test_cfg_scale_raises(statistic: Callable[[Frames], float], video: Callable[..., Frames]) -> None:
     """A larger cfg_scale gives more contrast, saturation and sharpness."""
     low, middle, high = (mean_over_samples(statistic, video, cfg_scale=cfg) for cfg in (0, 0.5, 1))
     assert low < middle < high
@@ -134,9 +129,7 @@ def test_a_pan_moves_more_than_a_drift_and_that_more_than_a_tripod(
     video: Callable[..., Frames],
 ) -> None:
     """The camera move that the prompt names decides the motion."""
-    static, drift, pan = (
-        motion(video(prompt=f"a view, {move}")) for move in ("tripod", "wide", "pan")
-    )
+    static, drift, pan = (motion(video(prompt=f"a view, {move}")) for move in ("tripod", "wide", "pan"))
     assert static < drift < pan
 
 
@@ -151,8 +144,7 @@ def test_words_of_speed_decide_how_far_the_subject_goes(video: Callable[..., Fra
 def test_naming_blur_as_unwanted_sharpens(video: Callable[..., Frames]) -> None:
     """A negative prompt with blur in it gives a sharper video than one without."""
     with_it, without = (
-        mean_over_samples(sharpness, video, negative_prompt=text)
-        for text in ("noise, blur", "noise")
+        mean_over_samples(sharpness, video, negative_prompt=text) for text in ("noise, blur", "noise")
     )
     assert with_it > without
 
@@ -161,8 +153,7 @@ def test_naming_low_quality_as_unwanted_takes_grain_out(video: Callable[..., Fra
     """A negative prompt with low quality in it gives less grain."""
     prompt = "a view, tripod"
     clean, grainy = (
-        unrest(video(prompt=prompt, negative_prompt=text))
-        for text in ("low quality, distort", "distort")
+        unrest(video(prompt=prompt, negative_prompt=text)) for text in ("low quality, distort", "distort")
     )
     assert clean < grainy
 
@@ -180,12 +171,8 @@ def test_two_requests_of_the_same_arguments_differ(video: Callable[..., Frames])
     assert difference > 3
 
 
-@pytest.mark.parametrize(
-    ("size", "duration"), [((320, 180), "5"), ((180, 320), "5"), ((180, 180), "10")]
-)
-def test_the_file_is_what_was_asked_for(
-    size: tuple[int, int], duration: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("size", "duration"), [((320, 180), "5"), ((180, 320), "5"), ((180, 180), "10")])
+def test_the_file_is_what_was_asked_for(size: tuple[int, int], duration: str, tmp_path: Path) -> None:
     """Codec, size, duration, frame rate and colour tags are those of a delivered video."""
     path = tmp_path / "video.mp4"
     render(path, {"prompt": "a city at night, orbit", "duration": duration}, "a", size, FPS)

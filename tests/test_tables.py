@@ -7,11 +7,20 @@ import io
 import pytest
 from rich.text import Text
 
-from kling_sweeps import tables
-from kling_sweeps.console import console
-from kling_sweeps.request import GenerationRequest
-from kling_sweeps.settings import Cell
-from kling_sweeps.tables import Row, money, number_column, settings_columns, show, show_sums, text_column, word_column
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.terminal import tables
+from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.tables import (
+    Row,
+    money,
+    number_column,
+    settings_columns,
+    show,
+    show_sums,
+    text_column,
+    word_column,
+)
 
 
 @pytest.fixture
@@ -28,7 +37,13 @@ def shown(monkeypatch):
 
 
 def cell(prompt: str = "fox", sample: int = 0, model: str = "m", **arguments) -> Cell:
-    return Cell(GenerationRequest(f"fal-ai/{model}", {"prompt": prompt, **arguments}, sample, 1.4), model, prompt, {}, prompt)
+    return Cell(
+        GenerationRequest(f"fal-ai/{model}", {"prompt": prompt, **arguments}, sample, 1.4),
+        model,
+        prompt,
+        {},
+        prompt,
+    )
 
 
 def plan(*cells: Cell) -> None:
@@ -37,7 +52,11 @@ def plan(*cells: Cell) -> None:
 
 def test_a_run_that_has_no_such_argument_shows_nothing(shown):
     """Keeps each value under its name where models have different arguments."""
-    cells = (cell(model="a", duration="5", cfg_scale=0.5), cell(model="b", resolution="720p"), cell(model="c", cfg_scale=0.7))
+    cells = (
+        cell(model="a", duration="5", cfg_scale=0.5),
+        cell(model="b", resolution="720p"),
+        cell(model="c", cfg_scale=0.7),
+    )
     head, *rows = shown(120, plan, *cells)
     columns = {name: head.index(name) for name in ("duration", "cfg_scale", "resolution", "model")}
     found = [{name: row[at:].split("  ")[0].strip() for name, at in columns.items()} for row in rows]
@@ -51,7 +70,10 @@ def test_a_run_that_has_no_such_argument_shows_nothing(shown):
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 140])
 def test_no_width_costs_the_status_or_the_price(shown, width):
     """Cuts texts first, then leaves settings and numbers out, by name, and breaks no row."""
-    cells = [cell(f"{n} " + "a fox " * 30, n, aspect_ratio="16:9" if n else "9:16", seed=n, extra="x" * n * 40) for n in range(3)]
+    cells = [
+        cell(f"{n} " + "a fox " * 30, n, aspect_ratio="16:9" if n else "9:16", seed=n, extra="x" * n * 40)
+        for n in range(3)
+    ]
 
     def table() -> None:
         status = word_column("status", [Text("to generate")] * 3)
@@ -70,7 +92,9 @@ def test_no_width_costs_the_status_or_the_price(shown, width):
 def test_many_runs_are_summed_up_by_what_varies(shown):
     """Counts by status and value, sums prices, and only counts values that are many."""
     rows = [
-        Row(cell(prompt, sample), "failed" if sample == 7 else "tracked", "", 1.4 if prompt == "fox" else None)
+        Row(
+            cell(prompt, sample), "failed" if sample == 7 else "tracked", "", 1.4 if prompt == "fox" else None
+        )
         for prompt in ("fox", "potter")
         for sample in range(30)
     ]
@@ -79,9 +103,9 @@ def test_many_runs_are_summed_up_by_what_varies(shown):
         ["model=m"],
         ["setting", "value", "tracked", "failed", "USD"],
         ["prompt", "fox", "29", "1", "42.00"],
-        ["potter", "29", "1", *"30 of unknown price".split()],
-        ["sample", "30", "different", "58", "2", "42.00", *"and 30 of unknown price".split()],
-        ["in", "all", "58", "2", "42.00", *"and 30 of unknown price".split()],
+        ["potter", "29", "1", *["30", "of", "unknown", "price"]],
+        ["sample", "30", "different", "58", "2", "42.00", *["and", "30", "of", "unknown", "price"]],
+        ["in", "all", "58", "2", "42.00", *["and", "30", "of", "unknown", "price"]],
     ]
 
 
@@ -100,7 +124,10 @@ def test_an_unknown_price_is_not_nothing(prices, said):
     assert money(prices) == said
 
 
-@pytest.mark.parametrize("text", ["[bold]fox[/bold]", "[/red]", "[link=http://x]y[/link]", ":cat:", "\x1b[31mred\x1b[0m", "a\tb\r\nc"])
+@pytest.mark.parametrize(
+    "text",
+    ["[bold]fox[/bold]", "[/red]", "[link=http://x]y[/link]", ":cat:", "\x1b[31mred\x1b[0m", "a\tb\r\nc"],
+)
 def test_a_text_is_text(shown, text):
     """Shows markup as it is written, on one line, and no escape sequence."""
     said = "\n".join(shown(100, plan, cell(text), cell("other")))

@@ -11,14 +11,13 @@ from conftest import ARGUMENTS
 from mlflow.tracking import MlflowClient
 from servers import free_port, tracking_server
 
-from kling_sweeps import record, standing
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError, UnavailableError
-from kling_sweeps.journal import Stage
 from kling_sweeps.metrics import measure
-from kling_sweeps.run import Landed
-from kling_sweeps.tracking import Tracker
-
+from kling_sweeps.store.journal import Stage
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.tracking import run_data, tracked
+from kling_sweeps.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -35,50 +34,48 @@ def runs(tracker: Tracker) -> list:
     return tracker.client.search_runs([tracker.experiment_id])
 
 
-def test_a_run_is_written_once(tracker, landed):
+def test_a_run_is_written_once(tracker, result):
     """Finds a run that stands there by its request key, in this process and in the next."""
-    tracker.track(landed)
-    tracker.track(landed)
-    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(landed)
+    tracker.track(result)
+    tracker.track(result)
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(result)
     (run,) = runs(tracker)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["inference_s"] == 2.0
     assert run.data.metrics["luma_mean"] == pytest.approx(128 / 255, abs=0.05)
 
 
-def test_what_was_emulated_has_an_experiment_of_its_own(tracker, landed):
+def test_what_was_emulated_has_an_experiment_of_its_own(tracker, result):
     """Never logs an emulated run beside a bought one."""
-    tracker.track(landed)
+    tracker.track(result)
     emulated = dataclasses.replace(tracker, provider="emulator")
-    emulated.track(landed)
+    emulated.track(result)
     names = {e.name for e in tracker.client.search_experiments()}
     assert names >= {"kling_sweeps/cfg", "kling_sweeps/cfg (emulator)"}
     assert len(runs(tracker)) == 1
 
 
-def test_a_failed_run_says_why_and_is_made_good(tracker, landed):
+def test_a_failed_run_says_why_and_is_made_good(tracker, result):
     """Marks a failure with its reason and takes the mark away when the run succeeds."""
     error = RunError("the model said no", error_type="content_policy_violation", may_have_cost=True)
-    state = dataclasses.replace(landed.state, stage=Stage.FAILED, spent_usd=0.0)
-    tracker.track(dataclasses.replace(landed, state=state, error=error, measurement=None))
+    state = dataclasses.replace(result.state, stage=Stage.FAILED, spent_usd=0.0)
+    tracker.track(dataclasses.replace(result, state=state, error=error, measurement=None))
     (run,) = runs(tracker)
     assert run.info.status == "FAILED"
     assert run.data.tags["error"] == "the model said no"
     assert run.data.tags["error_type"] == "content_policy_violation"
     assert run.data.tags["may_have_cost_usd"] == "1.4"
     assert run.data.metrics["cost_usd"] == 0
-    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(landed)
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(result)
     (run,) = runs(tracker)
     assert run.info.status == "FINISHED"
     assert not {"error", "error_type", "may_have_cost_usd"} & set(run.data.tags)
 
 
-def test_a_run_that_was_begun_is_replaced(tracker, landed):
+def test_a_run_that_was_begun_is_replaced(tracker, result):
     """Writes a run anew whose writer died in the middle."""
-    begun = tracker.client.create_run(
-        tracker.experiment_id, tags={"request_key": landed.cell.request.key}
-    )
-    tracker.track(landed)
+    begun = tracker.client.create_run(tracker.experiment_id, tags={"request_key": result.cell.request.key})
+    tracker.track(result)
     (run,) = runs(tracker)
     assert run.info.run_id != begun.info.run_id
     assert run.info.status == "FINISHED"
@@ -86,16 +83,16 @@ def test_a_run_that_was_begun_is_replaced(tracker, landed):
 
 
 @pytest.fixture
-def measured_anew(landed) -> Landed:
+def measured_anew(result) -> RunResult:
     """The same run with another measurement."""
-    other = landed.entry.measurements("e" * 16)
-    measure(landed.entry.video, {"sharpness": {"short_side": 32}, "luma": {}}).save(other)
-    return dataclasses.replace(landed, measurement=other)
+    other = result.entry.measurements("e" * 16)
+    measure(result.entry.video, {"sharpness": {"short_side": 32}, "luma": {}}).save(other)
+    return dataclasses.replace(result, measurement=other)
 
 
-def test_a_new_measurement_replaces_the_run(tracker, landed, measured_anew):
+def test_a_new_measurement_replaces_the_run(tracker, result, measured_anew):
     """Shows what was measured anew, and keeps the tags that a person gave the run."""
-    tracker.track(landed)
+    tracker.track(result)
     tracker.client.set_tag(runs(tracker)[0].info.run_id, "favourite", "yes")
     Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
     (run,) = runs(tracker)
@@ -104,7 +101,12 @@ def test_a_new_measurement_replaces_the_run(tracker, landed, measured_anew):
     assert "motion" not in run.data.metrics
 
 
-THEIRS = {"favourite": "yes", "mlflow.runName": "the one", "mlflow.note.content": "Lovely.", "mlflow.runColor": "#f00"}
+THEIRS = {
+    "favourite": "yes",
+    "mlflow.runName": "the one",
+    "mlflow.note.content": "Lovely.",
+    "mlflow.runColor": "#f00",
+}
 
 
 def theirs(run) -> dict[str, str]:
@@ -120,7 +122,7 @@ class Broken:
     def __getattr__(self, name: str):
         def call(*args, **kwargs):
             self.left -= 1
-            if self.left < 0 or self.left == 0 and not self.is_after:
+            if self.left < 0 or (self.left == 0 and not self.is_after):
                 raise ConnectionError("the server is gone")
             result = getattr(self.client, name)(*args, **kwargs)
             if self.left == 0:
@@ -131,15 +133,17 @@ class Broken:
 
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
-def test_a_server_that_goes_away_at_any_call_loses_nothing_of_a_persons(tracker, landed, measured_anew, is_after):
+def test_a_server_that_goes_away_at_any_call_loses_nothing_of_a_persons(
+    tracker, result, measured_anew, is_after
+):
     """Has a run with a person's tags, name and words at every moment, and one alone once it is tracked again."""
     client = tracker.client
-    tracker.track(landed)
+    tracker.track(result)
     for calls in range(1, 100):
         (run,) = runs(tracker)
         for key, value in THEIRS.items():
             client.set_tag(run.info.run_id, key, value)
-        replaced = (measured_anew, landed)[calls % 2 == 0]
+        replaced = (measured_anew, result)[calls % 2 == 0]
         away = Tracker(tracker.uri, tracker.sweep, tracker.provider)
         away.open()
         away.client = Broken(client, calls, is_after)
@@ -157,9 +161,9 @@ def test_a_server_that_goes_away_at_any_call_loses_nothing_of_a_persons(tracker,
     assert calls > 8
 
 
-def test_a_command_that_is_killed_between_writing_and_deleting_is_mended(tracker, landed, measured_anew):
+def test_a_command_that_is_killed_between_writing_and_deleting_is_mended(tracker, result, measured_anew):
     """Leaves one run of two whole ones, with what a person gave either."""
-    tracker.track(landed)
+    tracker.track(result)
     (old,) = runs(tracker)
     tracker.client.set_tag(old.info.run_id, "mlflow.note.content", "Mine.")
     away = Tracker(tracker.uri, tracker.sweep, tracker.provider)
@@ -178,22 +182,22 @@ def test_a_command_that_is_killed_between_writing_and_deleting_is_mended(tracker
     assert run.data.tags["mlflow.note.content"] == "Mine."
 
 
-def test_words_that_nobody_changed_are_written_anew(tracker, landed):
+def test_words_that_nobody_changed_are_written_anew(tracker, result):
     """Takes the reason of a failure out of the description of a run that is made good, and its new name."""
     error = RunError("the model said no; retry=failed pays again", error_type="content_policy_violation")
-    tracker.track(dataclasses.replace(landed, error=error, measurement=None))
+    tracker.track(dataclasses.replace(result, error=error, measurement=None))
     (run,) = runs(tracker)
     assert "the model said no; retry=failed pays again" in run.data.tags["mlflow.note.content"]
-    renamed = dataclasses.replace(landed, cell=dataclasses.replace(landed.cell, name="fox · #0"))
+    renamed = dataclasses.replace(result, cell=dataclasses.replace(result.cell, name="fox · #0"))
     Tracker(tracker.uri, tracker.sweep, tracker.provider).track(renamed)
     (run,) = runs(tracker)
     assert "said no" not in run.data.tags["mlflow.note.content"]
     assert run.info.run_name == "fox · #0"
 
 
-def test_a_description_that_was_emptied_stays_empty(tracker, landed, measured_anew):
+def test_a_description_that_was_emptied_stays_empty(tracker, result, measured_anew):
     """Takes a description that a person took away for theirs."""
-    tracker.track(landed)
+    tracker.track(result)
     tracker.client.set_tag(runs(tracker)[0].info.run_id, "mlflow.note.content", "")
     Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
     assert runs(tracker)[0].data.tags["mlflow.note.content"] == ""
@@ -209,12 +213,12 @@ def test_a_description_that_was_emptied_stays_empty(tracker, landed, measured_an
         "**bold**\n# head\n> quote",
     ],
 )
-def test_a_description_shows_text_as_text(landed, text):
+def test_a_description_shows_text_as_text(result, text):
     """Fences a prompt and an error by more backticks than they have in a row, whole, within MLflow's limit."""
     arguments = {**ARGUMENTS, "prompt": text, "negative_prompt": text}
-    request = dataclasses.replace(landed.cell.request, arguments=arguments)
-    cell = dataclasses.replace(landed.cell, request=request, name=text)
-    said = record.description(dataclasses.replace(landed, cell=cell, error=RunError(text)))
+    request = dataclasses.replace(result.cell.request, arguments=arguments)
+    cell = dataclasses.replace(result.cell, request=request, name=text)
+    said = run_data.description(dataclasses.replace(result, cell=cell, error=RunError(text)))
     assert len(said) <= 8000
     fenced = re.findall(r"^(`{3,})\n(.*?)\n\1$", said, re.DOTALL | re.MULTILINE)
     assert len(fenced) == 3
@@ -223,24 +227,24 @@ def test_a_description_shows_text_as_text(landed, text):
         assert shown == text or "`" * 10 in text
 
 
-def test_long_texts_break_no_run(tracker, landed):
+def test_long_texts_break_no_run(tracker, result):
     """Logs 2,500 characters of any kind, and shortens what MLflow does not take."""
     text = "🦊 é\n" * 625
     request = dataclasses.replace(
-        landed.cell.request, arguments={**ARGUMENTS, "prompt": text, "negative_prompt": text}
+        result.cell.request, arguments={**ARGUMENTS, "prompt": text, "negative_prompt": text}
     )
-    cell = dataclasses.replace(landed.cell, request=request, prompt=text)
+    cell = dataclasses.replace(result.cell, request=request, prompt=text)
     error = RunError("x" * 20_000)
-    tracker.track(dataclasses.replace(landed, cell=cell, error=error, measurement=None))
+    tracker.track(dataclasses.replace(result, cell=cell, error=error, measurement=None))
     (run,) = runs(tracker)
     assert run.data.params["prompt_text"] == text
     assert run.data.params["negative_prompt"] == text
     assert run.info.status == "FAILED"
 
 
-def test_the_address_opens_the_charts(tracker, landed):
+def test_the_address_opens_the_charts(tracker, result):
     """Names the page with the charts, and how to start what shows it."""
-    tracker.track(landed)
+    tracker.track(result)
     assert f"--backend-store-uri {tracker.uri}" in tracker.address()
     assert f"#/experiments/{tracker.experiment_id}/runs?compareRunsMode=CHART" in tracker.address()
     server = dataclasses.replace(tracker, uri="http://me:secret@127.0.0.1:5000/")
@@ -249,7 +253,8 @@ def test_the_address_opens_the_charts(tracker, landed):
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:////no/such/folder/mlflow.db", "http://127.0.0.1:9", "postgresql://me:secret@127.0.0.1:9/x"]
+    "uri",
+    ["sqlite:////no/such/folder/mlflow.db", "http://127.0.0.1:9", "postgresql://me:secret@127.0.0.1:9/x"],
 )
 def test_a_store_that_is_not_there_is_refused(uri):
     """Says so before anything is spent, without the password."""
@@ -258,51 +263,51 @@ def test_a_store_that_is_not_there_is_refused(uri):
     assert "secret" not in str(caught.value)
 
 
-def test_the_video_is_named_after_its_run(tracker, landed):
+def test_the_video_is_named_after_its_run(tracker, result):
     """Gives the file a name that a person can read."""
-    tracker.track(landed)
+    tracker.track(result)
     (run,) = runs(tracker)
     (video,) = tracker.client.list_artifacts(run.info.run_id, "video")
     assert Path(video.path).name == "fox_cfg-0.5_16x9_5-s_sample-0.mp4"
 
 
-def test_what_stands_is_seen_without_mlflow(tracker, landed):
+def test_what_stands_is_seen_without_mlflow(tracker, result):
     """Reads from the database what was written, and nothing of a run that is there twice or not whole."""
     uri, name = tracker.uri, "kling_sweeps/cfg"
-    assert standing.read(uri, name) == standing.Standing(None, {})
-    tracker.track(landed)
-    stands = standing.read(uri, name)
+    assert tracked.read(uri, name) == tracked.Standing(None, {})
+    tracker.track(result)
+    stands = tracked.read(uri, name)
     assert stands.experiment_id == tracker.experiment_id
-    assert stands.contents == {landed.cell.request.key: record.content(landed)}
-    assert Tracker(uri, "cfg", "fal").has(landed)
-    assert standing.read(uri, "kling_sweeps/other").contents == {}
-    begun = tracker.client.create_run(tracker.experiment_id, tags={"request_key": landed.cell.request.key})
-    assert standing.read(uri, name).contents == {}
+    assert stands.contents == {result.cell.request.key: run_data.content(result)}
+    assert Tracker(uri, "cfg", "fal").has(result)
+    assert tracked.read(uri, "kling_sweeps/other").contents == {}
+    begun = tracker.client.create_run(tracker.experiment_id, tags={"request_key": result.cell.request.key})
+    assert tracked.read(uri, name).contents == {}
     tracker.client.delete_run(begun.info.run_id)
-    assert standing.read(uri, name) == stands
+    assert tracked.read(uri, name) == stands
 
 
-def test_a_run_that_is_called_otherwise_is_replaced(tracker, landed):
+def test_a_run_that_is_called_otherwise_is_replaced(tracker, result):
     """Keeps no run under the params of another configuration of the same request."""
-    tracker.track(landed)
-    named = dataclasses.replace(landed, cell=dataclasses.replace(landed.cell, factors={"animal": "fox"}))
+    tracker.track(result)
+    named = dataclasses.replace(result, cell=dataclasses.replace(result.cell, factors={"animal": "fox"}))
     assert not tracker.has(named)
     tracker.track(named)
     (run,) = runs(tracker)
     assert run.data.params["animal"] == "fox"
 
 
-def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, landed):
+def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, result):
     """Sees the runs of an experiment in use alone, as a server tells of deleted ones too."""
     with tracking_server(tmp_path, free_port()) as uri:
         tracker = Tracker(uri, "cfg", "fal")
-        tracker.track(landed)
-        assert standing.read(uri, "kling_sweeps/cfg").contents
+        tracker.track(result)
+        assert tracked.read(uri, "kling_sweeps/cfg").contents
         tracker.client.delete_experiment(tracker.experiment_id)
-        assert standing.read(uri, "kling_sweeps/cfg") == standing.Standing(None, {})
+        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.Standing(None, {})
         again = Tracker(uri, "cfg", "fal")
-        assert not again.has(landed)
-        again.track(landed)
+        assert not again.has(result)
+        again.track(result)
         assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
@@ -323,16 +328,16 @@ def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, landed
 )
 def test_file_names_fit_any_file_system(tmp_path, name, begins, ends):
     """Makes of any run's name one that can be written, is not hidden, and keeps its beginning and end."""
-    made = record.file_name(name)
+    made = run_data.file_name(name)
     assert made.startswith(begins) and made.endswith(ends)
     assert len(made.encode()) <= 120 and not made.endswith(".")
     (tmp_path / f"{made}.mp4").touch()
     assert [path.name for path in tmp_path.iterdir()] == [f"{made}.mp4"]
 
 
-def test_mlflow_says_nothing_in_between(tmp_path, landed, capfd):
+def test_mlflow_says_nothing_in_between(tmp_path, result, capfd):
     """Prints no line of MLflow's own for a run that a server takes."""
     with tracking_server(tmp_path, free_port()) as uri:
-        Tracker(uri, "cfg", "fal").track(landed)
+        Tracker(uri, "cfg", "fal").track(result)
     said = "".join(capfd.readouterr())
     assert "View" not in said and "http" not in said

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from servers import postgresql
 
-from kling_sweeps import database, standing
-from kling_sweeps.address import Address, holds_password
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.tracking import Tracker
+from kling_sweeps.experiment.tracking_uri import Address, holds_password
+from kling_sweeps.tracking import database, tracked
+from kling_sweeps.tracking.tracker import Tracker
 
 NAME = "kling_sweeps/cfg"
 
@@ -34,7 +34,10 @@ def made(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("uri", "file"),
     [
-        ("sqlite:///plain.db", "plain.db"),  # of no other test: MLflow keeps a store by its address as it is written
+        (
+            "sqlite:///plain.db",
+            "plain.db",
+        ),  # of no other test: MLflow keeps a store by its address as it is written
         ("sqlite:///mlflow.db?timeout=60", "mlflow.db"),
         ("sqlite+pysqlite:///mlflow.db", "mlflow.db"),
         ("sqlite:///my%20runs.db", "my runs.db"),
@@ -56,7 +59,7 @@ def test_an_address_is_that_of_its_file(uri, file, tmp_path, monkeypatch):
     tracker.check()
     tracker.open()
     assert sorted(path.name for path in folder.iterdir()) == sorted([f".{file}.part.lock", file])
-    assert standing.read(uri, NAME).experiment_id == tracker.experiment_id
+    assert tracked.read(uri, NAME).experiment_id == tracker.experiment_id
     assert shlex.quote(uri) in tracker.address()
     assert runs_df("cfg", uri).empty
 
@@ -94,7 +97,10 @@ def test_what_is_no_place_for_runs_is_refused(uri, said, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("UPDATE alembic_version SET version_num = '3da73c924c2f'", "mlflow db upgrade 'sqlite:///my runs.db'"),
+        (
+            "UPDATE alembic_version SET version_num = '3da73c924c2f'",
+            "mlflow db upgrade 'sqlite:///my runs.db'",
+        ),
         ("UPDATE alembic_version SET version_num = 'ffffffffffff'", "newer MLflow"),
         ("DROP TABLE runs", "something else"),
         ("DROP TABLE alembic_version", "something else"),
@@ -130,7 +136,7 @@ def test_a_file_that_is_no_database_is_refused(made, tmp_path, monkeypatch):
     tracker = Tracker("sqlite:///empty.db", "cfg", "fal")
     tracker.check()
     tracker.open()
-    assert standing.read(tracker.uri, NAME).experiment_id == tracker.experiment_id
+    assert tracked.read(tracker.uri, NAME).experiment_id == tracker.experiment_id
 
 
 def test_artifacts_need_a_folder(made, tmp_path, monkeypatch):
@@ -141,7 +147,9 @@ def test_artifacts_need_a_folder(made, tmp_path, monkeypatch):
         Tracker("sqlite:///mlflow.db", "cfg", "fal").check()
     shutil.copy(made, "mlflow.db")
     with closing(sqlite3.connect("mlflow.db")) as changed, changed:
-        changed.execute("UPDATE experiments SET artifact_location = '/dev/null/1' WHERE name = 'kling_sweeps/other'")
+        changed.execute(
+            "UPDATE experiments SET artifact_location = '/dev/null/1' WHERE name = 'kling_sweeps/other'"
+        )
     with pytest.raises(UnavailableError, match="/dev/null/1"):
         Tracker("sqlite:///mlflow.db", "other", "fal").check()
 
@@ -153,7 +161,7 @@ def test_what_is_installed_knows_its_own_tables(made):
     known, heads = database._revisions()
     assert heads == {version}
     assert len(known) > 50
-    assert version in standing.SCHEMAS
+    assert version in tracked.SCHEMAS
 
 
 def test_tables_of_an_unknown_version_are_left_to_mlflow(made, tmp_path, monkeypatch):
@@ -161,19 +169,19 @@ def test_tables_of_an_unknown_version_are_left_to_mlflow(made, tmp_path, monkeyp
     copy = tmp_path / "mlflow.db"
     shutil.copy(made, copy)
     uri, name = f"sqlite:///{copy}", "kling_sweeps/other"
-    assert standing.read(uri, name).experiment_id
+    assert tracked.read(uri, name).experiment_id
     with closing(sqlite3.connect(copy)) as changed, changed:
         changed.execute("UPDATE experiments SET workspace = 'team' WHERE name = ?", [name])
-    assert standing.read(uri, name).experiment_id is None
+    assert tracked.read(uri, name).experiment_id is None
     monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
-    assert standing.read(uri, name) is None
+    assert tracked.read(uri, name) is None
     monkeypatch.delenv("MLFLOW_ENABLE_WORKSPACES")
     with closing(sqlite3.connect(copy)) as changed, changed:
         changed.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    assert standing.read(uri, name) is None
+    assert tracked.read(uri, name) is None
 
 
-def test_a_lock_is_waited_for_once(made, tmp_path, landed):
+def test_a_lock_is_waited_for_once(made, tmp_path, result):
     """Costs one wait and not one a run, refuses nothing, and loses nothing: what was locked out is tracked later."""
     file = tmp_path / "mlflow.db"
     shutil.copy(made, file)
@@ -185,13 +193,13 @@ def test_a_lock_is_waited_for_once(made, tmp_path, landed):
             tracker.open()
         began = time.monotonic()
         for _ in range(10):
-            assert not tracker.has(landed)
+            assert not tracker.has(result)
             with pytest.raises(UnavailableError, match="locked by another program"):
-                tracker.track(landed)
+                tracker.track(result)
         assert time.monotonic() - began < 10
         other.execute("ROLLBACK")
-    tracker.track(landed)
-    assert Tracker(tracker.uri, "cfg", "fal").has(landed)
+    tracker.track(result)
+    assert Tracker(tracker.uri, "cfg", "fal").has(result)
 
 
 def test_an_experiment_is_found_among_thousands(made, tmp_path):
@@ -259,7 +267,10 @@ def test_a_password_in_a_file_is_refused_before_anything_is_written(command):
     """Leaves no copy of it in Hydra's folder, in a sweep file as in any other."""
     folder = command.folder / "mine"
     for name, text in (
-        ("sweep/team", "# @package _global_\ntracking: {uri: 'http://me:secret@h'}\nhydra: {mode: MULTIRUN}\n"),
+        (
+            "sweep/team",
+            "# @package _global_\ntracking: {uri: 'http://me:secret@h'}\nhydra: {mode: MULTIRUN}\n",
+        ),
         ("tracking/team", "uri: postgresql://me:secret@h/x\n"),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

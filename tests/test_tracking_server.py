@@ -7,11 +7,19 @@ from base64 import b64encode
 from collections.abc import Iterator
 
 import pytest
-from servers import Answer, Asked, answering, certificate, forwarding, free_port, tracking_server
+from servers import (
+    Answer,
+    Asked,
+    answering,
+    certificate,
+    forwarding,
+    free_port,
+    tracking_server,
+)
 
-from kling_sweeps import standing
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.tracking import Tracker
+from kling_sweeps.tracking import tracked
+from kling_sweeps.tracking.tracker import Tracker
 
 PAGE = b"<html><body>Log in</body></html>"
 SECRET = "a-long-password"
@@ -36,13 +44,13 @@ def opened(uri: str) -> str:
     """Check a server, make an experiment on it by MLflow's client, and see it without."""
     tracker = Tracker(uri, "cfg", "fal")
     tracker.check()
-    assert tracker.experiment_id == standing.read(uri, "kling_sweeps/cfg").experiment_id
+    assert tracker.experiment_id == tracked.read(uri, "kling_sweeps/cfg").experiment_id
     return tracker.experiment_id
 
 
 def refused(uri: str) -> str:
     """Return why a server is refused, and whoever asks what stands there is told nothing."""
-    assert standing.read(uri, "kling_sweeps/cfg") is None
+    assert tracked.read(uri, "kling_sweeps/cfg") is None
     with pytest.raises(UnavailableError, match=r"^tracking\.uri") as caught:
         Tracker(uri, "cfg", "fal").check()
     return str(caught.value)
@@ -82,7 +90,9 @@ def test_a_redirect_to_a_page_for_the_login_is_refused():
 
     def answer(asked: Asked) -> Answer:
         is_login = asked.path.startswith("/login")
-        return Answer(200, PAGE, "text/html") if is_login else Answer(302, headers={"Location": "/login?next=x"})
+        return (
+            Answer(200, PAGE, "text/html") if is_login else Answer(302, headers={"Location": "/login?next=x"})
+        )
 
     with answering(answer) as uri:
         assert f"redirects to {uri}/login?next=x" in refused(uri)
@@ -131,7 +141,9 @@ def test_credentials_are_those_of_mlflow(mlflow_server, tmp_path, monkeypatch, w
     basic = "Basic " + b64encode(f"me:{SECRET}".encode()).decode()
     wanted = f"Bearer {SECRET}" if way == "token" else basic
     forward = forwarding(mlflow_server)
-    with answering(lambda asked: forward(asked) if asked.headers["Authorization"] == wanted else Answer(401)) as uri:
+    with answering(
+        lambda asked: forward(asked) if asked.headers["Authorization"] == wanted else Answer(401)
+    ) as uri:
         assert "wants credentials" in refused(uri)
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "another-one")
         assert "does not accept the credentials" in refused(uri)
@@ -151,7 +163,9 @@ def test_credentials_are_those_of_mlflow(mlflow_server, tmp_path, monkeypatch, w
     assert SECRET not in refused(uri)
 
 
-@pytest.mark.parametrize("content", [b"no section", b"[mlflow]\nmlflow_tracking_password = 5%\n", b"[mlflow]\n\xff"])
+@pytest.mark.parametrize(
+    "content", [b"no section", b"[mlflow]\nmlflow_tracking_password = 5%\n", b"[mlflow]\n\xff"]
+)
 def test_credentials_that_mlflow_cannot_read_are_refused(tmp_path, content):
     """Names the file that MLflow would end with a traceback for."""
     (tmp_path / ".mlflow").mkdir()
@@ -170,7 +184,7 @@ def test_a_workspace_is_asked_for(monkeypatch):
 
     monkeypatch.setenv("MLFLOW_WORKSPACE", "team")
     with answering(answer) as uri:
-        assert standing.read(uri, "kling_sweeps/cfg") == standing.Standing(None, {})
+        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.Standing(None, {})
     assert asked == ["team"]
 
 

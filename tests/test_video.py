@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from kling_sweeps import opencv
 from kling_sweeps.errors import UnavailableError, VideoError
-from kling_sweeps.filmstrip import Filmstrip, filmstrip
 from kling_sweeps.metrics import measure
-from kling_sweeps.video import Video, _ahead, frames, verify
+from kling_sweeps.video import opencv
+from kling_sweeps.video.decode import Video, _ahead, frames, verify
+from kling_sweeps.video.filmstrip import Filmstrip, filmstrip
 
 
 def decoded(path: Path, threads: int = 0):
@@ -124,9 +124,7 @@ class TestColor:
     def test_ten_bits(self, tmp_path, full_range):
         """Ten bits are measured as eight, in their own range."""
         written = list(clips.still(2))
-        path = clips.write(
-            tmp_path / "a.mp4", written, pixel_format="yuv420p10le", full_range=full_range
-        )
+        path = clips.write(tmp_path / "a.mp4", written, pixel_format="yuv420p10le", full_range=full_range)
         for frame, planes in zip(frames(path), written, strict=True):
             np.testing.assert_array_equal(frame.luma, planes[0])
             assert (frame.black, frame.white) == ((0, 255) if full_range else (16, 235))
@@ -308,18 +306,29 @@ class TestDecodeThread:
         next(seen)
         seen.close()
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-        assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert str(path) not in [
+            os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+        ]
 
 
 class TestSizeChange:
     def test_neighbours_of_another_size_are_none(self, tmp_path):
         """A stream that changes its size is measured, but for the step at which it does."""
-        parts = [clips.write(tmp_path / f"{w}.264", clips.pan(4, size=(w, h)), options={}) for w, h in ((320, 180), (160, 120))]
+        parts = [
+            clips.write(tmp_path / f"{w}.264", clips.pan(4, size=(w, h)), options={})
+            for w, h in ((320, 180), (160, 120))
+        ]
         path = tmp_path / "a.264"
         path.write_bytes(b"".join(part.read_bytes() for part in parts))
         measured = measure(path, "full")
         assert measured.errors == {} and len(measured.frames) == 16
-        for name in ("temporal_information", "motion", "frozen_share", "content_change", "vbench_temporal_flickering"):
+        for name in (
+            "temporal_information",
+            "motion",
+            "frozen_share",
+            "content_change",
+            "vbench_temporal_flickering",
+        ):
             missing = list(np.flatnonzero(measured.frames[name].isna()))
             assert missing == [0, 8], name
         assert np.isnan(measured.values["loop_gap"])

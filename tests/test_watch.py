@@ -11,13 +11,13 @@ import pytest
 from interleaving import Clock, Process
 from omegaconf import OmegaConf
 
-from kling_sweeps import watch
 from kling_sweeps import CONF
 from kling_sweeps.errors import PollError
-from kling_sweeps.journal import Ticket
+from kling_sweeps.experiment.settings import PollSettings
+from kling_sweeps.generation import watch
+from kling_sweeps.generation.watch import Watch
 from kling_sweeps.provider import Status
-from kling_sweeps.settings import PollSettings
-from kling_sweeps.watch import Watch
+from kling_sweeps.store.journal import Ticket
 
 PLENTY = 10_000
 
@@ -106,7 +106,9 @@ def test_a_stream_tells_the_end_at_once(poll, monkeypatch):
 
 @pytest.mark.parametrize(("slots", "run_s"), [(8, 5.0), (2, 60.0), (40, 300.0)])
 @pytest.mark.parametrize("ahead", [0, 7, 63, 500])
-def test_a_place_far_behind_is_asked_after_seldom_and_a_near_one_in_time(poll, monkeypatch, slots, run_s, ahead):
+def test_a_place_far_behind_is_asked_after_seldom_and_a_near_one_in_time(
+    poll, monkeypatch, slots, run_s, ahead
+):
     """Notices that a request runs soon enough for the stream to tell of its end."""
     fal = Fal(Clock(), run_s, ahead, slots, stream="whole")
     late_s = watched(fal, poll, monkeypatch)

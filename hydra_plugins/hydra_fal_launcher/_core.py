@@ -1,4 +1,4 @@
-"""The work of the launcher: jobs in, videos in the store, jobs run as their videos land."""
+"""The work of the launcher: jobs in, videos in the store, jobs run as their videos are measured."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from kling_sweeps import session
-from kling_sweeps.config import read_all, read_job
 from kling_sweeps.errors import ConfigError, RefusedError, RunError, submitted
-from kling_sweeps.job import job
-from kling_sweeps.run import Landed
-from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.sweep import runner
+from kling_sweeps.sweep.job import job
 
 if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def launch(
     launcher: FalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> Sequence[JobReturn]:
-    """Run every job once its video has landed; return their results in Hydra's order."""
+    """Run every job once its video is measured; return their results in Hydra's order."""
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     Path(launcher.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
         numbers[cell.request.key].append(number)
     results = [JobReturn(status=JobStatus.COMPLETED) for _ in cells]  # what a dry run leaves
     failed = None
-    for landed in session.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
-        failed = failed or landed.error
-        for number in numbers[landed.cell.request.key]:
-            if not landed.stood or landed.flaws:  # or else no job has anything left to do, or to say
-                results[number] = _slim(jobs.note(number, settings, landed))
-            if not landed.error:
-                results[number].return_value = session.objective(settings, landed)
+    for result in runner.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
+        failed = failed or result.error
+        for number in numbers[result.cell.request.key]:
+            if not result.was_complete or result.flaws:  # or else no job has anything left to do, or to say
+                results[number] = _slim(jobs.note(number, settings, result))
+            if not result.error:
+                results[number].return_value = runner.objective(settings, result)
     if failed and settings.policy.fail_fast:
         raise failed  # so that no sweeper begins another batch
     return results
@@ -106,14 +106,14 @@ class _Jobs:
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
         return returned
 
-    def note(self, number: int, settings: Settings, landed: Landed) -> JobReturn:
-        """Let Hydra run the job of a run that has landed; what Hydra can't write down costs the run nothing."""
+    def note(self, number: int, settings: Settings, result: RunResult) -> JobReturn:
+        """Let Hydra run the job of a run that is over; what Hydra can't write down costs the run nothing."""
         try:
             return self.run(number)
         except OSError as error:
-            log.warning("Hydra could not note the run %s: %s", landed.cell.name, error)
-        returned = JobReturn(status=JobStatus.FAILED if landed.error else JobStatus.COMPLETED)
-        returned.return_value = landed.error or session.objective(settings, landed)
+            log.warning("Hydra could not note the run %s: %s", result.cell.name, error)
+        returned = JobReturn(status=JobStatus.FAILED if result.error else JobStatus.COMPLETED)
+        returned.return_value = result.error or runner.objective(settings, result)
         self.launcher.hydra_context.callbacks.on_job_end(config=self.launcher.config, job_return=returned)
         return returned
 

@@ -10,8 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from kling_sweeps.config_reader import reason
 from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment.reader import reason
 from kling_sweeps.untrusted import secrets
 
 # What every file system of Linux and macOS takes: bytes of one name, and of a path with what Hydra adds to it.
@@ -46,7 +46,9 @@ def _problems(text: str, is_inner: bool) -> Iterator[str]:
         yield "holds a NUL"
     if any(secret in text for secret in secrets()):
         yield "holds a credential"
-    if too_long := [name for name in names if len(name.encode("utf-8", "replace")) > NAME_BYTES - len(".log")]:
+    if too_long := [
+        name for name in names if len(name.encode("utf-8", "replace")) > NAME_BYTES - len(".log")
+    ]:
         yield f"has a name of more than {NAME_BYTES - len('.log')} bytes ({too_long[0][:40]}…)"
     if is_inner and (Path(text).is_absolute() or ".." in names):
         yield f"leads out of its folder ({text[:40]})"

@@ -18,9 +18,7 @@ class FalLauncher(Launcher):
     def __init__(self, max_in_flight: int) -> None:
         self.max_in_flight = max_in_flight
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from ._composer import Composer
 
         if not isinstance(hydra_context.config_loader, Composer):  # the guard's, which has read every job
@@ -29,9 +27,7 @@ class FalLauncher(Launcher):
         self.task_function = task_function
         self.config = config
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from . import _core
 
         return _core.launch(self, job_overrides, initial_job_idx)

@@ -13,14 +13,19 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kling_sweeps import cluster, terminal
-from kling_sweeps.address import holds_password
-from kling_sweeps.config import (
+from kling_sweeps.errors import ConfigError, say_refused
+from kling_sweeps.experiment.config import (
     COMMAND_ID,
     FACTOR,
     HOLDS_CREDENTIAL,
@@ -31,11 +36,12 @@ from kling_sweeps.config import (
     read_job,
     read_settings,
 )
-from kling_sweeps.config_reader import leaves, said
-from kling_sweeps.errors import ConfigError, say_refused
-from kling_sweeps.refusals import message
-from kling_sweeps.run import Runs
-from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.experiment.reader import leaves, said
+from kling_sweeps.experiment.refusals import message
+from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.experiment.tracking_uri import holds_password
+from kling_sweeps.sweep import cluster, summary
+from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
 
 from . import _outputs
@@ -138,7 +144,9 @@ def _values(key: str, value: Any) -> str:
 
 def _element(value: Any) -> str:
     if isinstance(value, list | dict):
-        raise ConfigError(f"hydra.sweeper.params has {value} among the values of a list; each is a text or a number")
+        raise ConfigError(
+            f"hydra.sweeper.params has {value} among the values of a list; each is a text or a number"
+        )
     return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else said(value)
 
 
@@ -151,7 +159,9 @@ def _tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
     }
     with open_dict(config):
         config.hydra.job.env_set.update(told)
-        config.hydra.overrides.hydra.extend([f"++hydra.job.env_set.{key}='{value}'" for key, value in told.items()])
+        config.hydra.overrides.hydra.extend(
+            [f"++hydra.job.env_set.{key}='{value}'" for key, value in told.items()]
+        )
 
 
 def _problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str]:
@@ -204,9 +214,9 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
 
 def _check_runs(runs: Runs, is_dry: bool) -> None:
     if is_dry:
-        return terminal.show_refusal(runs)
+        return summary.show_refusal(runs)
     runs.check()
-    atexit.register(terminal.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
+    atexit.register(summary.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
 
 
 def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
@@ -256,8 +266,7 @@ def _is_quoted(override: Override) -> bool:
     """Tell whether each element is a quoted text, or the id of a prompt."""
     return all(
         isinstance(element, QuotedString)
-        or override.key_or_group == "prompt"
-        and ID.fullmatch(str(element))
+        or (override.key_or_group == "prompt" and ID.fullmatch(str(element)))
         for element in override.value().list
     )
 

@@ -11,12 +11,12 @@ from hashlib import sha256
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.hydra_fal_launcher._composer import Composer
 from omegaconf import DictConfig, OmegaConf
 
-from kling_sweeps.config import read_all, read_job
+from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.settings import Cell, Settings
+from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.settings import Cell, Settings
 
 from . import _sampling as sampling
 
@@ -86,7 +86,9 @@ class Asked:
         values = {name: sampling.edges(found)[0] for name, found in self.space.items()}
         price = None
         for name, found in self.space.items():
-            prices = {v: self.jobs.read(values | {name: v})[1].request.price_usd for v in sampling.edges(found)}
+            prices = {
+                v: self.jobs.read(values | {name: v})[1].request.price_usd for v in sampling.edges(found)
+            }
             if None in prices.values():
                 return None
             values[name] = max(prices, key=prices.get)
@@ -102,10 +104,16 @@ def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str])
     _check(config.hydra.sweeper)
     parser = OverridesParser.create(config_loader=composer)
     overrides = {o.key_or_group: o for o in parser.parse_overrides(list(arguments))}
-    swept = {o.get_key_element(): sampling.distribution(o) for o in overrides.values() if o.is_sweep_override()}
+    swept = {
+        o.get_key_element(): sampling.distribution(o) for o in overrides.values() if o.is_sweep_override()
+    }
     if not swept:
-        raise ConfigError("nothing is searched: give a key an interval, like 'cfg_scale=interval(0, 1)', or values")
-    jobs = Jobs(config, composer, {k: o.input_line for k, o in overrides.items() if not o.is_sweep_override()})
+        raise ConfigError(
+            "nothing is searched: give a key an interval, like 'cfg_scale=interval(0, 1)', or values"
+        )
+    jobs = Jobs(
+        config, composer, {k: o.input_line for k, o in overrides.items() if not o.is_sweep_override()}
+    )
     firsts = {name: sampling.edges(found)[0] for name, found in swept.items()}
     declared = jobs.compose(firsts).model.get("arguments") or {}
     space = {n: sampling.stepped(found, declared.get(n.lstrip("+")) or {}) for n, found in swept.items()}
@@ -122,7 +130,9 @@ def _check(options: DictConfig) -> None:
         if not isinstance(options[key], int) or options[key] < 1
     ]
     if options.direction not in DIRECTIONS:
-        problems.append(f"hydra.sweeper.direction={options.direction} is unknown; valid are {', '.join(DIRECTIONS)}")
+        problems.append(
+            f"hydra.sweeper.direction={options.direction} is unknown; valid are {', '.join(DIRECTIONS)}"
+        )
     rate = options.max_failure_rate
     if not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
         problems.append(f"hydra.sweeper.max_failure_rate={rate} is not a number from 0 to 1")

@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
-from hydra_plugins.hydra_fal_launcher._composer import Composer
 from omegaconf import OmegaConf
 from rich.text import Text
 
-from kling_sweeps.console import console
+from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RefusedError, RunError
-from kling_sweeps.run import Runs
-from kling_sweeps.search import Proposal, SearchJournal, Trial, read_trial
-from kling_sweeps.search_results import Found, show, track
-from kling_sweeps.settings import Cell
-from kling_sweeps.tracking import Tracker
+from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.sweep.scheduler import Runs
+from kling_sweeps.sweep.search import Proposal, SearchJournal, Trial, read_trial
+from kling_sweeps.sweep.search_results import Found, show, track
+from kling_sweeps.terminal.console import console
+from kling_sweeps.tracking.tracker import Tracker
 
 from ._asked import Asked, read_asked
 from ._sampling import Asker
 
 if TYPE_CHECKING:
     from .search_sweeper import SearchSweeper
+
 
 def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
     """Go on with the search that is asked for; a dry run says how it stands and what the rest costs at most.
@@ -177,7 +178,11 @@ class _Search:
         spent = sum(trial.usd for trial in trials)
         left = max(0, self.asked.n_trials - sum(trial.usd > 0 or trial.state != "open" for trial in trials))
         done, price = self.asked.n_trials - left, self.asked.dearest_usd
-        cost = "what the others cost is unknown" if price is None else f"the others cost {left * price:.2f} USD at most"
+        cost = (
+            "what the others cost is unknown"
+            if price is None
+            else f"the others cost {left * price:.2f} USD at most"
+        )
         most = self.asked.settings.budget.max_usd
         said = [f"Search {self.asked.name}: {done} of {self.asked.n_trials} trials made"]
         said += [f"there are no more than {self.asked.n_trials} different ones"] * (
@@ -198,11 +203,14 @@ class _Search:
             most = self.asked.settings.budget.max_usd
             console.print(
                 f"The search ended at its budget: {spent:.2f} USD of budget.max_usd={most:g} are spent, and the next trial "
-                "does not fit. The same command with a higher one goes on.", soft_wrap=True,
+                "does not fit. The same command with a higher one goes on.",
+                soft_wrap=True,
             )
         if found.trial:
             best = {"name": "optuna", "best_params": found.trial.settings, "best_value": found.trial.value}
-            OmegaConf.save(OmegaConf.create(best), Path(self.sweeper.config.hydra.sweep.dir, "optimization_results.yaml"))
+            OmegaConf.save(
+                OmegaConf.create(best), Path(self.sweeper.config.hydra.sweep.dir, "optimization_results.yaml")
+            )
         self.asker.export(found.trials)
         try:
             self.tracker.check()

@@ -14,7 +14,9 @@ from typing import Any
 import optuna
 from hydra.core.override_parser.types import Override
 from hydra.utils import get_method, instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
+from hydra_plugins.hydra_optuna_sweeper._impl import (
+    create_optuna_distribution_from_override,
+)
 from omegaconf import DictConfig
 from optuna.distributions import (
     BaseDistribution,
@@ -29,7 +31,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.search import Proposal, Trial
+from kling_sweeps.sweep.search import Proposal, Trial
 
 Space = Mapping[str, BaseDistribution]
 # What Optuna says of itself at every start.
@@ -55,7 +57,9 @@ def stepped(found: BaseDistribution, argument: Mapping[str, Any]) -> BaseDistrib
         return found
     width = argument.get("max", math.inf) - argument.get("min", -math.inf)
     for whole in (width, found.high - found.low):
-        step = Decimal(10) ** math.floor(Decimal(str(whole / STEPS)).log10()) if math.isfinite(whole) else None
+        step = (
+            Decimal(10) ** math.floor(Decimal(str(whole / STEPS)).log10()) if math.isfinite(whole) else None
+        )
         if step and (ends := _multiples(found, step)):
             return DiscreteUniformDistribution(*ends, float(step))
     return found
@@ -152,7 +156,9 @@ class Asker:
                 storage=storage, study_name=options.study_name, direction=self.direction, load_if_exists=True
             )
         except Exception as error:  # of whichever database it is
-            raise ConfigError(f"hydra.sweeper.storage: Optuna can't use it: {type(error).__name__}: {error}") from None
+            raise ConfigError(
+                f"hydra.sweeper.storage: Optuna can't use it: {type(error).__name__}: {error}"
+            ) from None
 
     def _foreign(self) -> list[optuna.trial.FrozenTrial]:
         """Return what the user's own study has of others."""

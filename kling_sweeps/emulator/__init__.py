@@ -112,7 +112,8 @@ At `file`:
     slow                    the file spread over `seconds` (5)
 """
 
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
 from .process import EmulatorProcess
-from .settings import EmulatorSettings
 
 __all__ = ["EmulatorProcess", "EmulatorSettings"]

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kling_sweeps import streams
 from kling_sweeps.errors import say
-
-from .settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.terminal import streams
 
 REFUSED = 2
 EPILOG = """\
@@ -97,9 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"can't listen on {host}:{port}: {reason}. Choose another --port, or 0."
-        ) from None
+        raise ValueError(f"can't listen on {host}:{port}: {reason}. Choose another --port, or 0.") from None
 
 
 def _prepare(state_dir: Path | None) -> None:

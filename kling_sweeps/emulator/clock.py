@@ -7,11 +7,7 @@ from datetime import UTC, datetime
 
 def timestamp(seconds: float) -> str:
     """Return seconds since 1970 as an ISO 8601 time in UTC, to the microsecond."""
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="microseconds")
-        .replace("+00:00", "Z")
-    )
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def read_timestamp(text: str) -> float:

@@ -63,9 +63,7 @@ def close(transport: asyncio.Transport) -> None:
 
 def reset(transport: asyncio.Transport) -> None:
     """Reset the connection (a TCP RST), as a crashed proxy does."""
-    transport.get_extra_info("socket").setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT_AT_ALL
-    )
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT_AT_ALL)
     transport.abort()
 
 
@@ -94,9 +92,7 @@ class CutAnswer(Response):
         self._part = whole.body[: int(len(whole.body) * share)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._part, "more_body": True})
         close(transport_of(scope))
 

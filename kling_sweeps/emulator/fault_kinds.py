@@ -11,16 +11,12 @@ from .connection import NoAnswer
 
 Answer = Callable[[Mapping[str, Any]], Response]
 NGINX = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>nginx</body></html>"
-LOCKED = (
-    "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
-)
+LOCKED = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
 FOR_EVER = 10**9
 
 
 def _json(code: int, detail: str, error_type: str | None = None) -> Answer:
-    body = (
-        {"detail": detail} if error_type is None else {"detail": detail, "error_type": error_type}
-    )
+    body = {"detail": detail} if error_type is None else {"detail": detail, "error_type": error_type}
     headers = {} if error_type is None else {"x-fal-error-type": error_type}
     return lambda options: JSONResponse(body, code, headers)
 
@@ -36,9 +32,7 @@ def _too_many(options: Mapping[str, Any]) -> Response:
 
 
 def _page(options: Mapping[str, Any]) -> Response:
-    return HTMLResponse(
-        "<!doctype html><title>Welcome</title><p>Sign in to this network to go on.</p>"
-    )
+    return HTMLResponse("<!doctype html><title>Welcome</title><p>Sign in to this network to go on.</p>")
 
 
 # What a client sees, under the name of the fault.
@@ -81,9 +75,7 @@ _ACCEPTED = {"drop", "hang", "html_200", "cut"}
 _SUBMIT = {**_LOST, **_REFUSED, **_BROKEN, "timeout_408": {}, "cut": {"share": 0.5}}
 
 KINDS: dict[str, dict[str, dict[str, Any]]] = {
-    "submit": {
-        name: {"accepted": name in _ACCEPTED, **options} for name, options in _SUBMIT.items()
-    },
+    "submit": {name: {"accepted": name in _ACCEPTED, **options} for name, options in _SUBMIT.items()},
     "generate": {
         "moderation_422": {"charged": False},
         "no_media_422": {"charged": False},

@@ -86,10 +86,7 @@ def _rule(position: int, given: Any) -> Rule:
     kinds = _choice(where, "at", given.get("at"), KINDS)
     defaults = _choice(where, "fault", given.get("fault"), kinds)
     _check_names(where, given, defaults)
-    options = {
-        name: _option(where, name, given.get(name, value), value)
-        for name, value in defaults.items()
-    }
+    options = {name: _option(where, name, given.get(name, value), value) for name, value in defaults.items()}
     seed = given.get("seed", 0)
     return Rule(given, Fault(given["fault"], options), luck=random.Random(seed))
 
@@ -116,9 +113,7 @@ def _option(where: str, name: str, given: Any, default: Any) -> Any:
     if isinstance(default, str):
         is_same_kind = isinstance(given, str)
     if not is_same_kind or (_is_number(given) and given < 0):
-        raise RuleError(
-            f"{where}: {name} is {given!r}; it must be like {default!r}, which is the default"
-        )
+        raise RuleError(f"{where}: {name} is {given!r}; it must be like {default!r}, which is the default")
     return given
 
 

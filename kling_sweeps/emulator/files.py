@@ -38,7 +38,7 @@ async def file(emulator: Emulator, request: Request) -> Response:
         return JSONResponse({"detail": "File not found"}, 404)
     submission = emulator.queue.find(name.removesuffix("_output.mp4"))
     fault = emulator.fault("file", submission)
-    if fault is None or fault.name == "late" and _age_s(submission) >= fault.options["seconds"]:
+    if fault is None or (fault.name == "late" and _age_s(submission) >= fault.options["seconds"]):
         return FileResponse(path, media_type=VIDEO)
     if fault.name in BROKEN:
         return await BROKEN[fault.name](path, fault)
@@ -65,9 +65,7 @@ class _Truncated(Response):
         if self._resumable:
             headers["accept-ranges"] = "bytes"
         if first:
-            headers["content-range"] = (
-                f"bytes {first}-{len(self._content) - 1}/{len(self._content)}"
-            )
+            headers["content-range"] = f"bytes {first}-{len(self._content) - 1}/{len(self._content)}"
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 206 if first else 200, "headers": raw})
         part = rest[: int(len(rest) * self._share)]
@@ -161,9 +159,7 @@ async def _slow(path: Path, fault: Fault) -> Response:
             await asyncio.sleep(pause)
             yield content[first : first + CHUNK]
 
-    return StreamingResponse(
-        chunks(), media_type=VIDEO, headers={"content-length": str(len(content))}
-    )
+    return StreamingResponse(chunks(), media_type=VIDEO, headers={"content-length": str(len(content))})
 
 
 async def _zeros(count: float) -> AsyncIterator[bytes]:

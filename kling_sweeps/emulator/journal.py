@@ -27,9 +27,7 @@ class Journal:
 
     def ended(self, submission: Submission) -> None:
         """Write down a request's outcome."""
-        self._append(
-            {"event": "ended", "request_id": submission.request_id, **submission.ended_record()}
-        )
+        self._append({"event": "ended", "request_id": submission.request_id, **submission.ended_record()})
 
     def read(self) -> list[Submission]:
         """Return all submissions in the order of their acceptance; a torn last line is cut off."""

@@ -51,9 +51,7 @@ def _check_prompt(arguments: Mapping[str, Any]) -> Iterator[Problem]:
         return
     prompt = arguments["prompt"]
     if prompt == "":
-        yield _problem(
-            "prompt", "string_too_short", "String should have at least 1 character", prompt
-        )
+        yield _problem("prompt", "string_too_short", "String should have at least 1 character", prompt)
     yield from _text_problems("prompt", prompt)
 
 
@@ -65,9 +63,7 @@ def _text_problems(name: str, text: Any) -> Iterator[Problem]:
     if not isinstance(text, str):
         yield _problem(name, "string_type", "Input should be a valid string", text)
     elif len(text) > LONGEST_TEXT:
-        yield _problem(
-            name, "string_too_long", f"String should have at most {LONGEST_TEXT} characters", text
-        )
+        yield _problem(name, "string_too_long", f"String should have at most {LONGEST_TEXT} characters", text)
 
 
 def _check_cfg_scale(arguments: Mapping[str, Any]) -> Iterator[Problem]:
@@ -79,18 +75,12 @@ def _check_cfg_scale(arguments: Mapping[str, Any]) -> Iterator[Problem]:
     if scale != scale:
         yield _problem("cfg_scale", "float_parsing", "Input should be a valid number", given)
     elif scale < 0:
-        yield _problem(
-            "cfg_scale", "greater_than_equal", "Input should be greater than or equal to 0", given
-        )
+        yield _problem("cfg_scale", "greater_than_equal", "Input should be greater than or equal to 0", given)
     elif scale > 1:
-        yield _problem(
-            "cfg_scale", "less_than_equal", "Input should be less than or equal to 1", given
-        )
+        yield _problem("cfg_scale", "less_than_equal", "Input should be less than or equal to 1", given)
 
 
-def _check_choice(
-    name: str, choices: tuple[str, ...]
-) -> Callable[[Mapping[str, Any]], Iterator[Problem]]:
+def _check_choice(name: str, choices: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Iterator[Problem]]:
     def check(arguments: Mapping[str, Any]) -> Iterator[Problem]:
         given = arguments.get(name, choices[0])
         if given not in choices:

@@ -101,13 +101,9 @@ async def history(emulator: Emulator, request: Request) -> Response:
 async def pricing(emulator: Emulator, request: Request) -> Response:
     """Answer the prices of one or more endpoints; 404 when one is not known."""
     emulator.counters["pricing"] += 1
-    wanted = [
-        name for given in request.query_params.getlist("endpoint_id") for name in given.split(",")
-    ]
+    wanted = [name for given in request.query_params.getlist("endpoint_id") for name in given.split(",")]
     if unknown := [name for name in wanted if name not in USD_PER_SECOND]:
-        return _refused(
-            404, "not_found", f"no price is known for {', '.join(unknown)}; it charges 0 here"
-        )
+        return _refused(404, "not_found", f"no price is known for {', '.join(unknown)}; it charges 0 here")
     prices = [
         {
             "endpoint_id": name,
@@ -123,18 +119,14 @@ async def pricing(emulator: Emulator, request: Request) -> Response:
 def _visible(emulator: Emulator, fault: Fault | None) -> list[Submission]:
     """Return what the history shows at this moment."""
     name = None if fault is None else fault.name
-    lag = emulator.settings.history_lag_s + (
-        fault.options["seconds"] if fault and name == "lag" else 0
-    )
+    lag = emulator.settings.history_lag_s + (fault.options["seconds"] if fault and name == "lag" else 0)
     if name == "missing":
         return []
     known = emulator.queue.all()
     if name == "unfinished_too":
         return known
     latest = time.time() - lag
-    return [
-        submission for submission in known if submission.ended_at and submission.ended_at <= latest
-    ]
+    return [submission for submission in known if submission.ended_at and submission.ended_at <= latest]
 
 
 def _item(request: Request, submission: Submission, with_payloads: bool) -> dict[str, Any]:

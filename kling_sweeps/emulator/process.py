@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
 from ..errors import UnavailableError
-from .settings import EmulatorSettings
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10

@@ -10,20 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
 from . import models, outcomes
 from .faults import Faults
 from .journal import Journal
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
-from .settings import EmulatorSettings
 from .submission import IN_QUEUE, Outcome, Submission
 
 
 class RequestQueue:
     """All submissions; at most `settings.slots` of them run, the others wait in their order."""
 
-    def __init__(
-        self, settings: EmulatorSettings, folder: Path, journal: Journal, faults: Faults
-    ) -> None:
+    def __init__(self, settings: EmulatorSettings, folder: Path, journal: Journal, faults: Faults) -> None:
         self.folder = folder
         self._settings, self._journal, self._faults = settings, journal, faults
         self._submissions = {known.request_id: known for known in journal.read()}
@@ -66,9 +65,7 @@ class RequestQueue:
         start_timeout_s: float | None,
     ) -> Submission:
         """Accept a submission: from here on it is run and charged, whatever the client hears of it."""
-        accepted = Submission(
-            len(self._submissions), endpoint, arguments, low_priority, start_timeout_s
-        )
+        accepted = Submission(len(self._submissions), endpoint, arguments, low_priority, start_timeout_s)
         self._journal.accepted(accepted)
         self._submissions[accepted.request_id] = accepted
         if start_timeout_s is not None:

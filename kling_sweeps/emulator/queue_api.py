@@ -20,7 +20,6 @@ from .state import Emulator
 from .submission import COMPLETED, IN_QUEUE, Submission
 
 
-
 @dataclass(frozen=True)
 class Target:
     """What an address of the form `<app>/requests/<id>[/<action>]` names."""
@@ -50,14 +49,10 @@ async def submit(emulator: Emulator, request: Request) -> Response:
     if fault is not None and not fault.options["accepted"]:
         return _fault_answer(fault)
     submission = _accept(emulator, request, arguments)
-    answer = _Told(
-        emulator, submission, _submitted(emulator, request, submission), submission.headers()
-    )
+    answer = _Told(emulator, submission, _submitted(emulator, request, submission), submission.headers())
     if fault is None:
         return answer
-    return (
-        CutAnswer(answer, fault.options["share"]) if fault.name == "cut" else _fault_answer(fault)
-    )
+    return CutAnswer(answer, fault.options["share"]) if fault.name == "cut" else _fault_answer(fault)
 
 
 async def run(emulator: Emulator, request: Request) -> Response:
@@ -79,9 +74,7 @@ async def about_request(emulator: Emulator, request: Request, target: Target) ->
     """Answer what is asked about a request: its status, its result, or to cancel it."""
     action = ACTIONS.get((request.method, target.action))
     if action is None:
-        return JSONResponse(
-            {"detail": f"{request.method} {request.url.path} is nothing fal knows"}, 404
-        )
+        return JSONResponse({"detail": f"{request.method} {request.url.path} is nothing fal knows"}, 404)
     at, answer = action
     emulator.counters[COUNTED[at]] += 1
     submission = emulator.queue.find(target.request_id)
@@ -166,9 +159,7 @@ def _accept(emulator: Emulator, request: Request, arguments: dict[str, Any]) -> 
     is_low = request.headers.get("x-fal-queue-priority") == "low"
     endpoint = "/".join(part for part in request.url.path.split("/") if part)
     emulator.counters["accepted"] += 1
-    return emulator.queue.accept(
-        endpoint, arguments, is_low, None if timeout is None else _seconds(timeout)
-    )
+    return emulator.queue.accept(endpoint, arguments, is_low, None if timeout is None else _seconds(timeout))
 
 
 def _seconds(text: str) -> float | None:
@@ -197,9 +188,7 @@ def _status_body(emulator: Emulator, request: Request, submission: Submission) -
     outcome = submission.outcome
     body = {"status": submission.status, **_addresses(request, submission)}
     body["queue_position"] = emulator.queue.position(submission)
-    body["logs"] = (
-        _logs(submission) if request.query_params.get("logs") in ("1", "true", "True") else []
-    )
+    body["logs"] = _logs(submission) if request.query_params.get("logs") in ("1", "true", "True") else []
     if outcome is not None:
         body["metrics"] = {"inference_time": submission.inference_s}
     if outcome is not None and outcome.error is not None:

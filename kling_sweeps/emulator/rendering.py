@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 
 class RenderStopped(Exception):
@@ -27,7 +27,7 @@ def is_rendered(path: Path) -> bool:
 
 def prepare() -> None:
     """Import what rendering needs, so that the first video doesn't wait for it."""
-    from . import synthesis
+    from .scene import synthesis
 
     del synthesis
 
@@ -42,7 +42,7 @@ def render_video(
     """Render a request's video to `path`. Raises RenderStopped when `stopping` is set meanwhile."""
     import cv2
 
-    from .synthesis import render
+    from .scene.synthesis import render
 
     cv2.setNumThreads(1)
 

@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
 from . import control, files, platform_api, queue_api
 from .connection import BreakableProtocol
 from .faults import Faults
 from .journal import Journal
 from .queue import RequestQueue
-from .settings import EmulatorSettings
 from .state import Emulator
 
 Endpoint = Callable[[Emulator, Request], Awaitable[Response]]
@@ -74,9 +75,7 @@ async def _fal(emulator: Emulator, request: Request) -> Response:
     host, path = request.headers.get("host", "").split(":")[0], request.url.path.rstrip("/")
     if host == API_HOST or path in PLATFORM:
         endpoint = PLATFORM.get(path) if request.method == "GET" else None
-        return (
-            JSONResponse(NOT_FOUND, 404) if endpoint is None else await endpoint(emulator, request)
-        )
+        return JSONResponse(NOT_FOUND, 404) if endpoint is None else await endpoint(emulator, request)
     target = queue_api.Target.of(path)
     if target is not None:
         return await queue_api.about_request(emulator, request, target)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
 from .faults import Fault, Faults
 from .queue import RequestQueue
-from .settings import EmulatorSettings
 from .submission import Submission
 
 

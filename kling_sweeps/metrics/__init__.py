@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested, Value, parameters
+from kling_sweeps.metric import (
+    PLANES_VERSION,
+    FrameMetric,
+    Requested,
+    Value,
+    parameters,
+)
 from kling_sweeps.metrics.blockiness import Blockiness
 from kling_sweeps.metrics.color import Colorfulness, Saturation
 from kling_sweeps.metrics.cuts import Cuts
@@ -33,10 +39,10 @@ from kling_sweeps.metrics.noise import Noise
 from kling_sweeps.metrics.sets import Spec, specification
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.vbench import TemporalFlickering
-from kling_sweeps.settings import MAX_PIXELS
+from kling_sweeps.video import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from kling_sweeps.measurement import Measurement
+    from kling_sweeps.measurement.measurement import Measurement
 
 METRICS: Mapping[str, type[FrameMetric]] = {
     "file": File,
@@ -97,8 +103,7 @@ def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
 def fingerprint(spec: Spec | str | Path) -> str:
     """Digest the metrics with their versions and parameters: 16 hex digits, equal for equal numbers."""
     identity = {
-        metric.name: [_identity(type(metric)), metric.version, parameters(metric)]
-        for metric in build(spec)
+        metric.name: [_identity(type(metric)), metric.version, parameters(metric)] for metric in build(spec)
     }
     canonical = json.dumps([PLANES_VERSION, identity], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -140,8 +145,8 @@ def measure(
     nothing can be decoded and `ConfigError` for a bad specification. A metric that fails is NaN
     and has its message in `errors`, a file with a broken tail has one under `video`.
     """
-    from kling_sweeps.measurement import observe
-    from kling_sweeps.video import Video
+    from kling_sweeps.measurement.observe import observe
+    from kling_sweeps.video.decode import Video
 
     wanted = requested(aspect_ratio, duration)
     return observe(Video(Path(path), threads, max_pixels), build(metrics), wanted)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kling_sweeps import streams
 from kling_sweeps.metrics import describe
+from kling_sweeps.terminal import streams
 
 BETTER = {"higher": "more", "lower": "less", "neither": ""}
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps import opencv as cv2
 from kling_sweeps.metric import SampledMetric, Value, ratio, strips
+from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 PERIODS = range(3, 25)
 # The steps between pixels that a step is compared with: three to each side.

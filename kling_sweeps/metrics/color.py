@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps import opencv as cv2
 from kling_sweeps.metric import FrameMetric, Value, positive
+from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 # rg = R - G and yb = (R + G) / 2 - B, as rows that a (B, G, R) column is multiplied with.
 OPPONENT = np.array([[0, -1, 1], [-1, 0.5, 0.5]])

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 from kling_sweeps.metric import FrameMetric, Requested, Value
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
-    from kling_sweeps.video import Video
+    from kling_sweeps.video.decode import Video
+    from kling_sweeps.video.frame import Frame
 
 DECODED = "counted while decoding"
+# Each is an attribute of the same name of the video's facts.
+FACTS = (
+    Value("width", "width as displayed", "px", (1, inf), "neither", DECODED),
+    Value("height", "height as displayed", "px", (1, inf), "neither", DECODED),
+    Value("fps", "frames a second", "1/s", (0, inf), "neither", "time stamps"),
+    Value("frames", "frames that could be decoded", "1", (1, inf), "neither", DECODED),
+    Value("duration_s", "until the last frame's end", "s", (0, inf), "neither", "time stamps"),
+    Value("bitrate_mbps", "size over duration", "Mbit/s", (0, inf), "neither", "file size"),
+)
 
 
 @dataclass
@@ -22,12 +31,7 @@ class File(FrameMetric):
 
     version = 2
     values = (
-        Value("width", "width as displayed", "px", (1, inf), "neither", DECODED),
-        Value("height", "height as displayed", "px", (1, inf), "neither", DECODED),
-        Value("fps", "frames a second", "1/s", (0, inf), "neither", "time stamps"),
-        Value("frames", "frames that could be decoded", "1", (1, inf), "neither", DECODED),
-        Value("duration_s", "until the last frame's end", "s", (0, inf), "neither", "time stamps"),
-        Value("bitrate_mbps", "size over duration", "Mbit/s", (0, inf), "neither", "file size"),
+        *FACTS,
         Value(
             "aspect_error",
             "distance from the requested aspect ratio",
@@ -60,7 +64,7 @@ class File(FrameMetric):
         aspect_ratio = self._requested.aspect_ratio or nan
         duration_s = self._requested.duration_s or nan
         return {
-            **{value.name: float(getattr(facts, value.name)) for value in self.values[:6]},
+            **{value.name: float(getattr(facts, value.name)) for value in FACTS},
             "aspect_error": abs(facts.aspect_ratio / aspect_ratio - 1),
             "duration_error_s": facts.duration_s - duration_s,
         }

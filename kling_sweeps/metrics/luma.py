@@ -11,7 +11,7 @@ import numpy as np
 from kling_sweeps.metric import FrameMetric, Value
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 LOW, HIGH = 2 / 255, 253 / 255
 

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kling_sweeps import opencv as cv2
-from kling_sweeps.metric import FrameMetric, SampledMetric, Value, mean, percentile, positive, ratio
+from kling_sweeps.metric import (
+    FrameMetric,
+    SampledMetric,
+    Value,
+    mean,
+    percentile,
+    positive,
+    ratio,
+)
+from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 
 # DIS matches patches of 8 pixels, with a margin.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps import opencv as cv2
 from kling_sweeps.metric import SampledMetric, Value, inside, ratio, strips
+from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 # The mask [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] is this one down the columns and along the rows.
 SECOND_DIFFERENCE = np.array([1.0, -2.0, 1.0])

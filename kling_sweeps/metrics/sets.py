@@ -39,7 +39,14 @@ def _read(name: str, folder: Path, seen: tuple[Path, ...]) -> Any:
         raise ConfigError(f"metrics={name}: its defaults lead back to itself")
     try:
         config = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise ConfigError(f"metrics={name} can't be read: {error}") from error
     if not isinstance(config, DictConfig) or not all(isinstance(key, str) for key in config):
         raise ConfigError(f"metrics={name}: expected a mapping of metrics to their parameters")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from kling_sweeps import opencv as cv2
 from kling_sweeps.metric import FrameMetric, Value, positive
+from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kling_sweeps.metric import FrameMetric, Value
 
 if TYPE_CHECKING:
-    from kling_sweeps.frame import Frame
+    from kling_sweeps.video.frame import Frame
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kling_sweeps.errors import CredentialsError, UnavailableError
+from kling_sweeps.experiment.settings import ProviderSettings
 from kling_sweeps.provider import Provider
-from kling_sweeps.settings import ProviderSettings
 
 EMULATOR_HEADER = "x-kling-sweeps-emulator"
 
@@ -42,15 +42,15 @@ def opened(settings: ProviderSettings, name: str) -> Iterator[Provider]:
     from kling_sweeps.emulator.process import EmulatorProcess
 
     with EmulatorProcess(settings.emulator) as emulator:
-        yield _fal(settings, emulator.base_url, forgets=True)
+        yield _fal(settings, emulator.base_url, is_ephemeral=True)
 
 
-def _fal(settings: ProviderSettings, base_url: str | None, forgets: bool = False) -> Provider:
+def _fal(settings: ProviderSettings, base_url: str | None, is_ephemeral: bool = False) -> Provider:
     from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider, find_credentials
 
     found = None if settings.name == "emulator" else find_credentials()
     max_bytes = int(settings.max_video_mb * 1e6)
-    return FalProvider(found or NO_CREDENTIALS, base_url, max_bytes=max_bytes, forgets=forgets)
+    return FalProvider(found or NO_CREDENTIALS, base_url, max_bytes=max_bytes, is_ephemeral=is_ephemeral)
 
 
 def _is_emulator(base_url: str) -> bool:

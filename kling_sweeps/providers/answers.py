@@ -243,7 +243,9 @@ def delivered(body: Any, shown: str, failed: bool) -> Any:
     raise UnreadableResultError(f"fal's result names no video in a place that is known: {clean(shown)}", body)
 
 
-def failure(code: int, body: Any, headers: Mapping[str, str], shown: str, failed: bool) -> GenerationError | None:
+def failure(
+    code: int, body: Any, headers: Mapping[str, str], shown: str, failed: bool
+) -> GenerationError | None:
     """Return the error that a request ended in; None where an answer does not make that certain.
 
     Certain is what the status said (`failed`), what the model says itself (a list of typed details),
@@ -252,7 +254,7 @@ def failure(code: int, body: Any, headers: Mapping[str, str], shown: str, failed
     words = said(body, shown)
     kind = _kind(fields(body), headers)
     by_model = _detail(fields(body)) is not None
-    by_status = failed and bool(kind or code not in TRANSIENT and IN_PROGRESS not in words.lower())
+    by_status = failed and bool(kind or (code not in TRANSIENT and IN_PROGRESS not in words.lower()))
     if not (by_model or code == 422 or by_status):
         return None
     return GenerationError(

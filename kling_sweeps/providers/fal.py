@@ -10,9 +10,12 @@ from typing import Any
 
 import httpx
 from fal_client import AsyncClient, AsyncRequestHandle
-from fal_client.auth import AuthCredentials, MissingCredentialsError, fetch_auth_credentials
+from fal_client.auth import (
+    AuthCredentials,
+    MissingCredentialsError,
+    fetch_auth_credentials,
+)
 
-from kling_sweeps.download import download
 from kling_sweeps.errors import (
     CredentialsError,
     LockedAccountError,
@@ -20,12 +23,13 @@ from kling_sweeps.errors import (
     PollError,
     UnavailableError,
 )
-from kling_sweeps.journal import Ticket
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers
+from kling_sweeps.providers.download import download
 from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
-from kling_sweeps.request import GenerationRequest
+from kling_sweeps.store.journal import Ticket
 from kling_sweeps.untrusted import hide
 
 API = "https://api.fal.ai/v1/models"
@@ -72,9 +76,9 @@ class FalProvider:
     """fal's queue, or a server at `base_url` that speaks its protocol."""
 
     def __init__(
-        self, auth: AuthCredentials, base_url: str | None, *, max_bytes: int, forgets: bool = False
+        self, auth: AuthCredentials, base_url: str | None, *, max_bytes: int, is_ephemeral: bool = False
     ) -> None:
-        self.forgets = forgets
+        self.is_ephemeral = is_ephemeral
         self.base_url = base_url
         self.max_bytes = max_bytes
         self._clock = ServerClock()
@@ -103,9 +107,7 @@ class FalProvider:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
 
     async def submit(self, request: GenerationRequest) -> Ticket:
-        handle = await self._fal.submit(
-            request.endpoint, dict(request.arguments), headers=SUBMIT_HEADERS
-        )
+        handle = await self._fal.submit(request.endpoint, dict(request.arguments), headers=SUBMIT_HEADERS)
         urls = (handle.status_url, handle.response_url, handle.cancel_url)
         return self._addressed(Ticket(request.endpoint, handle.request_id, *urls))
 

@@ -121,7 +121,9 @@ class Whole(httpx.AsyncBaseTransport):
                 response = await self.inner.handle_async_request(request)
                 content = await _content(response)
         except TimeoutError:
-            raise httpx.ReadTimeout(f"no whole answer within {ANSWER_TIMEOUT_S:g} s", request=request) from None
+            raise httpx.ReadTimeout(
+                f"no whole answer within {ANSWER_TIMEOUT_S:g} s", request=request
+            ) from None
         self.clock.hear(response.headers.get("Date", ""))
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in OF_TRANSFER]
         return httpx.Response(response.status_code, headers=headers, content=content, request=request)

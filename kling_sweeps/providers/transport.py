@@ -37,7 +37,9 @@ NEVER_SENT = (
 # These may come from something on the way after the request went through.
 AMBIGUOUS_4XX = {408, 409, 425}
 # What a refusal says that ends when somebody pays; any other will be repeated for ever.
-LOCK = re.compile(r"\b(locked|balance|exhausted|top.?up|billing|payment|credits?|overdue|suspended|funds)\b", re.I)
+LOCK = re.compile(
+    r"\b(locked|balance|exhausted|top.?up|billing|payment|credits?|overdue|suspended|funds)\b", re.I
+)
 
 
 class Route(httpx.AsyncBaseTransport):
@@ -59,7 +61,7 @@ class Route(httpx.AsyncBaseTransport):
 
     def may_have_key(self, url: httpx.URL) -> bool:
         """Tell whether an address is one of fal's own, or of the server in its place."""
-        return _is_fals(url) or self.base is not None and _origin(url) == _origin(self.base)
+        return _is_fals(url) or (self.base is not None and _origin(url) == _origin(self.base))
 
     def is_own(self, address: object) -> bool:
         """Tell whether a server's answer may name this as the address of a request."""

@@ -1,0 +1,1 @@
+"""What was asked for: settings and cells, read from Hydra's configs, and the request of each."""

@@ -1,0 +1,349 @@
+"""From Hydra's DictConfig to frozen dataclasses: here it ends, and with it what Hydra would let pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import fields
+from functools import cached_property
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from kling_sweeps import metrics
+from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.model import Model, read_model
+from kling_sweeps.experiment.naming import part
+from kling_sweeps.experiment.reader import Reader, close, leaves, meant, reason, said
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.settings import (
+    BudgetSettings,
+    Cell,
+    Policy,
+    PollSettings,
+    ProviderSettings,
+    Settings,
+)
+from kling_sweeps.experiment.tracking_uri import holds_password
+from kling_sweeps.untrusted import secrets
+
+ARGUMENTS = (
+    "negative_prompt",
+    "cfg_scale",
+    "aspect_ratio",
+    "duration",
+)  # of conf/config.yaml, besides the prompt
+KEYS = (
+    *(
+        "prompt",
+        *ARGUMENTS,
+        "sample",
+        "model",
+        "prompts",
+        "metrics",
+        "measuring",
+        "provider",
+        "tracking",
+        "store",
+    ),
+    *("budget", "objective", "dry_run", "unknown", "retry", "on_interrupt", "fail_fast"),
+)
+CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
+EMULATOR_COUNTS = ("slots", "width", "height", "fps")
+# What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
+COMMAND_ID = "KLING_SWEEPS_COMMAND"
+SWEPT = "KLING_SWEEPS_SWEPT"
+PASSWORD_IN_CONFIG = (
+    "{} holds a password, which would be kept in Hydra's config dumps; "
+    "tracking.uri is read from MLFLOW_TRACKING_URI in the environment"
+)
+HOLDS_CREDENTIAL = (
+    "{} holds a credential, such as FAL_KEY, which would be sent, kept in the store and logged: take it out"
+)
+PROVIDERS = ("auto", "fal", "emulator")
+ID = re.compile(r"[\w.-]+")
+FACTOR = re.compile(r"(?<!\\)\$\{\s*([A-Za-z_]\w*)\s*\}")
+
+
+def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Settings, list[Cell]]:
+    """Read every job by what reads it; raise ConfigError with the problems of all."""
+    problems: dict[str, None] = {}
+    shared: dict[str, Settings] = {}
+    cells = []
+    for read in jobs:
+        try:
+            settings, cell = read()
+        except ConfigError as error:
+            problems.update(dict.fromkeys(error.problems))
+        else:
+            shared.setdefault(repr(settings), settings)
+            cells.append(cell)
+    if len(shared) > 1:
+        keys = "provider, store, tracking, metrics, budget, objective and dry_run"
+        problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
+    if not cells and not problems:
+        problems["the sweep has no runs: one of its keys is swept over nothing"] = None
+    if problems:
+        raise ConfigError(*problems)
+    return next(iter(shared.values())), cells
+
+
+def read_job(cfg: DictConfig, hydra: DictConfig | None = None) -> tuple[Settings, Cell]:
+    """Read one job's config, Hydra's own part in it or beside it; raise ConfigError with all its problems."""
+    reader = _JobReader(cfg, cfg.hydra if hydra is None else hydra)
+    reader.credentials()
+    settings, cell = reader.settings(), reader.cell()
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return settings, cell
+
+
+def read_settings(cfg: DictConfig) -> Settings:
+    """Read what all jobs of a command share; raise ConfigError with all its problems."""
+    reader = _JobReader(cfg, cfg.hydra)
+    reader.credentials()
+    settings = reader.settings()
+    if reader.problems:
+        raise ConfigError(*reader.problems)
+    return settings
+
+
+class _JobReader(Reader):
+    """Reads the config of one job, with Hydra's own part beside it."""
+
+    def __init__(self, cfg: DictConfig, hydra: DictConfig) -> None:
+        super().__init__(cfg)
+        self.hydra = hydra
+
+    def credentials(self) -> None:
+        """Report every key whose value, or what it is resolved to, holds a credential."""
+        known = secrets()
+        for path, value in leaves(self.raw) if known else ():
+            texts = [*map(str, path), str(value)]
+            if "${" in texts[-1] and path != ("tracking", "uri"):
+                with suppress(OmegaConfBaseException):  # which is reported where the value is needed
+                    texts.append(str(self.at(*path)))
+            if any(secret in text for text in texts for secret in known):
+                self.report(HOLDS_CREDENTIAL.format(".".join(texts[: len(path)])))
+
+    def settings(self) -> Settings:
+        for key, valid in (("store", ["dir"]), ("tracking", ["uri"]), ("measuring", ["max_pixels"])):
+            self.group(key, valid)
+        spec = self.value("metrics", {}) or {}
+        sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
+        return Settings(
+            sweep=sweep,
+            command=self.hydra.job.env_set.get(COMMAND_ID) or self.folder(),
+            provider=self.provider(),
+            store_dir=self.store_dir(),
+            tracking_uri=self.tracking_uri(),
+            metrics=spec,
+            budget=self.budget(),
+            policy=Policy(
+                **{key: self.choice(key, valid) for key, valid in CHOICES.items()},
+                fail_fast=self.flag("fail_fast"),
+            ),
+            objective=self.objective(spec),
+            dry_run=self.flag("dry_run"),
+            max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
+        )
+
+    def store_dir(self) -> Path:
+        folder = self.value("store.dir")
+        if not folder:
+            self.report(
+                "store.dir is not set; give a folder that all machines of the cluster share, at the same path"
+            )
+        return Path(str(folder)).expanduser()
+
+    def objective(self, spec: Mapping) -> str | None:
+        """Return the metric that a sweeper searches by; all the metrics are checked on the way."""
+        name = self.value("objective")
+        try:
+            measured = [value.name for metric in metrics.build(spec) for value in metric.values]
+            if name is not None and name not in measured:
+                self.report(f"objective={name} is not measured{close(name, measured)}")
+        except ConfigError as error:
+            self.report(*error.problems)
+        return name
+
+    def folder(self) -> str:
+        """Return the name of the folder that Hydra gives a command, which all its jobs share."""
+        is_sweep = self.hydra.mode == RunMode.MULTIRUN
+        return "-".join(Path(self.hydra.sweep.dir if is_sweep else self.hydra.run.dir).parts[-2:])
+
+    def budget(self) -> BudgetSettings:
+        self.group("budget", (f.name for f in fields(BudgetSettings)))
+        return BudgetSettings(
+            max_usd=self.number("budget.max_usd"),
+            partial=self.flag("budget.partial"),
+            allow_unknown_price=self.flag("budget.allow_unknown_price"),
+        )
+
+    def provider(self) -> ProviderSettings:
+        self.group("provider", (f.name for f in fields(ProviderSettings)))
+        self.group("provider.poll", (f.name for f in fields(PollSettings)))
+        name = self.value("provider.name")
+        if name not in PROVIDERS:
+            self.report(f"provider={name} is unknown; valid are {', '.join(PROVIDERS)}")
+        return ProviderSettings(
+            name=str(name),
+            base_url=self.base_url(),
+            **{
+                key: self.number(f"provider.{key}")
+                for key in ("timeout_s", "pause_s", "history_wait_s", "late_s")
+            },
+            poll=PollSettings(
+                **{f.name: self.number(f"provider.poll.{f.name}") for f in fields(PollSettings)}
+            ),
+            max_video_mb=self.number("provider.max_video_mb"),
+            emulator=self.emulator(),
+        )
+
+    def emulator(self) -> EmulatorSettings:
+        """Read what the emulator is started with; its own class knows what is allowed."""
+        self.group("provider.emulator", [*EMULATOR_COUNTS, "latency_s"])
+        whole = {key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS}
+        try:
+            return EmulatorSettings(**whole, latency_s=self.number("provider.emulator.latency_s"))
+        except ValueError as error:
+            self.report(f"provider.emulator: {error}")
+            return EmulatorSettings()
+
+    def base_url(self) -> str | None:
+        url = self.value("provider.base_url")
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(str(url))
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.path.strip("/") or parts.username or parts.query:
+            self.report("provider.base_url is not the address of a server alone, like http://127.0.0.1:8900")
+        return str(url).rstrip("/")
+
+    def tracking_uri(self) -> str:
+        uri = str(self.value("tracking.uri") or "")
+        if not uri:
+            self.report("tracking.uri is not set; set MLFLOW_TRACKING_URI to the server's address")
+        if holds_password(str(self.raw.get("tracking", {}).get("uri"))):
+            self.report(PASSWORD_IN_CONFIG.format("tracking.uri"))
+        return uri
+
+    def cell(self) -> Cell | None:
+        model = self.model()
+        if model is None:
+            return None
+        prompt, text, factors = self.prompt()
+        self.unknown_keys(model)
+        given = set(self.raw) & set(model.arguments) - {"prompt"}
+        values = {key: self.value(key) for key in given} | {"prompt": text}
+        arguments, problems = model.read_arguments(values)
+        if text is None:  # which is reported already
+            problems = [problem for problem in problems if not problem.startswith("prompt=")]
+        self.report(*problems)
+        sample = self.number("sample", whole=True)
+        if self.problems:
+            return None
+        request = GenerationRequest(model.endpoint, arguments, sample, model.price_usd(arguments))
+        return Cell(request, model.name, prompt, factors, self.name(request, prompt, factors))
+
+    def model(self) -> Model | None:
+        try:
+            return read_model(self.value("model", {}))
+        except ValueError as error:
+            self.report(str(error))
+            return None
+
+    def prompt(self) -> tuple[str, str | None, dict[str, str]]:
+        """Return the prompt's id or text, its text (None where it has none) and its factors."""
+        given, known = self.raw.get("prompt"), self.prompt_set
+        prompt = given if isinstance(given, str) else meant(given, known)
+        if prompt is None:
+            self.report(f"prompt={said(given)} is neither an id of the prompt set nor a text; quote it")
+            return said(given), None, {}
+        if prompt not in known and ID.fullmatch(prompt):
+            self.report(
+                f"prompt={prompt} is not in the prompt set{close(prompt, known)} "
+                "(a text of one word goes into a prompt set of your own)"
+            )
+            return prompt, None, {}
+        path, template = known.get(prompt, (("prompt",), prompt))
+        factors = self.factors(".".join(map(said, path)), template)
+        text = None if factors is None else self.text(*path)
+        return prompt if prompt in known else str(text), text, factors or {}
+
+    def factors(self, key: str, template: str) -> dict[str, str] | None:
+        """Return the values that a template takes, by name; None where one of them is missing."""
+        names = FACTOR.findall(template)
+        missing = [name for name in names if name not in self.raw]
+        for name in missing:
+            self.report(
+                f"{key} has ${{{name}}}, and there is no {name}: give one, as +{name}=\"'a text'\", or "
+                f"write \\${{{name}}} where these characters are meant"
+            )
+        return None if missing else {name: str(self.value(name)) for name in names}
+
+    def text(self, *path: Any) -> str | None:
+        """Return the text at a path; report where there is none."""
+        key, text = ".".join(map(said, path)), None
+        try:
+            text = self.at(*path)
+        except MissingMandatoryValue:
+            pass
+        except OmegaConfBaseException as error:
+            self.report(f"{key}: {reason(error)}")
+            return None
+        if text is None:
+            self.report(f"{key} has no text")
+        return text
+
+    @cached_property
+    def prompt_set(self) -> dict[str, tuple[tuple[Any, ...], str]]:
+        """Return where every prompt of the set has its text, and that text unresolved, by id."""
+        prompts = self.raw.get("prompts") or {}
+        if not isinstance(prompts, dict):
+            self.report(f"prompts={prompts} is not a mapping of ids to texts")
+            return {}
+        found = {}
+        for name, entry in prompts.items():
+            is_mapping = isinstance(entry, dict)
+            text = entry.get("text") if is_mapping else entry
+            if (is_mapping and set(entry) != {"text"}) or text is None:
+                self.report(f"prompts.{said(name)} is neither a text nor a mapping with `text` alone")
+            elif not isinstance(text, str):
+                self.report(f"prompts.{said(name)} is {text!r}, not a text; YAML wants it in quotes")
+            found[said(name)] = (("prompts", name, "text")[: 2 + is_mapping], str(text))
+        return found
+
+    def unknown_keys(self, model: Model) -> None:
+        """Report top-level keys that neither this project, the model nor a template knows."""
+        factors = {name for _, text in self.prompt_set.values() for name in FACTOR.findall(text)}
+        known = {*KEYS, *model.arguments, *factors, *FACTOR.findall(str(self.raw.get("prompt")))}
+        for key in self.raw:
+            if key == "sweep":
+                self.report("a file of conf/sweep/ must begin with `# @package _global_`")
+            elif key not in known:
+                self.report(f"{key} is unknown{close(key, known)}")
+            elif key not in model.arguments and key in ARGUMENTS and self.value(key) is not None:
+                self.report(f"{key}={self.value(key)}: {model.name} takes no {key}")
+
+    def name(self, request: GenerationRequest, prompt: str, factors: Mapping[str, str]) -> str:
+        """Return what a person calls the run: its prompt, what the command varies, and its repeat."""
+        given = dict(override.lstrip("+~").partition("=")[::2] for override in self.hydra.overrides.task)
+        swept = self.hydra.job.env_set.get(SWEPT)
+        varied = set(given) - {"prompts"} if swept is None else set(swept.split())
+        arguments = {key: value for key, value in request.arguments.items() if key != "prompt"}
+        values = {key: value for key, value in {**factors, **arguments}.items() if key in varied}
+        values |= {
+            key: given[key] for key in sorted(varied & set(given)) if re.match(r"(model|prompts)\b", key)
+        }
+        return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])

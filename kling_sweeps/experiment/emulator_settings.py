@@ -1,0 +1,54 @@
+"""What an emulator is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SMALLEST_SIDE_PX = 64
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """The settings of one emulator, checked when made.
+
+    `width` and `height` are those of a 16:9 video in pixels: 9:16 swaps them and 1:1 is the
+    shorter one squared. `latency_s` is the least time that a generation takes, in seconds.
+    `history_lag_s` is how long after its end a request appears in the request history. With a
+    `key`, only that key is accepted; without one, any is. Raises ValueError.
+    """
+
+    slots: int = 2
+    latency_s: float = 0.2
+    width: int = 1280
+    height: int = 720
+    fps: int = 24
+    state_dir: Path | None = None
+    history_lag_s: float = 0.0
+    key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"slots is {self.slots}; at least 1 request must be able to run")
+        if not 1 <= self.fps <= 120:
+            raise ValueError(f"fps is {self.fps}; it must lie between 1 and 120")
+        if min(self.latency_s, self.history_lag_s) < 0:
+            raise ValueError("latency and history lag are seconds, 0 or more")
+        for side in (self.width, self.height):
+            if side < SMALLEST_SIDE_PX or side % 2:
+                raise ValueError(f"a side of {side} px; it must be even and {SMALLEST_SIDE_PX} or more")
+
+    def frame_size(self, aspect_ratio: str) -> tuple[int, int]:
+        """Return (width, height) in pixels of a video of `aspect_ratio`."""
+        long, short = max(self.width, self.height), min(self.width, self.height)
+        return {"16:9": (long, short), "9:16": (short, long), "1:1": (short, short)}[aspect_ratio]
+
+    def flags(self) -> list[str]:
+        """Return these settings as flags of `python -m kling_sweeps.emulator`."""
+        flags = [f"--slots={self.slots}", f"--latency={self.latency_s}", f"--fps={self.fps}"]
+        flags += [f"--size={self.width}x{self.height}", f"--history-lag={self.history_lag_s}"]
+        if self.state_dir is not None:
+            flags.append(f"--state={self.state_dir}")
+        if self.key is not None:
+            flags.append(f"--key={self.key}")
+        return flags

@@ -1,0 +1,43 @@
+"""What Hydra says when it refuses a command, in words that say what to write instead."""
+
+from __future__ import annotations
+
+import re
+
+from kling_sweeps.experiment.config import KEYS
+from kling_sweeps.experiment.reader import LITERAL, close
+
+
+def message(error: Exception) -> str:
+    """Return an error with its causes, which is where Hydra says what was wrong."""
+    first, causes = error, [str(error) or type(error).__name__]
+    while error := error.__cause__:
+        if str(error) not in causes[-1]:
+            causes.append(str(error))
+    if isinstance(first, FileNotFoundError) and first.filename is None:
+        return "the folder that this command was given in is gone; change to one that is there"
+    if key := re.match(r"Could not override '(\S+)'", causes[0]):
+        return f"{key[1]} is not a key of the configuration{_adding(key[1])}"
+    if value := re.match(r"Ambiguous value for argument '(\w+)=(.*)'$", causes[0].splitlines()[0]):
+        return f"{value[1]}={value[2]} has a comma outside of quotes{_quoting(*value.groups())}"
+    if (text := getattr(first, "override", None)) and "=" in text and not text.startswith("hydra"):
+        causes[0] += _quoting(*text.split("=", 1))
+    if causes[0].startswith("Error merging override") and "${" in causes[0]:
+        causes.append(f"  ({LITERAL})")
+    return "\n".join(filter(None, causes))
+
+
+def _adding(key: str) -> str:
+    if key == "sweep":
+        return "; write +sweep=NAME"
+    if key in KEYS:
+        return " that can be replaced; write a + before it, which adds to it"
+    factor = (
+        "a template's factor that has no value yet, or an argument of this model alone, is added with a plus"
+    )
+    return f"{close(key, KEYS)}\n  ({factor}: +{key}=...)"
+
+
+def _quoting(key: str, value: str) -> str:
+    text = value.strip("'\"").replace("'", "\\'")
+    return f"\n  For one text write    {key}=\"'{text}'\"\n  To sweep over several values, add -m"

@@ -1,0 +1,120 @@
+"""What a command is asked to do, as frozen dataclasses: its settings, and a cell for every run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.request import GenerationRequest
+
+
+@dataclass(frozen=True)
+class PollSettings:
+    """How long to wait between two looks at a request: a share of what it takes, within limits in seconds."""
+
+    share: float
+    min_s: float
+    max_s: float
+
+    def interval(self, wait_s: float) -> float:
+        """Return how many seconds to pause in a wait, a tenth more or less, so that runs don't ask in step."""
+        return min(self.max_s, max(self.min_s, self.share * wait_s)) * random.uniform(0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class ProviderSettings:
+    """Who generates: `name` is auto, fal or emulator; `base_url` stands in for all of fal's hosts.
+
+    All in seconds: `timeout_s` is how long each step to a video is waited for, `pause_s` the time between
+    two looks at a locked account, `history_wait_s` how long a lost submission is looked for, `late_s` how
+    long after its completion a video that fal does not have is late, and not gone.
+    """
+
+    name: str
+    base_url: str | None
+    timeout_s: float
+    pause_s: float
+    history_wait_s: float
+    late_s: float
+    poll: PollSettings
+    max_video_mb: float
+    emulator: EmulatorSettings
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What a command may cost in USD; `partial` runs as much of a plan as fits."""
+
+    max_usd: float
+    partial: bool
+    allow_unknown_price: bool
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do when something went wrong.
+
+    `unknown` is wait or resubmit, `retry` none or failed, `on_interrupt` leave or cancel.
+    """
+
+    unknown: str = "wait"
+    retry: str = "none"
+    on_interrupt: str = "leave"
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all the runs of one command share; `command` is its id, the same in all its processes.
+
+    `objective` is the metric that a job returns to a sweeper, and a frame of more than `max_pixels` is
+    not decoded.
+    """
+
+    sweep: str
+    command: str
+    provider: ProviderSettings
+    store_dir: Path
+    tracking_uri: str
+    metrics: Mapping[str, Mapping[str, Any]]
+    budget: BudgetSettings
+    policy: Policy
+    objective: str | None
+    dry_run: bool
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: a request, and the words its configuration has for it.
+
+    `prompt` is the id of a prompt set, or the text itself; `factors` are the values that a
+    template took, and `name` is what a person calls the run.
+    """
+
+    request: GenerationRequest
+    model: str
+    prompt: str
+    factors: Mapping[str, str]
+    name: str
+
+    @property
+    def prompt_text(self) -> str:
+        return self.request.arguments["prompt"]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return what MLflow logs as params, all but the texts being short."""
+        return {
+            "prompt": self.prompt,
+            "prompt_text": self.prompt_text,
+            **{k: v for k, v in self.request.arguments.items() if k != "prompt"},
+            **self.factors,
+            "sample": self.request.sample,
+            "model": self.model,
+            "endpoint": self.request.endpoint,
+        }

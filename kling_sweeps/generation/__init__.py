@@ -1,0 +1,1 @@
+"""One request from its submission to its video in the store."""

@@ -1,0 +1,42 @@
+"""What all the generations of one command share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kling_sweeps.experiment.settings import Policy, ProviderSettings
+from kling_sweeps.generation.budget import Budget
+from kling_sweeps.measurement.workers import Workers
+from kling_sweeps.provider import Provider
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import State
+
+
+@dataclass(frozen=True)
+class GenerationContext:
+    """What all the generations of a command work with.
+
+    `planned` is the state of each request when the command was planned, by key. Until `has_submitted` is set,
+    by the first submission that the provider took, the lock `first_submission` lets one at a time submit.
+    """
+
+    provider: Provider
+    store: Store
+    budget: Budget
+    workers: Workers
+    sweep: str
+    command: str
+    settings: ProviderSettings
+    policy: Policy = Policy()
+    planned: Mapping[str, State] = field(default_factory=dict)
+    first_submission: asyncio.Lock = field(default_factory=asyncio.Lock)
+    has_submitted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def may_pay_again(self, key: str, state: State) -> bool:
+        """Tell whether the user's word covers a failure: the one that was known when the command was planned, once."""
+        planned = self.planned.get(key, State())
+        is_covered = planned.is_failed and planned.request_id == state.request_id
+        is_own = (state.lost_by or state.attempted_by) == self.command
+        return self.policy.retry == "failed" and is_covered and not is_own

@@ -1,0 +1,325 @@
+"""One generation, step by step, from whatever its journal says was done last."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kling_sweeps.errors import (
+    DownloadError,
+    GenerationError,
+    LockedAccountError,
+    LostResultError,
+    PollError,
+    RejectedError,
+    StoreError,
+    UnreadableResultError,
+    VideoError,
+)
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.generation.patience import Notify, Patience
+from kling_sweeps.generation.submission import LARGEST_SKEW, Submission
+from kling_sweeps.generation.watch import Watch
+from kling_sweeps.provider import CANCELLED, Status
+from kling_sweeps.providers.answers import video_url
+from kling_sweeps.providers.download import EMPTY, EXPIRED
+from kling_sweeps.store.folder import Entry
+from kling_sweeps.store.journal import Stage, State, Ticket
+from kling_sweeps.untrusted import clean
+
+# How often the same bytes have to come before they are what fal has, though no whole video.
+VIDEO_ATTEMPTS = 3
+# How often what fal failed, and does not charge, is begun anew without anybody's word.
+FREE_RETRIES = 2
+
+
+async def generate(context: GenerationContext, request: GenerationRequest, notify: Notify) -> State:
+    """Take a request to a video in the store, paid for once; return its state, finished or failed.
+
+    A RunError ends the run and leaves the journal where it was, so that the next call goes on from
+    there; what fal itself failed is journalled. `notify(stage, text)` hears of progress.
+    """
+    entry = context.store.entry(request)
+    if entry.state().stage in (Stage.FINISHED, Stage.DAMAGED):
+        return entry.state()
+    entry.make_folder()
+    notify("waiting", "")
+    async with entry.async_lock():
+        _check_there(entry, context)
+        entry.create(request)
+        _begin_anew(entry, context)
+        # Another command may have come further with it since this one was planned.
+        context.budget.settle(entry.key, entry.state().committed_usd)
+        steps = _steps(context, request, entry, notify)
+        while step := steps.get(entry.state().stage):
+            await step()
+    return entry.state()
+
+
+def _check_there(entry: Entry, context: GenerationContext) -> None:
+    """Raise StoreError where nothing is known of what was bought: it would be bought again."""
+    state, planned = entry.state(), context.planned.get(entry.key, State())
+    if state.stage is Stage.DAMAGED:
+        raise state.error
+    is_gone = state.is_blank and not planned.is_blank
+    if is_gone or (context.budget.amounts.get(entry.key) and entry.has_lost_journal()):
+        raise StoreError(
+            f"{entry.journal.path} is gone, and fal had the request; it is not bought again. Bring it back, or "
+            f"remove {entry.folder} whole, and the next command generates and pays for it anew"
+        )
+
+
+def _begin_anew(entry: Entry, context: GenerationContext) -> None:
+    """Begin anew where the user asked to pay again, or where a new emulator can't know what an old one had."""
+    state = entry.state()
+    if context.provider.is_ephemeral and state.is_open:
+        entry.journal.append("forgotten")
+    elif state.stage is Stage.FAILED and context.may_pay_again(entry.key, state):
+        entry.journal.append("retrying")
+
+
+def _steps(
+    context: GenerationContext, request: GenerationRequest, entry: Entry, notify: Notify
+) -> dict[Stage, Callable[[], Awaitable[None]]]:
+    """Return what leads from each stage to the next."""
+    submission = Submission(context, request, entry, notify)
+    generation = _Generation(context, request, entry, notify)
+    return {
+        Stage.NEW: submission.submit,
+        Stage.UNKNOWN: submission.look_up,
+        Stage.SUBMITTED: generation.wait,
+        Stage.COMPLETED: generation.fetch,
+        Stage.FETCHED: generation.download,
+    }
+
+
+class _Generation:
+    """One request that fal has; each step leads to the next stage or raises."""
+
+    def __init__(
+        self, context: GenerationContext, request: GenerationRequest, entry: Entry, notify: Notify
+    ) -> None:
+        self.command = context.command
+        self.provider = context.provider
+        self.budget = context.budget
+        self.workers = context.workers
+        self.settings = context.settings
+        self.request = request
+        self.entry = entry
+        self.notify = notify
+        # It is asked for once more before it is paid for once more.
+        state = entry.state()
+        self.may_pay_again = state.lost_by is not None and context.may_pay_again(entry.key, state)
+
+    @property
+    def ticket(self) -> Ticket:
+        ticket = self.entry.state().ticket
+        assert ticket is not None  # every stage from SUBMITTED on has one
+        return ticket
+
+    async def wait(self) -> None:
+        """Look until the request is completed; silence and a locked account are waited out."""
+        with Watch(self.provider, self.ticket, self.settings.poll) as watch:
+            while watch.age_s < self.settings.timeout_s:
+                try:
+                    if await self._is_over(watch):
+                        return None
+                except LockedAccountError as error:
+                    self.notify("paused", str(error))
+                    await asyncio.sleep(self.settings.pause_s)
+                except PollError as error:
+                    self.notify("no answer", str(error))
+                except GenerationError as error:
+                    return self._failed(error)
+        raise PollError(
+            f"not completed after {self.settings.timeout_s:g} s (provider.timeout_s); it goes on at "
+            "fal, and the same command collects it"
+        )
+
+    async def _is_over(self, watch: Watch) -> bool:
+        try:
+            return self._is_completed(await watch.next())
+        except LostResultError as error:
+            if await self._is_recovered(error):
+                return True
+            raise PollError(str(error)) from None
+
+    def _is_completed(self, status: Status) -> bool:
+        """Journal and tell what a status says that was not known."""
+        if status.stage == "COMPLETED":
+            self.entry.journal.append("completed", inference_s=status.inference_s, failed=status.failed)
+            return True
+        if status.stage == "IN_QUEUE":
+            place = status.queue_position
+            self.notify("in queue", "" if place is None else f"position {place}")
+            return False
+        if not self.entry.state().is_started:
+            self.entry.journal.append("started")
+        self.notify("generating", status.log)
+        return False
+
+    async def fetch(self) -> None:
+        """Fetch the result; what failed at fal is journalled as failed."""
+        self.notify("fetching result", "")
+        patience = Patience(self.settings, self.notify)
+        failed = self.entry.state().failed
+        while True:
+            try:
+                return await self._fetch_once(failed)
+            except GenerationError as error:
+                return self._failed(error)
+            except UnreadableResultError as error:
+                self._unreadable(error)
+            except (PollError, LockedAccountError) as error:
+                await patience.wait(error)
+
+    async def _fetch_once(self, failed: bool) -> None:
+        try:
+            self._keep(await self.provider.result(self.ticket, failed))
+        except LostResultError as error:
+            if not await self._is_recovered(error):
+                raise PollError(str(error)) from None
+
+    def _keep(self, result: dict) -> None:
+        self.entry.discard_part("video.mp4")  # it was another attempt's
+        self.entry.write_json("result.json", result)
+        self.entry.journal.append("fetched")
+
+    def _unreadable(self, error: UnreadableResultError) -> None:
+        """Keep what was delivered and can't be read, which nothing pays for again, and raise."""
+        self.entry.write_json("result.json", error.result)
+        if not self.entry.state().is_unreadable:
+            self.entry.journal.append("unreadable")
+        error.args = (f"{error}. It is in {self.entry.folder / 'result.json'}, and is not paid for again",)
+        raise error
+
+    async def _is_recovered(self, lost: LostResultError) -> bool:
+        """Take what fal does not know from its history; what was begun just now may be there yet, all else is lost.
+
+        Raises the error where the history can't be read, which confirms nothing.
+        """
+        is_confirmed, output = True, None
+        try:
+            output = await self._output_in_history()
+        except (PollError, LockedAccountError, LostResultError, RejectedError):
+            is_confirmed = False
+        if output is not None:
+            self._keep(output)
+        elif self._is_recent:
+            return False
+        elif not is_confirmed:
+            raise lost from None
+        else:
+            self._lost(lost)
+        return True
+
+    async def _output_in_history(self) -> dict | None:
+        since = self.entry.state().submitting_at or self.provider.now()
+        async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
+            if past.request_id == self.ticket.request_id and video_url(past.output):
+                return dict(past.output)
+        return None
+
+    @property
+    def _is_recent(self) -> bool:
+        """Tell whether what fal does not have is late for all that is known, and not gone."""
+        age = datetime.now(UTC) - self.entry.state().at_fal_since
+        return age.total_seconds() < self.settings.late_s
+
+    def _lost(self, error: LostResultError | DownloadError | VideoError) -> None:
+        """Note what fal does not know any more, and raise; what was lost before is paid again where told."""
+        if self.may_pay_again:
+            self.may_pay_again = False
+            self.entry.journal.append("retrying")
+            return
+        self.entry.journal.append("lost", message=str(error), command=self.command)
+        error.args = (f"{error}; retry=failed asks once more, and then pays again",)
+        raise error
+
+    def _failed(self, error: GenerationError) -> None:
+        """Journal a failure; one that fal does not charge is begun anew, twice at the most."""
+        state = self.entry.state()
+        if error.error_type == CANCELLED and state.is_cancelled:
+            self.entry.journal.append("cancelled")
+        else:
+            is_free = not error.may_have_cost and error.error_type != CANCELLED
+            self.entry.journal.append(
+                "failed",
+                stage=error.stage,
+                error_type=error.error_type,
+                message=str(error),
+                may_have_cost=error.may_have_cost,
+                begins_anew=is_free and state.retries < FREE_RETRIES,
+            )
+        self.budget.settle(self.entry.key, self.entry.state().committed_usd)
+
+    async def download(self) -> None:
+        """Fetch the video; one that is not whole is fetched anew until the same bytes came again."""
+        self.notify("downloading", "")
+        begin, patience, came = time.monotonic(), Patience(self.settings, self.notify), []
+        while True:
+            try:
+                problem = await self._download_once(came)
+                break
+            except DownloadError as error:
+                if error.error_type in (EXPIRED, EMPTY) and not self._is_recent:
+                    error.args = (f"the video is gone from fal: {error}",)
+                    return self._lost(error)
+                if error.is_final:
+                    raise
+                await patience.wait(error, "no video yet")
+            except VideoError as error:
+                if _came_again(came):
+                    return self._lost(error)
+                await patience.wait(error, "no video yet")
+        seconds, size = round(time.monotonic() - begin, 3), self.entry.video.stat().st_size
+        self.entry.journal.append("downloaded", seconds=seconds, bytes=size, problem=problem)
+
+    async def _download_once(self, came: list[str]) -> str:
+        """Fetch the video and return what is wrong with it, which is nothing, or what comes each time.
+
+        Raises VideoError where it may come better; what never does and can't be decoded is kept aside.
+        """
+        with self.entry.replacing("video.mp4") as part:
+            await self.provider.download(video_url(self.entry.read_json("result.json")), part)
+            try:
+                await self.workers.verify(part)
+            except VideoError as error:
+                came.append(_digest(part))
+                if not _came_again(came):
+                    part.unlink()
+                    raise
+                if error.decodable:
+                    return str(error).replace(str(part), "the file")
+                aside = self.entry.folder / "undecodable.mp4"
+                os.replace(part, aside)
+                error.args = (str(error).replace(str(part), str(aside)) + _beginning(aside),)
+                raise
+        return ""
+
+
+def _came_again(came: list[str]) -> bool:
+    """Tell whether the same bytes came often enough to be all that there is."""
+    return came[-VIDEO_ATTEMPTS:] == [came[-1]] * VIDEO_ATTEMPTS
+
+
+def _beginning(path: Path) -> str:
+    """Say how a file begins that is text, such as a page in place of a video."""
+    with open(path, "rb") as file:
+        head = file.read(200).strip()
+    return (
+        f"; it begins with {clean(head.decode(errors='replace'), 80)}"
+        if head[:1] in (b"<", b"{", b"[")
+        else ""
+    )
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

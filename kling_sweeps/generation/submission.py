@@ -1,0 +1,158 @@
+"""Submitting a request, once; and finding it again where the answer was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kling_sweeps.errors import (
+    CredentialsError,
+    LockedAccountError,
+    LostResultError,
+    NeverSentError,
+    PollError,
+    RateLimitedError,
+    RejectedError,
+    UnknownError,
+    submitted,
+)
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.generation.patience import Notify, Patience
+from kling_sweeps.store.folder import Entry
+from kling_sweeps.store.journal import State, Ticket, attempts
+
+# fal may note a request a little before it was noted here.
+NOTED_BEFORE = timedelta(minutes=5)
+# How far this machine's clock may be ahead where nobody said what time it is at fal.
+LARGEST_SKEW = timedelta(hours=25)
+# What a submission may end in without having been bought; anything else is unknown.
+NOT_BOUGHT = (NeverSentError, RejectedError, RateLimitedError, LockedAccountError, CredentialsError)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One request that is to be submitted, or was, nobody knows how it ended."""
+
+    context: GenerationContext
+    request: GenerationRequest
+    entry: Entry
+    notify: Notify
+
+    async def submit(self) -> None:
+        """Send the request; what was certainly not bought, and may be taken later, is sent again."""
+        self.notify("submitting", "")
+        patience = Patience(self.context.settings, self.notify)
+        while True:
+            try:
+                return await self._submit_after_the_first()
+            except (NeverSentError, RateLimitedError, LockedAccountError) as error:
+                await patience.wait(error, "not submitted")
+
+    async def _submit_after_the_first(self) -> None:
+        """Submit; the first submission of a command alone, so that a wrong key is refused with nothing sent."""
+        if self.context.has_submitted.is_set():
+            try:
+                return await _to_its_end(self._submit_once())
+            except CredentialsError as error:
+                raise RejectedError(str(error), error_type="unauthorized") from None
+        async with self.context.first_submission:
+            if not self.context.has_submitted.is_set():
+                await _to_its_end(self._submit_once())
+                self.context.has_submitted.set()
+                submitted.set()
+                return None
+        await self._submit_after_the_first()
+
+    async def _submit_once(self) -> None:
+        price_usd = self.request.price_usd
+        self.context.budget.reserve(self.entry.key, price_usd or 0.0)
+        self.entry.journal.append(
+            "submitting",
+            provider_at=self.context.provider.now().isoformat(timespec="milliseconds"),
+            sweep=self.context.sweep,
+            command=self.context.command,
+            price_usd=price_usd,
+        )
+        try:
+            ticket = await self.context.provider.submit(self.request)
+        except UnknownError:
+            return  # which is what "submitting" stands for
+        except NOT_BOUGHT as error:
+            self.entry.journal.append("not_submitted", error=str(error))
+            self.context.budget.settle(self.entry.key, self.entry.state().committed_usd)
+            raise
+        # A lost repeat of equal arguments may have taken this id over; then its own is still to be found.
+        self.entry.submitted(ticket, how="answered")
+
+    async def look_up(self) -> None:
+        """Find a submission whose answer was lost in fal's history, for as long as that may lag.
+
+        A history that can't be read proves nothing: it is asked again for as long, and then given up.
+        """
+        self.notify("looking up", "its answer was lost")
+        since, *again = self.entry.state().unanswered
+        wait_s = self.context.settings.history_wait_s
+        age_s = (self.context.provider.now() - (again or [since])[-1]).total_seconds()
+        begin = time.monotonic()
+        until, give_up = begin + wait_s - min(max(age_s, 0.0), wait_s), begin + wait_s
+        while True:
+            moment = time.monotonic()
+            is_last = moment >= until
+            try:
+                if await self._adopt(since, LARGEST_SKEW if is_last else NOTED_BEFORE):
+                    return
+                if is_last:
+                    break
+            except (PollError, LockedAccountError, LostResultError, RejectedError) as error:
+                if moment >= give_up:
+                    raise self._unknown(since, f"can't be read ({error})") from None
+                self.notify("looking up", str(error))
+            await asyncio.sleep(self.context.settings.poll.interval(wait_s))
+        if not self._may_resubmit:
+            raise self._unknown(since, "does not list it")
+        await self.submit()
+
+    async def _adopt(self, since: datetime, margin: timedelta) -> bool:
+        """Take over the request of the history that has these arguments, no owner, and the nearest time."""
+        history = self.context.provider.history(self.request.endpoint, since - margin)
+        mine = [past async for past in history if past.arguments == self.request.arguments]
+        mine.sort(key=lambda past: abs((past.sent_at or since) - since))
+        # What an earlier attempt of this key was given is no answer to this one.
+        earlier = {attempt.request_id for attempt in attempts(self.entry.journal.events())}
+        tickets = (Ticket(self.request.endpoint, past.request_id) for past in mine)
+        return any(
+            self.entry.submitted(ticket, how="adopted")
+            for ticket in tickets
+            if ticket.request_id not in earlier
+        )
+
+    @property
+    def _may_resubmit(self) -> bool:
+        """Tell whether the user's word to pay again was given, and no command has used it up since the plan."""
+        lost = len(self.entry.state().unanswered)
+        is_own = self.entry.state().attempted_by == self.context.command
+        planned = self.context.planned.get(self.entry.key, State())
+        is_used_up = lost > 1 and (is_own or lost > len(planned.unanswered))
+        return self.context.policy.unknown == "resubmit" and not is_used_up
+
+    def _unknown(self, since: datetime, history: str) -> UnknownError:
+        cost = "what it costs" if self.request.price_usd is None else f"{self.request.price_usd:.2f} USD"
+        return UnknownError(
+            f"the submission of {since:%Y-%m-%d %H:%M:%S} UTC was sent, its answer was lost, and fal's "
+            f"history {history}. It may have been bought, for {cost}. Run the command again later, "
+            "which looks for it again, or with unknown=resubmit, which pays again"
+        )
+
+
+async def _to_its_end(work: Awaitable[None]) -> None:
+    """Await work that a cancellation does not break off, but only follows."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,117 @@
+"""Looking after one request: often enough to be there when it is done, and seldom enough to be polite.
+
+A request that waits in the queue is asked after in steps that are a share of what it still has to wait,
+by its place and the pace at which places were gained. Once it runs, the provider's status stream tells of
+its end at once, and questions are a precaution; where there is no stream they are a share of its age.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+from kling_sweeps.experiment.settings import PollSettings
+from kling_sweeps.provider import Provider, Status
+from kling_sweeps.store.journal import Ticket
+
+# How many seconds a place in the queue is taken for until it is seen.
+PLACE_S = 1.0
+
+
+class Watch:
+    """What is seen of one request."""
+
+    def __init__(self, provider: Provider, ticket: Ticket, poll: PollSettings) -> None:
+        self.provider = provider
+        self.ticket = ticket
+        self.poll = poll
+        self.begin = time.monotonic()
+        self.running_since: float | None = None
+        self.first_place: int | None = None
+        self.pause_s = 0.0
+        self.stream: _Stream | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.stream:
+            self.stream.close()
+
+    @property
+    def age_s(self) -> float:
+        """Return for how long it has been watched."""
+        return time.monotonic() - self.begin
+
+    async def next(self) -> Status:
+        """Return the next status, after a while; raise what `Provider.status` raises."""
+        status = await self._pause()
+        if status is None:
+            self.pause_s = self.poll.interval(self.age_s)  # should there be no answer
+            status = await self.provider.status(self.ticket)
+        self.pause_s = self._until_next(status)
+        return status
+
+    async def _pause(self) -> Status | None:
+        if self.stream is None:
+            await asyncio.sleep(self.pause_s)
+            return None
+        return await self.stream.next(self.pause_s)
+
+    def _until_next(self, status: Status) -> float:
+        """Return how many seconds to wait for the next look."""
+        if status.stage != "IN_PROGRESS":
+            return self.poll.interval(self._wait_s(status.queue_position or 0))
+        if self.running_since is None:
+            self.running_since = time.monotonic()
+        if self.stream is None or self.stream.broke_off:
+            self.stream = _Stream(self.provider, self.ticket)
+        is_told = self.stream.is_reporting
+        return self.poll.max_s if is_told else self.poll.interval(time.monotonic() - self.running_since)
+
+    def _wait_s(self, place: int) -> float:
+        """Return how many seconds the request still has to wait in the queue, as far as can be told."""
+        if self.first_place is None:
+            self.first_place = place
+        gained = self.first_place - place
+        if gained > 0:
+            return (place + 1) * self.age_s / gained
+        return max(self.age_s, (place + 1) * PLACE_S)
+
+
+class _Stream:
+    """A provider's status stream, read in a task of its own; `is_reporting` while it does.
+
+    One that `broke_off` has told something before, so that another may do so again.
+    """
+
+    def __init__(self, provider: Provider, ticket: Ticket) -> None:
+        self.told: asyncio.Queue[Status | None] = asyncio.Queue()
+        self.is_reporting = self.broke_off = False
+        self.task = asyncio.create_task(self._read(provider, ticket))
+
+    async def _read(self, provider: Provider, ticket: Ticket) -> None:
+        try:
+            async for status in provider.watch(ticket):
+                self.is_reporting = True
+                self.told.put_nowait(status)
+        except Exception:
+            pass  # there are questions still
+        finally:
+            self.broke_off, self.is_reporting = self.is_reporting, False
+            self.told.put_nowait(None)  # ask
+
+    async def next(self, timeout_s: float) -> Status | None:
+        """Return what is told next, None where nothing is for so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.told.get()
+        except TimeoutError:
+            return None
+
+    def close(self) -> None:
+        self.task.cancel()

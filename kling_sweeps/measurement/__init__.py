@@ -1,0 +1,1 @@
+"""Measuring videos: one pass for all metrics, worker processes, what is saved."""

@@ -1,0 +1,108 @@
+"""What was measured on one video, in memory, and saved as plain files in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from math import isfinite, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kling_sweeps.store.journal import force, sync_folder
+from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES, read_record
+from kling_sweeps.video import opencv as cv2
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The numbers of one video and how they came about.
+
+    `values`: metric name -> float, NaN where it could not be measured. `frames`: a row a frame, with
+    `frame`, `time_s` and a column a series. `errors`: name of a metric, or `video`, -> what went wrong.
+    `facts`: the file's properties and colour tags. `versions`: of decoder, libraries and metrics.
+    `filmstrip`: BGR uint8, 240 pixels high.
+    """
+
+    values: Mapping[str, float]
+    frames: pd.DataFrame
+    errors: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    filmstrip: np.ndarray | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole, on disk, or not at all."""
+        folder = Path(folder)
+        if folder.is_file():
+            folder.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / FRAMES, lambda path: path.write_bytes(self.frames.to_parquet(index=False)))
+        if self.filmstrip is not None:
+            png = cv2.imencode(".png", self.filmstrip)[1].tobytes()
+            _replace(folder / FILMSTRIP, lambda path: path.write_bytes(png))
+        _replace(folder / VALUES, lambda path: path.write_text(self._json(), encoding="utf-8"))
+        sync_folder(folder.parent)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Measurement:
+        """Read what `save` wrote; raise OSError or ValueError where it did not finish, or is no longer whole."""
+        import pandas as pd
+
+        folder = Path(folder)
+        saved = read_record(folder)
+        values = {name: nan if value is None else value for name, value in saved.pop("values").items()}
+        strip = folder / FILMSTRIP
+        return cls(
+            values=values,
+            frames=pd.read_parquet(BytesIO((folder / FRAMES).read_bytes())),
+            filmstrip=_picture(strip.read_bytes()) if strip.exists() else None,
+            **saved,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Give the numbers and how they came about as JSON has them: None for NaN."""
+        return _strict(
+            {"values": self.values, "errors": self.errors, "facts": self.facts, "versions": self.versions}
+        )
+
+    def _json(self) -> str:
+        return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def is_readable(folder: Path) -> bool:
+    """Tell whether all of a measurement can be read."""
+    try:
+        return Measurement.load(folder).filmstrip is not None
+    except Exception:  # of whichever library
+        return False
+
+
+def _picture(png: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+
+
+def _strict(value: Any) -> Any:
+    # JSON knows no NaN.
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        if path.is_dir():
+            shutil.rmtree(path)
+        force(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""One pass over a video in which every metric sees every frame."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from math import isfinite, nan
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from kling_sweeps.measurement.measurement import Measurement
+from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested
+from kling_sweeps.video import opencv as cv2
+from kling_sweeps.video.decode import Video
+from kling_sweeps.video.filmstrip import Filmstrip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested | None = None) -> Measurement:
+    """Show every frame of a video to every metric, once; raise `VideoError` where there is none."""
+    cv2.load()
+    errors: dict[str, str] = {}
+    for metric in metrics:
+        with _recorded(metric, errors):
+            metric.start(video, requested or Requested())
+    times_s, strip = _decoded(video, metrics, errors)
+    values = {name: value for metric in metrics for name, value in _values(metric, errors).items()}
+    table = _table(times_s, metrics, errors)
+    if video.facts.problem:
+        errors["video"] = video.facts.problem
+    return Measurement(
+        values=values,
+        frames=table,
+        errors=errors,
+        facts=asdict(video.facts),
+        versions=_versions(metrics),
+        filmstrip=strip.image(),
+    )
+
+
+def _decoded(
+    video: Video, metrics: Sequence[FrameMetric], errors: dict[str, str]
+) -> tuple[Sequence[float], Filmstrip]:
+    times_s, strip = array("d"), Filmstrip()
+    for frame in video:
+        if not times_s:
+            strip = Filmstrip(expected=video.declared_frames)
+        times_s.append(frame.time_s)
+        strip.update(frame)
+        for metric in metrics:
+            if metric.name not in errors:
+                with _recorded(metric, errors):
+                    metric.update(frame)
+    return times_s, strip
+
+
+@contextmanager
+def _recorded(metric: FrameMetric, errors: dict[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        errors.setdefault(metric.name, f"{type(error).__name__}: {error}")
+
+
+def _values(metric: FrameMetric, errors: dict[str, str]) -> dict[str, float]:
+    found = dict.fromkeys((value.name for value in metric.values), nan)
+    if metric.name not in errors:
+        with _recorded(metric, errors):
+            computed = metric.compute()
+            found = {name: float(computed.get(name, nan)) for name in found}
+    return {name: value if isfinite(value) else nan for name, value in found.items()}
+
+
+def _table(times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dict[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {"frame": np.arange(len(times_s)), "time_s": np.array(times_s)}
+    for metric in metrics:
+        for name, series in metric.series.items():
+            if name in columns:
+                errors.setdefault(metric.name, f"there is a series {name} already, of another metric")
+                continue
+            columns[name] = np.full(len(times_s), nan)
+            columns[name][: len(series)] = series
+    return pd.DataFrame(columns)
+
+
+def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:
+    libraries = {
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+        "opencv": cv2.load().__version__,
+        "numpy": np.__version__,
+        "planes": str(PLANES_VERSION),
+    }
+    return libraries | {f"metric.{metric.name}": str(metric.version) for metric in metrics}

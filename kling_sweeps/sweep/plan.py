@@ -1,0 +1,132 @@
+"""What a command would do: every cell, what is here already, and what the rest costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kling_sweeps.errors import BudgetError
+from kling_sweeps.experiment.settings import Cell, Policy
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.journal import Stage, State
+
+OVER = (Stage.FINISHED, Stage.FAILED, Stage.DAMAGED)
+WORDS = {
+    Stage.NEW: "to generate",
+    Stage.UNKNOWN: "to look up",
+    Stage.SUBMITTED: "to collect",
+    Stage.COMPLETED: "to collect",
+    Stage.FETCHED: "to collect",
+    Stage.FINISHED: "in the store",
+    Stage.FAILED: "failed",
+    Stage.DAMAGED: "damaged",
+}
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and how far it has come; a second cell with the same request is a repeat and costs nothing.
+
+    `is_retried` tells that one that failed, or whose answer was lost, may be generated again, `fits` that
+    the budget allows it.
+    """
+
+    cell: Cell
+    state: State
+    is_repeat: bool
+    is_retried: bool
+    fits: bool = True
+
+    @property
+    def status(self) -> str:
+        if not self.fits:
+            return "over budget"
+        if self.is_repeat:
+            return "as above"
+        if self.state.is_unreadable:
+            return "unreadable"
+        if not self.is_retried:
+            return WORDS[self.state.stage]
+        return "to generate again" if self.state.is_failed else "to look up or generate again"
+
+    @property
+    def is_new(self) -> bool:
+        is_wanted = self.state.stage is Stage.NEW or self.is_retried
+        return is_wanted and self.fits and not self.is_repeat
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Return what the cell is going to cost in USD, None where nobody knows."""
+        return self.cell.request.price_usd if self.is_new else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a command, in its order."""
+
+    planned: Sequence[PlannedCell]
+
+    @property
+    def total_usd(self) -> float:
+        """Return what the plan costs in USD, without what has no price."""
+        return round(sum(planned.cost_usd or 0.0 for planned in self.planned), 4)
+
+    @property
+    def committed_usd(self) -> float:
+        """Return what its cells have cost already, or may have, in USD."""
+        return round(sum(p.state.committed_usd for p in self.planned if not p.is_repeat), 4)
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether anything is left to ask a provider for."""
+        return any(p.is_new or p.state.stage not in OVER for p in self.planned)
+
+    def check_price(self) -> None:
+        """Raise BudgetError where nobody knows what a cell costs."""
+        for planned in self.planned:
+            if planned.cost_usd is None:
+                raise BudgetError(
+                    f"{planned.cell.model} has no price, so what this costs can't be known. Give its file in "
+                    "conf/model/ a price, or accept that: budget.allow_unknown_price=true"
+                )
+
+    def check_budget(self, max_usd: float) -> None:
+        """Raise BudgetError where the plan, with what its cells have cost already, is over budget."""
+        whole = round(self.committed_usd + self.total_usd, 4)
+        if not any(planned.fits for planned in self.planned):
+            raise BudgetError(f"nothing of this fits into budget.max_usd={max_usd:g}")
+        if self.total_usd and whole > max_usd:
+            before = f", after {self.committed_usd:.2f} USD before" if self.committed_usd else ""
+            raise BudgetError(
+                f"this costs {self.total_usd:.2f} USD{before}, and budget.max_usd={max_usd:g}. Sweep less, "
+                f"run what fits with budget.partial=true, or allow it: budget.max_usd={whole:g}"
+            )
+
+    def fitted(self, max_usd: float) -> Plan:
+        """Return the plan with what does not fit marked, one repeat of every cell before the next."""
+        left = round(max_usd - self.committed_usd, 4)
+        fits = {}
+        for planned in sorted(self.planned, key=lambda planned: planned.cell.request.sample):
+            cost = planned.cost_usd or 0.0
+            key = planned.cell.request.key
+            fits[key] = fits.get(key, not cost or cost <= left)
+            left = round(left - cost * fits[key], 4)
+        return Plan([replace(p, fits=fits[p.cell.request.key]) for p in self.planned])
+
+
+def make_plan(cells: Sequence[Cell], store: Store, policy: Policy, is_ephemeral: bool) -> Plan:
+    """Look each cell up in the store; the policy may be to pay again.
+
+    A provider that `is_ephemeral` is an emulator started for the command, which has none of the earlier requests.
+    """
+    planned: list[PlannedCell] = []
+    seen: set[str] = set()
+    for cell in cells:
+        key, state = cell.request.key, store.entry(cell.request).state()
+        if is_ephemeral and state.is_open:
+            state = State()
+        is_retried = policy.retry == "failed" and state.is_failed
+        is_retried |= policy.unknown == "resubmit" and state.stage is Stage.UNKNOWN
+        planned.append(PlannedCell(cell, state, key in seen, is_retried))
+        seen.add(key)
+    return Plan(planned)

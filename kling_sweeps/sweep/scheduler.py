@@ -1,0 +1,306 @@
+"""The runs of a command: all generated and measured at once, each handed over as it completes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from filelock import Timeout
+
+from kling_sweeps import metrics, providers
+from kling_sweeps.errors import (
+    GenerationError,
+    RefusedError,
+    RunError,
+    StoreError,
+    UnavailableError,
+    explained,
+)
+from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.generation.budget import Budget
+from kling_sweeps.generation.context import GenerationContext
+from kling_sweeps.generation.lifecycle import generate
+from kling_sweeps.measurement.measurement import is_readable
+from kling_sweeps.measurement.workers import Workers
+from kling_sweeps.provider import CANCELLED, Provider
+from kling_sweeps.store.folder import Entry, Store
+from kling_sweeps.store.journal import Stage, State
+from kling_sweeps.store.measured import is_measured
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.sweep.plan import Plan, make_plan
+from kling_sweeps.video import opencv
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Hears how the runs of a command come along; called from any thread."""
+
+    def update(self, cell: Cell, stage: str, text: str) -> None: ...
+
+
+class Runs:
+    """The runs of one command, on one store and one provider."""
+
+    def __init__(self, settings: Settings, cells: Sequence[Cell]) -> None:
+        self.settings = settings
+        self.provider_name = providers.resolve(settings.provider)
+        self.is_ephemeral = self.provider_name == "emulator" and not settings.provider.base_url
+        self.store = Store(settings.store_dir / self.provider_name)
+        self.store.check_readable()
+        self.plan: Plan = make_plan(cells, self.store, settings.policy, self.is_ephemeral)
+        if settings.budget.partial:
+            self.plan = self.plan.fitted(settings.budget.max_usd)
+        fitting = [planned.cell for planned in self.plan.planned if planned.fits]
+        self.cells = list({cell.request.key: cell for cell in reversed(fitting)}.values())[::-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return metrics.fingerprint(self.settings.metrics)
+
+    def check(self) -> None:
+        """Raise RefusedError where the plan is over budget, or the store can't be written and has to be."""
+        self.check_price()
+        try:
+            self.store.check()
+            _ = self.budget
+        except UnavailableError:
+            if self.plan.pending:
+                raise
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Return the command's budget, in which all that the plan's cells have cost counts, here or not."""
+        budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
+        for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
+            entry = self.store.find(key)
+            with (
+                suppress(Timeout, OSError),
+                entry.lock(timeout_s=0),
+            ):  # or else whoever works on it settles it
+                state = entry.state()
+                if state.stage is not Stage.DAMAGED and not entry.has_lost_journal():
+                    budget.settle(key, state.committed_usd)
+        return budget
+
+    def check_price(self) -> None:
+        """Raise BudgetError where the plan costs more than it may, or nobody knows what."""
+        if not self.settings.budget.allow_unknown_price:
+            self.plan.check_price()
+        self.plan.check_budget(self.settings.budget.max_usd)
+
+    def in_flight(self) -> list[tuple[Cell, State]]:
+        """Return the cells that fal has, or may have, and that are not here yet."""
+        states = ((cell, self.store.entry(cell.request).state()) for cell in self.cells)
+        return [(cell, state) for cell, state in states if state.is_open]
+
+    def finished(self) -> Iterator[RunResult]:
+        """Yield what is generated and measured already."""
+        for planned in self.plan.planned:
+            entry = self.store.entry(planned.cell.request)
+            folder = entry.measurements(self.fingerprint)
+            if planned.state.stage is Stage.FINISHED and not planned.is_repeat and is_measured(folder):
+                with suppress(OSError):  # a store that can't be written is good enough to read
+                    entry.write_request(planned.cell.request)
+                yield RunResult(planned.cell, entry, planned.state, folder)
+
+    def complete(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Iterator[RunResult]:
+        """Generate and measure each of some cells, and yield it as soon as it is over.
+
+        Raises RefusedError where the provider can't be used; then nothing was submitted.
+        """
+        finished: queue.SimpleQueue[RunResult | BaseException | None] = queue.SimpleQueue()
+        with ExitStack() as stack:
+            provider = None
+            if self.plan.pending:
+                provider = stack.enter_context(providers.opened(self.settings.provider, self.provider_name))
+            workers = stack.enter_context(Workers(len(cells), max_pixels=self.settings.max_pixels))
+            context = provider and self._context(provider, workers)
+            scheduler = _Scheduler(
+                self, cells, context, workers, observer, asyncio.Semaphore(max_in_flight), finished
+            )
+            stack.enter_context(_in_thread(scheduler.work(), finished))
+            while (result := finished.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+
+    def _context(self, provider: Provider, workers: Workers) -> GenerationContext:
+        settings = self.settings
+        return GenerationContext(
+            provider,
+            self.store,
+            self.budget,
+            workers,
+            settings.sweep,
+            settings.command,
+            settings.provider,
+            settings.policy,
+            {planned.cell.request.key: planned.state for planned in self.plan.planned},
+        )
+
+
+@dataclass(frozen=True)
+class _Scheduler:
+    """Schedules the runs in the event loop's thread; without a context there is only measuring to do."""
+
+    runs: Runs
+    cells: Sequence[Cell]
+    context: GenerationContext | None
+    workers: Workers
+    observer: Observer
+    slots: asyncio.Semaphore
+    finished: queue.SimpleQueue
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def work(self) -> None:
+        if self.context is None:
+            return await self._run_all()
+        provider = self.context.provider
+        try:
+            await asyncio.to_thread(opencv.load)  # what can't measure shall not buy
+            for endpoint in {cell.request.endpoint for cell in self.cells}:
+                await provider.check(endpoint)
+            await self._run_all()
+        except asyncio.CancelledError:
+            if self.context.policy.on_interrupt == "cancel":
+                await asyncio.gather(*(self._cancel(cell) for cell, _ in self.runs.in_flight()))
+            raise
+        finally:
+            await provider.close()
+
+    async def _run_all(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for cell in self.cells:
+                    group.create_task(self._run(cell))
+        except* RefusedError as refused:
+            raise refused.exceptions[0] from None
+
+    async def _cancel(self, cell: Cell) -> None:
+        """Cancel a request that waits in fal's queue; one that runs is paid for in any case."""
+        entry = self.runs.store.entry(cell.request)
+        try:
+            async with entry.async_lock(timeout_s=0):
+                await self._cancel_queued(cell, entry)
+        except Timeout:
+            pass  # another command works on it
+        except (RunError, OSError) as error:
+            log.warning("%s could not be cancelled: %s", cell.name, error)
+
+    async def _cancel_queued(self, cell: Cell, entry: Entry) -> None:
+        provider, state = self.context.provider, entry.state()
+        if state.stage is not Stage.SUBMITTED or (await provider.status(state.ticket)).stage != "IN_QUEUE":
+            return
+        entry.journal.append("cancelling")
+        try:
+            await provider.cancel(state.ticket)
+            if (await provider.status(state.ticket)).failed:
+                await provider.result(state.ticket, failed=True)
+        except GenerationError as error:
+            if error.error_type == CANCELLED:
+                entry.journal.append("cancelled")
+                self.observer.update(cell, "cancelled", "")
+
+    async def _run(self, cell: Cell) -> None:
+        entry = self.runs.store.entry(cell.request)
+        measurement = error = None
+        try:
+            async with self.slots:
+                if self.failed.is_set() and self.runs.settings.policy.fail_fast:
+                    return
+                state = await self._generate(cell)
+            error = state.error
+            if error is None:
+                measurement = await self._measure(cell, entry)
+        except RunError as failed:
+            error = failed
+        except RefusedError as refused:
+            if self.context and not self.context.has_submitted.is_set():
+                raise  # nothing was submitted, and nothing can be
+            error = RunError(str(refused), error_type="refused")
+        except Exception as unexpected:  # one run's bad luck must not cost the others
+            error = _unexpected(cell, unexpected)
+        if error:
+            self.failed.set()
+        self.observer.update(cell, "over", "")
+        self.finished.put(RunResult(cell, entry, entry.state(), measurement, error))
+
+    async def _generate(self, cell: Cell) -> State:
+        state = self.runs.store.entry(cell.request).state()
+        if self.context is None:
+            return state
+        return await generate(
+            self.context, cell.request, lambda stage, text: self.observer.update(cell, stage, text)
+        )
+
+    async def _measure(self, cell: Cell, entry: Entry) -> Path:
+        """Return the folder of a measurement; of several commands that want it one makes it."""
+        folder = entry.measurements(self.runs.fingerprint)
+        if await _is_whole(folder):
+            return folder
+        self.observer.update(cell, "measuring", "")
+        async with entry.async_lock():
+            if not await _is_whole(folder):
+                await self._measure_into(folder, cell, entry)
+        return folder
+
+    async def _measure_into(self, folder: Path, cell: Cell, entry: Entry) -> None:
+        arguments = cell.request.arguments
+        seconds = await self.workers.measure(
+            folder,
+            entry.video,
+            self.runs.settings.metrics,
+            arguments.get("aspect_ratio"),
+            arguments.get("duration"),
+        )
+        entry.journal.append("measured", fingerprint=folder.name, seconds=seconds)
+
+
+async def _is_whole(folder: Path) -> bool:
+    return is_measured(folder) and await asyncio.to_thread(is_readable, folder)
+
+
+def _unexpected(cell: Cell, error: Exception) -> RunError:
+    """Return the record of what nobody foresaw, logged with its place, or of what a disk refused."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
+        return StoreError(explained(error))
+    log.error("%s failed unexpectedly", cell.name, exc_info=error)
+    return RunError(f"{type(error).__name__}: {error}", error_type="unexpected")
+
+
+@contextmanager
+def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
+    """Run a coroutine in a thread of its own, cancelled when the block ends; None or its error follows."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+
+    def run() -> None:
+        # Ctrl-C is the main thread's: a worker that is starting would print a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            loop.run_until_complete(task)
+            finished.put(None)
+        except BaseException as error:
+            finished.put(error)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    thread = threading.Thread(target=run, name="fal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # the loop is closed: the work was done
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()

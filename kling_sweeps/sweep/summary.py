@@ -1,0 +1,271 @@
+"""What a person sees in the terminal before the runs, the plan, and after them, the results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from rich.text import Text
+
+from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
+from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.metrics import build
+from kling_sweeps.store.journal import Attempt, Stage
+from kling_sweeps.store.measured import read_values
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.sweep.plan import WORDS, Plan
+from kling_sweeps.sweep.scheduler import Runs
+from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.tables import (
+    MANY,
+    Column,
+    Row,
+    money,
+    number_column,
+    settings_columns,
+    show,
+    show_sums,
+    word_column,
+)
+from kling_sweeps.tracking.tracker import Tracker
+
+# What fal has finished is paid for, collected or not.
+PAID = (Stage.COMPLETED, Stage.FETCHED)
+STYLES = {
+    "failed": "red",
+    "damaged": "red",
+    "in the store": "green",
+    "to generate": "yellow",
+    "to look up": "magenta",
+    "to collect": "cyan",
+    "over budget": "red",
+    "to generate again": "yellow",
+    "to look up or generate again": "yellow",
+}
+METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
+# Of runs that are named in a line.
+NAMED = 5
+
+
+def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
+    """Print every cell with its state and price, and the total."""
+    _say_provider(provider, settings)
+    is_new = "" if settings.store_dir.exists() else " (new)"
+    _say(f"Store: {settings.store_dir.absolute()}{is_new}")
+    rows = [Row(p.cell, p.status, STYLES.get(p.status, "dim"), p.cost_usd) for p in plan.planned]
+    if len(rows) > MANY:
+        show_sums(rows)
+        failed = [row.cell for row in rows if row.status in ("failed", "to look up")]
+        _say((f"failed or to look up: {_names(failed)}" * bool(failed), "red"))
+        _say(("Fewer runs are shown one by one: narrow it down, with KEY=VALUE dry_run=true.", "dim"))
+    else:
+        prices = [Text(_price(row.usd)) for row in rows]
+        show(
+            [
+                *settings_columns([row.cell for row in rows]),
+                _statuses("status", rows),
+                number_column("USD", prices),
+            ]
+        )
+    counts = Counter(row.status for row in rows)
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items())
+    note = "prices as on fal; the emulator charges nothing" if provider == "emulator" else "on fal"
+    total = money(row.usd for row in rows)
+    _say(
+        *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
+        f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
+    )
+    for planned in plan.planned:
+        if planned.state.stage is Stage.DAMAGED:
+            _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
+    _say_left_out(plan)
+
+
+def show_refusal(runs: Runs) -> None:
+    """Say whether the plan would be refused for its price, and why."""
+    try:
+        runs.check_price()
+    except BudgetError as error:
+        _say((f"Without dry_run=true this would be refused: {error}", "bold red"))
+
+
+def _say(*parts: str | tuple[str, str]) -> None:
+    """Print parts of a line, each a text or a text and its style; nothing where there is nothing to say."""
+    if text := Text.assemble(*parts):
+        console.print(text, soft_wrap=True)
+
+
+def _say_provider(provider: str, settings: Settings) -> None:
+    where = settings.provider.base_url or ("this machine" if provider == "emulator" else "fal.ai")
+    if provider == "emulator":
+        why = ": no fal credentials are set" if settings.provider.name == "auto" else ""
+        _say(("Emulated", "yellow"), f" on {where}{why}. The videos are synthetic.")
+    else:
+        _say(("fal", "bold"), f" at {where}, for money.")
+
+
+def _say_left_out(plan: Plan) -> None:
+    """Say which runs `budget.partial` leaves out, and what they would cost."""
+    left = [p.cell for p in plan.planned if not p.fits and not p.is_repeat]
+    if left:
+        whole = plan.committed_usd + plan.total_usd + sum(cell.request.price_usd or 0 for cell in left)
+        _say(
+            f"{len(left)} left out by budget.partial=true, for {_price_of(left)}: {_names(left)}. "
+            f"budget.max_usd={whole:.10g} runs them too."
+        )
+
+
+def _price(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{usd:.2f}" if usd else "–"
+
+
+def _price_of(cells: Iterable[Cell]) -> str:
+    return money(cell.request.price_usd for cell in cells)
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    more = f" and {len(cells) - NAMED} more" * (len(cells) > NAMED)
+    return ", ".join(cell.name for cell in cells[:NAMED]) + more
+
+
+def _statuses(name: str, rows: Sequence[Row]) -> Column:
+    return word_column(name, [Text(row.status, style=row.style) for row in rows])
+
+
+def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> None:
+    """Print what each run gave, the money spent, how to go on, and where the runs can be compared."""
+    ends = {one.cell.request.key: one for one in results}
+    made = {cell.request.key: _made(cell, runs) for cell in runs.cells}
+    rows = [row for cell in runs.cells if (row := _row(cell, ends, made, runs))]
+    if not rows and not any(made.values()):
+        return
+    over = [ends[row.cell.request.key] for row in rows if row.cell.request.key in ends]
+    if len(rows) > MANY:
+        show_sums(rows)
+        _say(("Each run is in MLflow; what each has cost: python -m kling_sweeps.ledger --csv FILE", "dim"))
+    elif rows:
+        columns = _metrics([ends.get(row.cell.request.key) for row in rows], runs.settings)
+        show([*settings_columns([row.cell for row in rows]), *columns, _statuses("result", rows)])
+    _say_ends(over)
+    _say(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
+    _say_left_out(runs.plan)
+    _say_remedies([one for one in over if one.error], runs)
+    if any(not isinstance(one.error, NotTrackedError) for one in results):
+        with suppress(Exception):  # MLflow has gone away meanwhile
+            _say(tracker.address())
+
+
+def show_sweep(runs: Runs) -> None:
+    """Print how all the runs of a sweep stand that processes of its launcher made, what they cost, and where they are."""
+    states = [runs.store.entry(cell.request).state() for cell in runs.cells]
+    counts = Counter(WORDS[state.stage] for state in states)
+    summary = ", ".join(f"{n} {word}" for word, n in counts.items())
+    made = [attempt for cell in runs.cells for attempt in _made(cell, runs)]
+    _say(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
+    show_in_flight(runs)
+    tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
+    with suppress(Exception):  # MLflow has gone away meanwhile
+        _say(tracker.address())
+
+
+def _made(cell: Cell, runs: Runs) -> list[Attempt]:
+    """Return the submissions of this command for a run, whether or not it came to its end."""
+    return runs.store.entry(cell.request).attempts(runs.settings.command)
+
+
+def _row(
+    cell: Cell, ends: Mapping[str, RunResult], made: Mapping[str, list[Attempt]], runs: Runs
+) -> Row | None:
+    """Return the row of a run that is over, or whose video is paid for; None of any other."""
+    key = cell.request.key
+    prices = [attempt.price_usd for attempt in made[key] if attempt.cost != "free"]
+    usd = None if None in prices else sum(prices)
+    if key in ends:
+        error = ends[key].error
+        return Row(cell, error.error_type, "red", usd) if error else Row(cell, "tracked", "green", usd)
+    stage = runs.store.entry(cell.request).state().stage
+    if stage is Stage.FINISHED:
+        return Row(cell, "to track", "cyan", usd)
+    return Row(cell, "to collect", "cyan", usd) if stage in PAID and not runs.is_ephemeral else None
+
+
+def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Column]:
+    """Return the columns of what was measured, the user's own first; as many are shown as fit."""
+    own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
+    names = dict.fromkeys([*(value.name for metric in build(own) for value in metric.values), *METRICS])
+    measured = [read_values(one.measurement) if one and one.measurement else {} for one in ends]
+    shown = {name: [f"{values[name]:.4g}" if name in values else "" for values in measured] for name in names}
+    return [
+        number_column(name, list(map(Text, texts)), is_optional=True)
+        for name, texts in shown.items()
+        if any(texts)
+    ]
+
+
+def _say_ends(over: Sequence[RunResult]) -> None:
+    """Name the runs that failed and those that something went wrong with, and say why."""
+    said = [(("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error]
+    for one in over:
+        if not one.error and one.flaws:
+            said.append(((f"flawed {one.cell.name}: {one.flaws}", "yellow"),))
+    for parts in said[:MANY]:
+        _say(*parts)
+    if len(said) > MANY:
+        _say(
+            f"and {len(said) - MANY} more, whose reasons are in MLflow, in the tags error and measurement_errors"
+        )
+
+
+def _say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
+    """Say what is to be done about runs that failed, by whether that costs anything."""
+    over_budget = [one.cell for one in failed if isinstance(one.error, OverBudgetError)]
+    again = [one.cell for one in failed if one.state.is_failed]
+    new = [one.cell for one in failed if one.state.stage is Stage.NEW and one.cell not in over_budget]
+    here = [one.cell for one in failed if isinstance(one.error, NotTrackedError)]
+    for cells, remedy in (
+        (again, "retry=failed generates {n} again, for {price}"),
+        (new, "The same command submits {n} again, for {price}"),
+        (over_budget, "A higher budget.max_usd generates {n}, for {price}"),
+        (here, "The same command tracks {n}, for nothing"),
+    ):
+        if cells:
+            _say(f"{remedy.format(n=len(cells), price=_price_of(cells))}: {_names(cells)}.")
+
+
+def show_in_flight(runs: Runs) -> None:
+    """Say what fal still has, what it costs, and how it is collected; nothing where there is nothing."""
+    in_flight = runs.in_flight()
+    if not in_flight:
+        return
+    if runs.is_ephemeral:
+        _say(f"{len(in_flight)} not finished; the same command renders them again.")
+        return
+    for cell, state in in_flight[:MANY]:
+        request = state.request_id or "its submission's answer was lost"
+        _say(f"{WORDS[state.stage]}: {cell.name} ({request})")
+    if len(in_flight) > MANY:
+        _say(f"and {len(in_flight) - MANY} more")
+    paid = [cell for cell, state in in_flight if state.stage in PAID]
+    others = [cell for cell, state in in_flight if state.stage not in PAID]
+    amounts = [f"for {_price_of(others)}"] * bool(others) + [f"{_price_of(paid)} spent"] * bool(paid)
+    _say(f"{', '.join([f'{len(in_flight)} left with fal', *amounts])}. The same command collects them.")
+    if lost := [cell for cell, state in in_flight if state.stage is Stage.UNKNOWN]:
+        _say(
+            f"Where fal's history never shows one whose answer was lost, unknown=resubmit pays again, "
+            f"{_price_of(lost)} for {_names(lost)}."
+        )
+
+
+def spent(made: Sequence[Attempt], provider: str) -> str:
+    """Say what submissions have cost, and what they may have."""
+    prices: dict[str, list[float | None]] = {"spent": [], "in flight": [], "perhaps": []}
+    for attempt in made:
+        if attempt.cost != "free":
+            prices["perhaps" if attempt.cost == "unknown" else attempt.cost].append(attempt.price_usd)
+    if not made:
+        return "Nothing was generated."
+    more = "".join(f", {money(some)} {cost}" for cost, some in prices.items() if some and cost != "spent")
+    if provider == "emulator":
+        return f"On fal this would have cost {money(prices['spent'])}{more}; the emulator charged nothing."
+    return f"{money(prices['spent'])} spent{more}."

@@ -1,0 +1,191 @@
+"""What the tracker is told of a run: its metrics, its tags, its description."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from kling_sweeps.measurement.measurement import Measurement
+from kling_sweeps.store.measured import read_flaws
+from kling_sweeps.store.result import RunResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The series that are worth a chart; all others are in frames.parquet.
+CHARTED = ("luma_mean", "sharpness", "motion")
+CHART_POINTS = 300
+# What is left of 143, the fewest bytes that a common file system takes, for a suffix and a temporary name's.
+FILE_NAME_BYTES = 120
+# What Windows keeps for its devices, with whatever suffix.
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Three texts and as many names fit into a description, which is a tag: MLflow takes 8,000 characters.
+TEXT_LENGTH, NAME_LENGTH = 2500, 100
+NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
+# The tags that are written here; any other is a person's.
+OURS = {
+    "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
+    "may_have_cost_usd", "measurement_errors", "named", "described", "kind", "search",
+}  # fmt: skip
+
+
+class Point(NamedTuple):
+    """One value of a metric, its time in milliseconds since 1970 and its step."""
+
+    name: str
+    value: float
+    at_ms: int
+    step: int
+
+
+def content(result: RunResult) -> str:
+    """Return what tells a run from its earlier or later self: how it ended, with what, and what it is called."""
+    ended = result.error.error_type if result.error else "finished"
+    measured = result.measurement.name if result.measurement else "not measured"
+    said = repr((result.cell.name, sorted(result.cell.params.items()), result.state.committed_usd))
+    return f"{result.state.request_id} {ended} {measured} {_digest(said)}"
+
+
+def words(result: RunResult) -> dict[str, str]:
+    """Return a run's name and description, and tags that tell later whether a person has changed them."""
+    name, text = result.cell.name, description(result)
+    return {NAME: name, DESCRIPTION: text, "named": name, "described": _digest(text)}
+
+
+def theirs(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what people gave a run: tags of their own, and a name or description that they changed."""
+    found = {key: value for key, value in tags.items() if key not in OURS}
+    if found.get(NAME) == tags.get("named"):
+        found.pop(NAME, None)
+    if _digest(found.get(DESCRIPTION, "")) == tags.get("described"):
+        found.pop(DESCRIPTION, None)
+    return found
+
+
+def start_ms(result: RunResult) -> int:
+    """Return when a run was submitted, or else now, in milliseconds since 1970."""
+    submitted = result.state.submitting_at
+    return int((submitted.timestamp() if submitted else time.time()) * 1000)
+
+
+def tags(result: RunResult) -> dict[str, str]:
+    """Return what a run is found by, and why it failed if it did."""
+    found = {"request_id": result.state.request_id or ""}
+    if result.measurement and (flaws := read_flaws(result.measurement)):
+        found["measurement_errors"] = flaws
+    if result.error:
+        found |= {
+            "error": str(result.error),
+            "error_type": result.error.error_type,
+            "error_stage": result.error.stage,
+        }
+    if perhaps := round(result.state.committed_usd - result.state.spent_usd, 4):
+        found["may_have_cost_usd"] = f"{perhaps:g}"
+    return found
+
+
+def metrics(result: RunResult) -> list[Point]:
+    """Return a run's metrics: what it cost and how long each part took, and what was measured."""
+    at_ms = start_ms(result)
+    has_price = result.cell.request.price_usd is not None
+    seconds = {name: getattr(result.state, name) for name in ("queue_s", "inference_s", "download_s")}
+    values = {"cost_usd": result.state.spent_usd if has_price else None, **seconds}
+    if result.measurement is None:
+        return _points(values, at_ms)
+    measured = Measurement.load(result.measurement)
+    values |= {"measure_s": _measure_s(result), **measured.values}
+    return _points(values, at_ms) + list(_series(measured.frames, at_ms))
+
+
+def description(result: RunResult) -> str:
+    """Return the run in Markdown, for MLflow's run page; what others wrote is in it as text, as it is."""
+    cell = result.cell
+    parts = [f"**{_inline(cell.name)}**", _block(cell.prompt_text)]
+    if negative := cell.request.arguments.get("negative_prompt"):
+        parts += ["Without:", _block(negative)]
+    if error := result.error:
+        parts += [f"**Failed** ({_inline(error.error_type)}, at {error.stage}):", _block(str(error))]
+    parts.append(_inline(cell.request.endpoint))
+    return "\n\n".join(parts)
+
+
+def _block(text: str) -> str:
+    """Return a text as a code block, fenced by more backticks than it has in a row."""
+    text = _bounded(text, TEXT_LENGTH)
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _inline(text: str) -> str:
+    """Return a text as a code span on one line, between more backticks than it has in a row."""
+    line = _bounded(" ".join(text.split()), NAME_LENGTH)
+    fence = "`" * (_longest_run(line) + 1)
+    space = " " * (line[:1] == "`" or line[-1:] == "`")
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _bounded(text: str, length: int) -> str:
+    """Return a text, or the beginning of a long one, with at most nine backticks in a row."""
+    text = re.sub("`{9,}", "`" * 9, text)
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def file_name(name: str) -> str:
+    """Return a run's name as a file name that every file system takes, without a suffix.
+
+    It has letters, digits, dots, dashes and underscores alone, and at most 120 bytes: the middle of a
+    longer one is left out.
+    """
+    parts = (part.strip().replace(":", "x").replace("#", "sample-") for part in name.split("·"))
+    spelt = "_".join("".join(c if _is_spelt(c) else "-" for c in part) for part in parts).strip(".")
+    if not spelt or RESERVED.fullmatch(spelt):
+        spelt = f"run-{spelt}"
+    encoded = spelt.encode()
+    if len(encoded) <= FILE_NAME_BYTES:
+        return spelt
+    ends = (encoded[: FILE_NAME_BYTES - 42], encoded[-40:])
+    return "--".join(end.decode(errors="ignore") for end in ends)
+
+
+def _is_spelt(character: str) -> bool:
+    # Thai and Hindi write vowels as marks, which are no letters.
+    return character.isalnum() or character in ".-" or unicodedata.category(character).startswith("M")
+
+
+def _points(values: Mapping[str, float | None], at_ms: int) -> list[Point]:
+    """Return the values that there are; MLflow's charts have no use for NaN."""
+    return [
+        Point(name, float(value), at_ms, 0)
+        for name, value in values.items()
+        if value is not None and value == value
+    ]
+
+
+def _measure_s(result: RunResult) -> float | None:
+    made = [
+        event["seconds"]
+        for event in result.entry.journal.events()
+        if event["event"] == "measured" and event["fingerprint"] == result.measurement.name
+    ]
+    return made[-1] if made else None
+
+
+def _series(frames: pd.DataFrame, start_ms: int) -> Iterator[Point]:
+    """Yield the charted series, a point a frame, their times those of the video."""
+    thinned = frames.iloc[:: -(-len(frames) // CHART_POINTS) or 1]
+    for name in set(CHARTED) & set(thinned.columns):
+        for frame, time_s, value in zip(thinned["frame"], thinned["time_s"], thinned[name], strict=True):
+            if value == value:
+                yield Point(f"frame/{name}", float(value), start_ms + int(time_s * 1000), int(frame))

@@ -1,0 +1,80 @@
+"""Which runs of an experiment stand in MLflow already, read without MLflow, whose import takes seconds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from kling_sweeps.errors import UnavailableError
+from kling_sweeps.experiment.tracking_uri import Address
+from kling_sweeps.tracking.database import VERSION, has_workspaces
+from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
+
+# The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
+SCHEMAS = {"dc11669786a5"}
+ACTIVE = """
+    SELECT experiment_id FROM experiments
+    WHERE name = ? AND lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'
+"""
+RUNS = """
+    SELECT key.value, content.value FROM runs
+    JOIN tags key ON key.run_uuid = runs.run_uuid AND key.key = 'request_key'
+    LEFT JOIN tags content ON content.run_uuid = runs.run_uuid AND content.key = 'content'
+    WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The runs of an experiment: request key -> tag `content`, for whatever is there once and whole."""
+
+    experiment_id: str | None
+    contents: dict[str, str]
+
+
+def read(uri: str, experiment: str) -> Standing | None:
+    """Read what stands in a SQLite file or on a server; None where only MLflow itself can tell."""
+    address = Address(uri)
+    try:
+        if address.is_sqlite and address.file and not has_workspaces():
+            return _in_file(address.file, experiment)
+        if address.is_server and not needs_mlflow():
+            return _on_server(TrackingServer(address), experiment)
+    except (sqlite3.Error, UnavailableError, OSError, LookupError, TypeError, ValueError):
+        pass  # another version's tables, a server that wants more than this
+    return None
+
+
+def _in_file(path: Path, experiment: str) -> Standing | None:
+    if not path.exists():
+        return Standing(None, {})
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
+            return None
+        found = database.execute(ACTIVE, [experiment]).fetchone()
+        if found is None:
+            return Standing(None, {})
+        return Standing(str(found[0]), _once(database.execute(RUNS, [found[0]])))
+
+
+def _on_server(server: TrackingServer, experiment: str) -> Standing:
+    found = server.experiment(experiment)
+    if found is None or found["lifecycle_stage"] != "active":
+        return Standing(None, {})
+    tags = server.runs(found["experiment_id"])
+    return Standing(
+        found["experiment_id"], _once((run.get("request_key"), run.get("content")) for run in tags)
+    )
+
+
+def _once(runs: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
+    """Return the content of each key that one run has, and no other."""
+    found: dict[str, list[str | None]] = defaultdict(list)
+    for key, content in runs:
+        if key is not None:
+            found[key].append(content)
+    return {key: only for key, (only, *more) in found.items() if only and not more}

@@ -1,0 +1,345 @@
+"""Everything that is written to MLflow: one run for each request, in one experiment for each sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from kling_sweeps.errors import UnavailableError
+from kling_sweeps.experiment.tracking_uri import Address
+from kling_sweeps.store.result import RunResult
+from kling_sweeps.tracking import run_data, tracked
+from kling_sweeps.tracking.database import (
+    VERSION,
+    LockedError,
+    check_file,
+    check_port,
+    check_version,
+    has_workspaces,
+)
+from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
+from kling_sweeps.untrusted import clean
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+TAG_LENGTH = 5000
+PARAM_LENGTH = 6000
+# The runs by name, side by side, on the page that is about runs.
+CHART_VIEW = (
+    "compareRunsMode=CHART&workflowType=machine_learning&orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
+)
+UI_PORT = 5000
+PATIENCE_S = 3.0
+# How long another program's lock on a SQLite file is waited for, and once that was in vain.
+LOCK_S, AWAY_LOCK_S = 5.0, 0.1
+
+
+def experiment_name(sweep: str, provider: str) -> str:
+    """Return the experiment of a sweep; what was emulated has one of its own."""
+    return f"kling_sweeps/{sweep}" + (" (emulator)" if provider == "emulator" else "")
+
+
+@dataclass
+class Tracker:
+    """Writes runs to one experiment, from one thread; `open` may be called early, from another."""
+
+    uri: str
+    sweep: str
+    provider: str
+    is_away: bool = False
+
+    def check(self) -> None:
+        """Raise UnavailableError, with what to do, where runs can't be logged; a lock on a database passes."""
+        try:
+            self._ask()
+        except LockedError:
+            self.is_away = True
+        if self._is_left_to_mlflow:
+            self._check_by_opening()
+
+    @property
+    def _is_left_to_mlflow(self) -> bool:
+        """Tell whether only MLflow itself can find out whether it can log there."""
+        if self.store.is_server:
+            return needs_mlflow()
+        return not self.store.is_sqlite or has_workspaces()
+
+    def _ask(self) -> None:
+        """Raise UnavailableError, soon, where it can be seen without MLflow that it can't log now."""
+        name = experiment_name(self.sweep, self.provider)
+        if self.store.is_sqlite:
+            check_file(self.store, name, AWAY_LOCK_S if self.is_away else LOCK_S)
+        elif not self.store.is_server or self._is_left_to_mlflow:
+            check_port(self.store)
+        else:
+            TrackingServer(self.store).experiment(name)
+
+    def _check_by_opening(self) -> None:
+        try:
+            if self.store.is_other_database:
+                # Tried once, where MLflow tries for two minutes, and may change older tables unasked.
+                check_version(self.store, connect(self.uri))
+            self.open()
+        except UnavailableError:
+            raise
+        except Exception as error:
+            raise UnavailableError(
+                f"tracking.uri: MLflow can't use {self.store}: {self.said(error)}{self._advice()}"
+            ) from None
+
+    def _advice(self) -> str:
+        is_path = self.store.scheme in ("", "file") and self.uri != "databricks"
+        return "; did you mean a file, sqlite:///mlflow.db?" if is_path else ""
+
+    def said(self, error: Exception) -> str:
+        """Return an error of MLflow's on one line, without a password."""
+        return clean(self.store.mask(f"{type(error).__name__}: {error}"))
+
+    @property
+    def store(self) -> Address:
+        return Address(self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        if self.store.is_sqlite:
+            _make_database(self.store)
+        return mlflow_client(self.uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        name = experiment_name(self.sweep, self.provider)
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return self._create_experiment(name)
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _create_experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.create_experiment(name)
+        except MlflowException:  # another process was faster
+            return self.client.get_experiment_by_name(name).experiment_id
+
+    def open(self) -> None:
+        """Connect, which makes a new database's tables, and read what is there."""
+        with self._trying():
+            self._ask()
+            _ = self.client, self.experiment_id, self.known
+
+    def has(self, result: RunResult) -> bool:
+        """Tell, without MLflow where that can be, whether a run stands there as it is."""
+        return self.known.get(result.cell.request.key) == run_data.content(result)
+
+    @cached_property
+    def known(self) -> dict[str, str]:
+        """Return what the experiment's runs were when they were written, by request key; empty if MLflow fails."""
+        try:
+            return self._known()
+        except Exception:  # which is seen where a run is tracked
+            return {}
+
+    def _known(self) -> dict[str, str]:
+        if self.is_away:
+            self._ask()
+        name = experiment_name(self.sweep, self.provider)
+        if (found := tracked.read(self.uri, name)) is not None:
+            if found.experiment_id is not None:
+                self.experiment_id = found.experiment_id
+            return found.contents
+        return {run.data.tags["request_key"]: run.data.tags.get("content", "") for run in self._search("")}
+
+    def _search(self, filter_string: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], filter_string, max_results=1000, page_token=token
+            )
+            yield from (run for run in page if "request_key" in run.data.tags)
+            token = page.token
+            if not token:
+                return
+
+    def track(self, result: RunResult) -> None:
+        """Write a run, unless it stands there as it is; one that was begun or has changed is replaced."""
+        with self._trying():
+            if self.is_away:
+                self._ask()  # answers at once, where MLflow would try again for a minute
+            if not self.has(result):
+                with result.entry.tracking_lock():
+                    self._replace(result)
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Keep in mind whether MLflow was away the last time."""
+        try:
+            yield
+        except Exception:
+            self.is_away = True
+            raise
+        self.is_away = False
+
+    def _replace(self, result: RunResult) -> None:
+        """Write a run with what people gave the ones that stand for it, and delete those only then."""
+        there = list(self._search(f"tags.request_key = '{result.cell.request.key}'"))
+        there.sort(key=lambda run: (run.data.tags.get("content") == run_data.content(result), _ended(run)))
+        theirs: dict[str, str] = {}
+        for run in there:
+            theirs |= run_data.theirs(run.data.tags)
+        if there and there[-1].data.tags.get("content") == run_data.content(result):
+            whole = there.pop()
+            self._add_tags(whole, theirs)
+        else:
+            self._write(result, theirs)
+        for run in there:
+            self.client.delete_run(run.info.run_id)
+
+    def _add_tags(self, run: Run, theirs: dict[str, str]) -> None:
+        """Give a run what people gave another one that stood for it."""
+        for key, value in theirs.items():
+            if run.data.tags.get(key) != value:
+                self.client.set_tag(run.info.run_id, key, value)
+
+    def _write(self, result: RunResult, theirs: dict[str, str]) -> None:
+        """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        ours = {"request_key": result.cell.request.key, "sweep": self.sweep, "provider": self.provider}
+        run_id = self.client.create_run(
+            self.experiment_id,
+            start_time=run_data.start_ms(result),
+            tags={**ours, **run_data.words(result), **theirs},
+            run_name=theirs.get("mlflow.runName", result.cell.name),
+        ).info.run_id
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(*point) for point in run_data.metrics(result)],
+            params=[Param(key, str(value)[:PARAM_LENGTH]) for key, value in result.cell.params.items()],
+            tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in run_data.tags(result).items()],
+        )
+        self._log_artifacts(run_id, result)
+        self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
+        self.client.set_tag(run_id, "content", run_data.content(result))
+
+    def _log_artifacts(self, run_id: str, result: RunResult) -> None:
+        entry, measured = result.entry, result.measurement
+        files = [entry.folder / "request.json", entry.folder / "result.json"]
+        files += [measured / "frames.parquet", measured / "filmstrip.png"] if measured else []
+        for file in files:
+            if file.exists():
+                self.client.log_artifact(run_id, str(file))
+        if measured:
+            with tempfile.TemporaryDirectory() as folder:
+                named = Path(folder, f"{run_data.file_name(result.cell.name)}.mp4")
+                named.symlink_to(entry.video.resolve())
+                self.client.log_artifact(run_id, str(named), "video")
+
+    def address(self) -> str:
+        """Return where `mlflow ui` shows the runs side by side, and how to start it."""
+        path = f"/#/experiments/{self.experiment_id}/runs?{CHART_VIEW}"
+        if self.store.is_server:
+            return f"Compare the runs: {str(self.store).rstrip('/')}{path}"
+        command = "mlflow ui"
+        if self.uri != "sqlite:///mlflow.db":
+            command += f" --backend-store-uri {shlex.quote(str(self.store))}"
+        return f"Compare the runs: {command}, then http://127.0.0.1:{UI_PORT}{path}"
+
+
+@contextmanager
+def opening(tracker: Tracker, not_before: threading.Event) -> Iterator[threading.Thread]:
+    """Open a tracker in a thread of its own; `join` it before the tracker is used.
+
+    It waits for an event, or a few seconds: MLflow's import would hold up the first submission. What
+    fails in it fails again, where it is seen, at the first use.
+    """
+
+    def run() -> None:
+        not_before.wait(PATIENCE_S)
+        with suppress(Exception):
+            tracker.open()
+
+    thread = threading.Thread(target=run, name="mlflow", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        not_before.set()
+        thread.join()
+
+
+def _make_database(address: Address) -> None:
+    """Make a new database under another name: MLflow can't use one whose making was broken off."""
+    path = address.file
+    if path is None or path.exists():
+        return
+    part = path.absolute().with_name(f".{path.name}.part")
+    with FileLock(f"{part}.lock"):
+        if not path.exists():
+            from sqlalchemy import URL
+
+            part.unlink(missing_ok=True)
+            uri = URL.create("sqlite", database=str(part)).render_as_string()
+            mlflow_client(uri).search_experiments(max_results=1)
+            os.replace(part, path)
+
+
+def connect(uri: str) -> set[str]:
+    """Return the version of the tables of a database, empty for a new one; raises what its driver raises."""
+    _import_mlflow()
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from sqlalchemy import inspect, text
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        with engine.connect() as database:
+            is_new = not inspect(database).has_table("alembic_version")
+            return set() if is_new else set(database.execute(text(VERSION)).scalars())
+    finally:
+        engine.dispose()
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """Return MLflow's client, imported now, which takes seconds."""
+    _import_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _import_mlflow() -> None:
+    """Import MLflow, which takes seconds, so that it is quiet and gives up soon."""
+    # Nothing of an experiment goes to anybody the user did not name.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A server that is away is tried again by the next run, not for minutes by this one.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Its two lines a run would stand in the middle of the live table.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # no bar is shown
+        import mlflow.tracking  # noqa: F401
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise too
+
+
+def _ended(run: Run) -> int:
+    """Return when a run ended, in milliseconds since 1970, 0 for one that has not."""
+    return run.info.end_time or 0
