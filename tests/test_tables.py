@@ -28,7 +28,7 @@ def shown(monkeypatch):
     """Return a function that prints something on a terminal of a width, and returns its lines."""
 
     def shown(width: int, what, *given) -> list[str]:
-        monkeypatch.setattr(console, "file", io.StringIO())
+        monkeypatch.setattr(console, "_file", io.StringIO())  # whose default is stdout as it is
         monkeypatch.setattr(console, "width", width)
         what(*given)
         return [line.rstrip() for line in console.file.getvalue().splitlines()]
