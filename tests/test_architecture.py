@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_the_rooms_have_an_order():
         assert arrows()[file.partition("/")[0], other] == {file}
         below[file.partition("/")[0]].discard(other)
     assert [*TopologicalSorter(below).static_order()]
+
+
+def test_the_picture_shows_the_rooms_and_their_arrows():
+    """Draws in docs/architecture.md what the table has."""
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^    (\w+) --> (\w+)$", picture, flags=re.MULTILINE)
+    assert sorted(drawn) == sorted((one, other) for one, others in ROOMS.items() for other in others.split())
 
 
 def test_no_imports_go_in_a_circle():
