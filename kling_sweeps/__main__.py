@@ -24,9 +24,8 @@ def main() -> int:
     from kling_sweeps.experiment.tracking_uri import holds_password
     from kling_sweeps.sweep.job import job
 
-    for argument in filter(
-        holds_password, sys.argv[1:]
-    ):  # Hydra would write it down before any config is read
+    # Hydra would write it down before any config is read.
+    for argument in filter(holds_password, sys.argv[1:]):
         return say_refused(PASSWORD_IN_CONFIG.format(argument.partition("=")[0].strip("'\"")))
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt

@@ -34,26 +34,12 @@ from kling_sweeps.experiment.settings import (
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.untrusted import secrets
 
-ARGUMENTS = (
-    "negative_prompt",
-    "cfg_scale",
-    "aspect_ratio",
-    "duration",
-)  # of conf/config.yaml, besides the prompt
+# The model's arguments in conf/config.yaml, besides the prompt.
+ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
-    *(
-        "prompt",
-        *ARGUMENTS,
-        "sample",
-        "model",
-        "prompts",
-        "metrics",
-        "measuring",
-        "provider",
-        "tracking",
-        "store",
-    ),
-    *("budget", "objective", "dry_run", "unknown", "retry", "on_interrupt", "fail_fast"),
+    *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
+    *("provider", "tracking", "store", "budget", "objective", "dry_run"),
+    *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_COUNTS = ("slots", "width", "height", "fps")

@@ -223,9 +223,8 @@ class Entry:
         """Write a JSON file whole or not at all."""
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         part = self.folder / f".{name}.{uuid.uuid4().hex}.part"
-        part.write_text(
-            text, encoding="utf-8", errors="backslashreplace"
-        )  # half a pair is written as JSON has it
+        # Half a surrogate pair is written as JSON has it.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         force(part, self.folder / name)
 
     @contextmanager

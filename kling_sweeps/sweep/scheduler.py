@@ -83,10 +83,8 @@ class Runs:
         budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
         for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
             entry = self.store.find(key)
-            with (
-                suppress(Timeout, OSError),
-                entry.lock(timeout_s=0),
-            ):  # or else whoever works on it settles it
+            # Or else whoever works on it settles it.
+            with suppress(Timeout, OSError), entry.lock(timeout_s=0):
                 state = entry.state()
                 if state.stage is not Stage.DAMAGED and not entry.has_lost_journal():
                     budget.settle(key, state.committed_usd)
