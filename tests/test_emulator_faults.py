@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from servers import until
 
 import kling_sweeps.emulator
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
@@ -217,7 +218,7 @@ def test_a_file_that_is_late(client: httpx.Client) -> None:
     set_faults(client, late)
     assert client.get(url).status_code == 403
     set_faults(client, {**late, "seconds": 0.01})
-    assert client.get(url).status_code == 200
+    until(lambda: client.get(url).status_code == 200)
 
 
 def test_a_file_that_is_cut_off_as_if_it_were_whole(client: httpx.Client) -> None:
