@@ -12,6 +12,7 @@ one run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,10 +41,8 @@ def timed(runs: int, folder: Path, base_url: str) -> tuple[float, float]:
     with open(folder / "log.txt", "ab") as log:
         process = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         while process.poll() is None:
-            try:
+            with contextlib.suppress(psutil.Error):
                 peak = max(peak, process.memory_info().rss)
-            except psutil.Error:
-                pass
             time.sleep(0.1)
     assert process.returncode == 0, (folder / "log.txt").read_text()[-2000:]
     return time.time() - began, peak / 1e6

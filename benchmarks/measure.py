@@ -22,6 +22,7 @@ does. Every way may use all cores.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -91,7 +92,7 @@ def vbench(path: str) -> Callable[[], None]:
             pictures.append(answer[1])
         steps = [
             np.mean(cv2.absdiff(np.array(a, np.float32), np.array(b, np.float32)))
-            for a, b in zip(pictures, pictures[1:], strict=False)
+            for a, b in itertools.pairwise(pictures)
         ]
         (255.0 - np.mean(steps)) / 255.0
 
@@ -196,7 +197,8 @@ def main() -> None:
     parser.add_argument("--way", help="run this way alone, once, in this process")
     options = parser.parse_args()
     if options.way:
-        return print(json.dumps(run(options.way, options.video)))
+        print(json.dumps(run(options.way, options.video)))
+        return
     ways = list(WAYS)
     if options.each:
         from kling_sweeps.metrics import METRICS

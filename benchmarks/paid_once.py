@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import fal_client
 import httpx
@@ -99,29 +100,37 @@ class Client(fal_client.SyncClient):
 
 def subscribe(client: Client, wanted: dict[str, Path]) -> None:
     """Make one video after the other."""
+
+    def get(prompt: str, path: Path) -> None:
+        save(client.subscribe(ENDPOINT, {"prompt": prompt}), path)
+
     for prompt, path in wanted.items():
-        retried(lambda: save(client.subscribe(ENDPOINT, {"prompt": prompt}), path))
+        retried(get, prompt, path)
 
 
 def submit_and_get(client: Client, wanted: dict[str, Path]) -> None:
     """Submit all videos, then wait for each."""
     handles = {}
-    for prompt in wanted:
-        retried(lambda: handles.update({prompt: client.submit(ENDPOINT, {"prompt": prompt})}))
+
+    def submit(prompt: str) -> None:
+        handles[prompt] = client.submit(ENDPOINT, {"prompt": prompt})
 
     def get(prompt: str, path: Path) -> None:
         handle = handles.pop(prompt, None) or client.submit(ENDPOINT, {"prompt": prompt})
         save(handle.get(), path)
 
+    for prompt in wanted:
+        retried(submit, prompt)
     for prompt, path in wanted.items():
-        retried(lambda: get(prompt, path))
+        retried(get, prompt, path)
 
 
-def retried(make: Callable[[], None]) -> None:
+def retried(make: Callable[..., None], *arguments: Any) -> None:
     """Do it, and on an exception do it again, up to three times in all."""
     for attempt in range(TRIES):
         try:
-            return make()
+            make(*arguments)
+            return
         except Exception as error:
             print(f"try {attempt + 1}: {type(error).__name__} {error}", file=sys.stderr)
 
@@ -171,8 +180,7 @@ class Trial:
         loop = [sys.executable, __file__, self.way, str(self.folder), *self.prompts]
         command = self.sweep() if self.way == "kling_sweeps" else loop
         environment = {**os.environ, "FAL_KEY": "a-key", "EMULATOR": self.base_url, "PYTHONPATH": str(ROOT)}
-        log = open(self.folder / "log.txt", "ab")
-        with log:
+        with open(self.folder / "log.txt", "ab") as log:
             return subprocess.Popen(command, env=environment, cwd=self.folder, stdout=log, stderr=log)
 
     def sweep(self) -> list[str]:

@@ -148,8 +148,10 @@ def effects(
     rows = []
     for metric in names:
         values = labels.assign(value=finished[metric]).dropna()
-        for level in levels:
-            rows.append({"metric": metric, factor: level, **_compare(values, level, reference, confidence)})
+        rows += [
+            {"metric": metric, factor: level, **_compare(values, level, reference, confidence)}
+            for level in levels
+        ]
     table = pd.DataFrame(rows)
     table["p_holm"] = _holm(table.pop("p"))
     return table

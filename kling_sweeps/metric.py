@@ -76,7 +76,7 @@ class FrameMetric(ABC):
     name: str = field(default="", init=False)
     series: dict[str, array[float]] = field(default_factory=dict, init=False, repr=False)
 
-    def start(self, video: Video, requested: Requested) -> None:
+    def start(self, video: Video, requested: Requested) -> None:  # noqa: B027 - most metrics have nothing to learn
         """Learn which video comes and what was requested; `video.facts` are known in `compute`."""
 
     @abstractmethod

@@ -33,10 +33,10 @@ def until(holds: Callable[[], object], seconds: float = 60) -> None:
 def tracking_server(folder: Path, port: int, database: str | None = None) -> Iterator[str]:
     """Run `mlflow server` on a port, over SQLite or another database; it is gone when the block ends."""
     uri = f"http://127.0.0.1:{port}"
-    backend = ["--backend-store-uri", database or f"sqlite:///{folder / 'server.db'}"]
+    options = ["--port", str(port), "--workers", "1", "--artifacts-destination", str(folder / "artifacts")]
+    options += ["--backend-store-uri", database or f"sqlite:///{folder / 'server.db'}"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-        + [*backend, "--artifacts-destination", str(folder / "artifacts")],
+        [sys.executable, "-m", "mlflow", "server", *options],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -172,22 +172,11 @@ def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
     config = folder / "server.cnf"
     config.write_text("basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n")
     new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout"]
+    sign = ["openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key"]
     for command in (
         [*new, "ca.key", "-x509", "-days", "2", "-subj", "/CN=private authority", "-out", "ca.pem"],
         [*new, "server.key", "-subj", "/CN=127.0.0.1", "-out", "server.csr"],
-        [
-            "openssl",
-            "x509",
-            "-req",
-            "-in",
-            "server.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-        ]
-        + ["-days", "2", "-extfile", str(config), "-out", "server.pem"],
+        [*sign, "-CAcreateserial", "-days", "2", "-extfile", str(config), "-out", "server.pem"],
     ):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -84,10 +85,8 @@ def serving() -> Iterator[Stranger]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             answer = stranger.answer(Seen(self.command, self.path, dict(self.headers), body))
             content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-            try:
+            with contextlib.suppress(OSError):  # nobody listens any more
                 self._say(answer, content)
-            except OSError:
-                pass  # nobody listens any more
 
         def _say(self, answer: Answer, content: bytes) -> None:
             self.send_response_only(answer.code)

@@ -159,7 +159,7 @@ def test_what_a_run_lacks_is_named(experiment):
     run_id = experiment.add()
     with pytest.raises(LookupError, match=f"{run_id} has no video"):
         video_path(run_id, experiment.uri)
-    with pytest.raises(LookupError, match="has no filmstrip.png"):
+    with pytest.raises(LookupError, match=r"has no filmstrip\.png"):
         artifact_path(run_id, "filmstrip.png", experiment.uri)
 
 
@@ -403,17 +403,17 @@ def test_an_experiment_without_runs(experiment):
 def test_what_is_not_there_is_named(experiment):
     """Names what there is, for a factor, a level and a metric that the runs don't have."""
     runs = fill(experiment, prompts=1)
-    with pytest.raises(LookupError, match="no param 'seed'.*cfg_scale"):
+    with pytest.raises(LookupError, match=r"no param 'seed'.*cfg_scale"):
         effects(runs, "seed")
     with pytest.raises(LookupError, match="no param 'motion'"):
         effects(runs, "motion")
     with pytest.raises(LookupError, match=r"no level 0\.3; it has \[0\.1, 0\.5, 0\.9\]"):
         effects(runs, "cfg_scale", reference=0.3)
-    with pytest.raises(LookupError, match="no metric 'beauty'.*motion"):
+    with pytest.raises(LookupError, match=r"no metric 'beauty'.*motion"):
         effects(runs, "cfg_scale", ["beauty"])
     with pytest.raises(ValueError, match="confidence=95"):
         effects(runs, "cfg_scale", confidence=95)
-    with pytest.raises(LookupError, match="copy .attrs"):
+    with pytest.raises(LookupError, match=r"copy .attrs"):
         effects(pd.DataFrame(runs.to_dict("records")), "cfg_scale")
 
 
@@ -430,7 +430,7 @@ def test_an_experiment_is_found_by_its_sweep(database):
     assert len(runs_df(emulated.name, uri)) == 1
     client.delete_experiment(bought.id)
     assert len(runs_df("twice", uri)) == 1
-    with pytest.raises(LookupError, match="no experiment 'thrice'; there are .*'kling_sweeps/twice"):
+    with pytest.raises(LookupError, match=r"no experiment 'thrice'; there are .*'kling_sweeps/twice"):
         runs_df("thrice", uri)
 
 
@@ -438,7 +438,7 @@ def test_a_folder_without_a_database_stays_so(tmp_path, monkeypatch):
     """Says what to do in a wrong folder, and leaves no empty database there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(LookupError, match="mlflow.db: run a sweep, or set MLFLOW_TRACKING_URI"):
+    with pytest.raises(LookupError, match=r"mlflow\.db: run a sweep, or set MLFLOW_TRACKING_URI"):
         runs_df("cfg")
     assert list(Path().iterdir()) == []
 

@@ -14,7 +14,7 @@ def test_a_budget_is_exact_and_shared(tmp_path):
     first.reserve("a", 1.4)
     second.reserve("b", 1.4)
     first.reserve("c", 1.4)
-    with pytest.raises(OverBudgetError, match="0.01 USD more"):
+    with pytest.raises(OverBudgetError, match=r"0\.01 USD more"):
         second.reserve("d", 0.01)
     first.settle("a", 0)
     second.reserve("d", 1.4)
@@ -30,7 +30,7 @@ def test_what_another_command_pays_counts_for_the_requests_that_both_have(tmp_pa
     commands[0].reserve("a", 1.4)
     commands[1].reserve("a", 1.4)
     for command in commands:
-        with pytest.raises(OverBudgetError, match="would make 5.60"):
+        with pytest.raises(OverBudgetError, match=r"would make 5\.60"):
             command.reserve("a", 1.4)
 
 
@@ -54,7 +54,7 @@ def test_whatever_a_crash_leaves_in_the_file_is_passed_over(tmp_path, left):
     other = Budget(tmp_path, "d", 5)
     other.count({"a": 0})
     other.reserve("a", 1.4)
-    with pytest.raises(OverBudgetError, match="would make 5.60"):
+    with pytest.raises(OverBudgetError, match=r"would make 5\.60"):
         budget.reserve("a", 2.8)
 
 

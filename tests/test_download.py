@@ -41,12 +41,13 @@ def fetch(url: str, path: Path, max_bytes: int = 10**8, tries: int = 5) -> bytes
         async with httpx.AsyncClient() as client:
             await download(client, url, path, max_bytes)
 
-    for left in reversed(range(tries)):
+    while True:
+        tries -= 1
         try:
             asyncio.run(once())
             return path.read_bytes()
         except DownloadError as error:
-            if error.is_final or not left:
+            if error.is_final or not tries:
                 raise
 
 

@@ -385,10 +385,12 @@ def test_a_restarted_emulator_knows_its_requests(tmp_path: Path) -> None:
 
 def test_history_lags_as_set() -> None:
     """An ended request appears in the history only after the lag."""
-    with EmulatorProcess(EmulatorSettings(**SMALL, history_lag_s=3600)) as emulator:
-        with httpx.Client(base_url=emulator.base_url, headers={"authorization": "Key x"}) as client:
-            finish(client, submit(client))
-            assert history(client)["items"] == []
+    with (
+        EmulatorProcess(EmulatorSettings(**SMALL, history_lag_s=3600)) as emulator,
+        httpx.Client(base_url=emulator.base_url, headers={"authorization": "Key x"}) as client,
+    ):
+        finish(client, submit(client))
+        assert history(client)["items"] == []
 
 
 def test_an_emulator_answers_soon(emulator: EmulatorProcess) -> None:

@@ -149,7 +149,7 @@ def test_what_was_begun_is_gone_on_with(emulator, store, lost_after):
     generate(emulator, store, REQUEST)
     entry = store.entry(REQUEST)
     lines = entry.journal.path.read_text().splitlines(keepends=True)
-    kept = [i for i, line in enumerate(lines) if f'"event": "{lost_after}"' in line][0]
+    kept = next(i for i, line in enumerate(lines) if f'"event": "{lost_after}"' in line)
     entry.journal.path.write_text("".join(lines[: kept + 1]))
     entry.video.unlink()
     (state,) = generate(emulator, store, REQUEST)
@@ -324,7 +324,7 @@ def test_a_video_that_is_cut_off_each_time_is_kept_and_never_paid_again(emulator
 def test_what_can_never_be_decoded_is_kept_aside(emulator, store):
     """Leaves the file to the person, and fetches it again before it pays for another."""
     emulator.set_faults({"at": "file", "fault": "endless", "bytes": 100_000})
-    with pytest.raises(VideoError, match="undecodable.mp4"):
+    with pytest.raises(VideoError, match=r"undecodable\.mp4"):
         generate(emulator, store, REQUEST)
     entry = store.entry(REQUEST)
     assert (entry.folder / "undecodable.mp4").stat().st_size > 0

@@ -143,7 +143,7 @@ UNTRUSTED = [
 def test_a_line_that_is_no_event_makes_the_journal_untrusted(journal, bad):
     """Names the file and the line, and leads nowhere, whatever follows."""
     journal.path.write_bytes((bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
-    with pytest.raises(StoreError, match="journal.jsonl"):
+    with pytest.raises(StoreError, match=r"journal\.jsonl"):
         journal.state()
     entry = Store(journal.path.parent).find("ab" * 32)
     entry.make_folder()

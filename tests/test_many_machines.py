@@ -45,15 +45,18 @@ def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, lo
     store = sweep.command.folder / "store"
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")  # on every machine
-    with postgresql(tmp_path) as database, ray_cluster() as address:
-        with tracking_server(tmp_path, port, database) as uri:
-            # Other metrics, so that the videos are measured there.
-            shared = [*SWEEP, f"store.dir={store}", "tracking=server", "~metrics.sharpness", *at(emulator)]
-            cluster = ["cluster=ray", f"hydra.launcher.ray.init.address='{address}'"]
-            done = Command(tmp_path)(*shared, *cluster, MLFLOW_TRACKING_URI=uri)
-            assert done.returncode == 0, done.stdout + done.stderr
-            there = runs(uri, "kling_sweeps/cfg (emulator)")
-            again = Command(tmp_path)(*shared, MLFLOW_TRACKING_URI=uri)
+    with (
+        postgresql(tmp_path) as database,
+        ray_cluster() as address,
+        tracking_server(tmp_path, port, database) as uri,
+    ):
+        # Other metrics, so that the videos are measured there.
+        shared = [*SWEEP, f"store.dir={store}", "tracking=server", "~metrics.sharpness", *at(emulator)]
+        cluster = ["cluster=ray", f"hydra.launcher.ray.init.address='{address}'"]
+        done = Command(tmp_path)(*shared, *cluster, MLFLOW_TRACKING_URI=uri)
+        assert done.returncode == 0, done.stdout + done.stderr
+        there = runs(uri, "kling_sweeps/cfg (emulator)")
+        again = Command(tmp_path)(*shared, MLFLOW_TRACKING_URI=uri)
     assert len(there) == RUNS
     assert emulator.ledger() == []  # the videos are here
     for key, run in there.items():

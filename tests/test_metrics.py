@@ -339,7 +339,7 @@ class TestConfiguration:
 
     def test_one_name_one_value(self):
         """Two metrics that give a value of the same name are refused."""
-        with pytest.raises(ConfigError, match="metrics.sharpness and metrics.again both give sharpness"):
+        with pytest.raises(ConfigError, match=r"metrics\.sharpness and metrics\.again both give sharpness"):
             build({"sharpness": {}, "again": {"target": "kling_sweeps.metrics.sharpness:Sharpness"}})
 
     def test_describe(self):

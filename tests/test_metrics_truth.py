@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import clips
 import cv2
 import numpy as np
@@ -49,7 +51,7 @@ def laplacian_variance(luma: np.ndarray) -> float:
 
 def flickering(pictures: list[np.ndarray]) -> float:
     """Transcribe VBench's temporal flickering."""
-    steps = [np.abs(after - before).mean() for before, after in zip(pictures, pictures[1:], strict=False)]
+    steps = [np.abs(after - before).mean() for before, after in itertools.pairwise(pictures)]
     return (255 - np.mean(steps)) / 255
 
 
@@ -321,7 +323,7 @@ class TestInformation:
         values = measure(clips.write(tmp_path / "a.mp4", written), "full").values
         luma = full_range(written)
         si = [spatial_information(each) for each in luma]
-        ti = [(after - before).std() for before, after in zip(luma, luma[1:], strict=False)]
+        ti = [(after - before).std() for before, after in itertools.pairwise(luma)]
         assert values["spatial_information"] == pytest.approx(max(si), rel=1e-5)
         assert values["spatial_information_mean"] == pytest.approx(np.mean(si), rel=1e-5)
         assert values["temporal_information"] == pytest.approx(max(ti), rel=1e-9)
@@ -455,7 +457,7 @@ class TestWarpError:
                 dis.calc(before.luma_scaled(1), after.luma_scaled(1), None).astype(np.float64),
                 dis.calc(after.luma_scaled(1), before.luma_scaled(1), None).astype(np.float64),
             )
-            for before, after in zip(seen, seen[1:], strict=False)
+            for before, after in itertools.pairwise(seen)
         ]
         value = measure(path, {"warp_error": {}}).values["warp_error_dis"]
         assert value == pytest.approx(np.mean(errors), rel=0.01)
@@ -474,7 +476,7 @@ class TestWarpError:
         """A pan leaves a fiftieth of what it is without warping."""
         path = clips.write(tmp_path / "a.mp4", pan(6))
         seen = [frame.bgr_scaled(0.5).astype(float) / 255 for frame in frames(path)]
-        unwarped = np.mean([np.square(a - b).mean() for a, b in zip(seen, seen[1:], strict=False)])
+        unwarped = np.mean([np.square(a - b).mean() for a, b in itertools.pairwise(seen)])
         assert measure(path, {"warp_error": {}}).values["warp_error_dis"] < unwarped / 50
 
     def test_still(self, tmp_path):
@@ -544,7 +546,7 @@ class TestLoop:
         """The formula on OpenCV's frames, to float64's precision."""
         path = clips.write(tmp_path / "a.mp4", clips.pan(6, frames=6))
         seen = read(path)
-        steps = [np.abs(after - before).mean() for before, after in zip(seen, seen[1:], strict=False)]
+        steps = [np.abs(after - before).mean() for before, after in itertools.pairwise(seen)]
         expected = np.abs(seen[-1] - seen[0]).mean() / np.median(steps)
         assert measure(path).values["loop_gap"] == pytest.approx(expected, rel=1e-12)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -248,8 +249,8 @@ def test_the_key_is_checked_before_anything_is_sent(emulator):
 class Stranger(BaseHTTPRequestHandler):
     """A server of somebody else's, which answers a submission with an id and addresses of its own."""
 
-    answer: dict = {}
-    seen: list = []
+    answer: ClassVar[dict] = {}
+    seen: ClassVar[list] = []
 
     def log_message(self, *args) -> None:
         pass

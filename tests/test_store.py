@@ -50,5 +50,5 @@ def test_any_request_id_has_one_owner(tmp_path, odd):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     """Says so before anything is spent."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnavailableError, match="store.dir"):
+    with pytest.raises(UnavailableError, match=r"store\.dir"):
         Store(tmp_path / "file" / "store").check()

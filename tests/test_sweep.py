@@ -26,30 +26,28 @@ PARAMS = {
     "endpoint",
 }
 TAGS = {"request_key", "request_id", "provider", "sweep"}
-METRICS = set(
-    [
-        "cost_usd",
-        "queue_s",
-        "inference_s",
-        "download_s",
-        "measure_s",
-        "width",
-        "height",
-        "fps",
-        "frames",
-        "duration_s",
-        "bitrate_mbps",
-        "aspect_error",
-        "duration_error_s",
-        "luma_mean",
-        "luma_contrast",
-        "saturation_mean",
-        "colorfulness",
-        "sharpness",
-        "motion",
-        "vbench_temporal_flickering",
-    ]
-)
+METRICS = {
+    "cost_usd",
+    "queue_s",
+    "inference_s",
+    "download_s",
+    "measure_s",
+    "width",
+    "height",
+    "fps",
+    "frames",
+    "duration_s",
+    "bitrate_mbps",
+    "aspect_error",
+    "duration_error_s",
+    "luma_mean",
+    "luma_contrast",
+    "saturation_mean",
+    "colorfulness",
+    "sharpness",
+    "motion",
+    "vbench_temporal_flickering",
+}
 
 
 @pytest.fixture(scope="module")

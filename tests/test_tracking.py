@@ -258,7 +258,7 @@ def test_the_address_opens_the_charts(tracker, result):
 )
 def test_a_store_that_is_not_there_is_refused(uri):
     """Says so before anything is spent, without the password."""
-    with pytest.raises(UnavailableError, match="tracking.uri") as caught:
+    with pytest.raises(UnavailableError, match=r"tracking\.uri") as caught:
         Tracker(uri, "cfg", "fal").check()
     assert "secret" not in str(caught.value)
 

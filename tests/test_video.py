@@ -284,8 +284,7 @@ class TestDecodeThread:
 
         seen = []
         with pytest.raises(VideoError, match="broken"):
-            for item in _ahead(items()):
-                seen.append(item)
+            seen.extend(_ahead(items()))
         assert seen == [1]
 
     def test_is_some_ahead_and_no_more(self):

@@ -214,7 +214,8 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
 
 def _check_runs(runs: Runs, is_dry: bool) -> None:
     if is_dry:
-        return summary.show_refusal(runs)
+        summary.show_refusal(runs)
+        return
     runs.check()
     atexit.register(summary.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
 

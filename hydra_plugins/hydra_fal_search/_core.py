@@ -39,7 +39,8 @@ def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
     if asked.settings.dry_run:
         planned = _Search(sweeper, asked, journal, runs)
         show(planned.found)
-        return planned.say_plan()
+        planned.say_plan()
+        return
     runs.store.check()
     with journal.held(lambda: console.print("Another command works on this search; waiting for it.")):
         _Search(sweeper, asked, journal, runs).run()

@@ -61,7 +61,7 @@ class EmulatorProcess:
 
     def start(self) -> None:
         """Start the child and wait until it answers."""
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._child = self._spawn(self._said)
         address = re.search(rb"http://\S+", self._first_line(self._child))
         if address is None:

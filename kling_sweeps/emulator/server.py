@@ -63,8 +63,7 @@ def application(emulator: Emulator, on_ready: Callable[[], None]) -> Starlette:
 
     routes = [_route(emulator, path, method, endpoint) for path, method, endpoint in control.ROUTES]
     routes.append(_route(emulator, "/files/{name:path}", "GET", files.file))
-    for method in ("GET", "POST", "PUT"):
-        routes.append(_route(emulator, "/{path:path}", method, _fal))
+    routes += [_route(emulator, "/{path:path}", method, _fal) for method in ("GET", "POST", "PUT")]
     return Starlette(routes=routes, lifespan=lifespan)
 
 

@@ -270,13 +270,15 @@ class _Generation:
             except DownloadError as error:
                 if error.error_type in (EXPIRED, EMPTY) and not self._is_recent:
                     error.args = (f"the video is gone from fal: {error}",)
-                    return self._lost(error)
+                    self._lost(error)
+                    return
                 if error.is_final:
                     raise
                 await patience.wait(error, "no video yet")
             except VideoError as error:
                 if _came_again(came):
-                    return self._lost(error)
+                    self._lost(error)
+                    return
                 await patience.wait(error, "no video yet")
         seconds, size = round(time.monotonic() - begin, 3), self.entry.video.stat().st_size
         self.entry.journal.append("downloaded", seconds=seconds, bytes=size, problem=problem)

@@ -56,7 +56,8 @@ class Submission:
         """Submit; the first submission of a command alone, so that a wrong key is refused with nothing sent."""
         if self.context.has_submitted.is_set():
             try:
-                return await _to_its_end(self._submit_once())
+                await _to_its_end(self._submit_once())
+                return
             except CredentialsError as error:
                 raise RejectedError(str(error), error_type="unauthorized") from None
         async with self.context.first_submission:
@@ -64,7 +65,7 @@ class Submission:
                 await _to_its_end(self._submit_once())
                 self.context.has_submitted.set()
                 submitted.set()
-                return None
+                return
         await self._submit_after_the_first()
 
     async def _submit_once(self) -> None:

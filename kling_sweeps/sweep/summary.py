@@ -206,9 +206,9 @@ def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Colum
 def _say_ends(over: Sequence[RunResult]) -> None:
     """Name the runs that failed and those that something went wrong with, and say why."""
     said = [(("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error]
-    for one in over:
-        if not one.error and one.flaws:
-            said.append(((f"flawed {one.cell.name}: {one.flaws}", "yellow"),))
+    said += [
+        ((f"flawed {one.cell.name}: {one.flaws}", "yellow"),) for one in over if one.flaws and not one.error
+    ]
     for parts in said[:MANY]:
         _say(*parts)
     if len(said) > MANY:

@@ -127,7 +127,7 @@ class Source:
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Source]:
     """Open a file and choose the film that FFmpeg chooses; raise `VideoError` where it has none."""
     try:
-        file = open(path, "rb", buffering=0)
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - the block below closes it
     except OSError as error:
         raise VideoError(f"{path} can't be opened as a video: {reason(error)}") from error
     with file, _container(path, file, max_pixels) as container:
