@@ -27,7 +27,8 @@ class BreakableProtocol(H11Protocol):
         self._application = self.app
         self.app = self._with_transport
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    # uvicorn's own method takes no other transport either.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # asyncio leaves this out for a listener that it didn't make: 40 ms an answer.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
@@ -53,7 +54,8 @@ def address(request: Request) -> str:
 
 def transport_of(scope: Scope) -> asyncio.Transport:
     """Return the transport of the connection that a request came in on."""
-    return scope["extensions"][EXTENSION]
+    transport: asyncio.Transport = scope["extensions"][EXTENSION]
+    return transport
 
 
 def close(transport: asyncio.Transport) -> None:

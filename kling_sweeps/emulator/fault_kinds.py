@@ -61,7 +61,13 @@ ANSWERS: dict[str, Answer] = {
 
 _LOST = {"drop": {}, "reset": {}, "hang": {"seconds": 30.0}}
 _REFUSED = {"unauthorized_401": {}, "locked_403": {}, "too_many_429": {"retry_after": 0.0}}
-_BROKEN = {"error_500": {}, "unavailable_503": {}, "nginx_502": {}, "nginx_504": {}, "html_200": {}}
+_BROKEN: dict[str, dict[str, float]] = {
+    "error_500": {},
+    "unavailable_503": {},
+    "nginx_502": {},
+    "nginx_504": {},
+    "html_200": {},
+}
 # Other shapes that a result has been seen in, and one that nobody knows.
 SHAPES: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "wrapped_200": lambda body, options: {options["key"]: body},

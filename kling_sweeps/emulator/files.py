@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -169,7 +169,7 @@ async def _zeros(count: float) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-BROKEN: dict[str, Callable] = {
+BROKEN: dict[str, Callable[[Path, Fault], Awaitable[Response]]] = {
     "truncated": _truncated,
     "truncated_no_range": _truncated,
     "no_range": _no_range,

@@ -29,10 +29,11 @@ class EmulatorProcess:
     killed. Raises UnavailableError, with what the child said, when it can't be started.
     """
 
+    _said: IO[bytes]
+
     def __init__(self, settings: EmulatorSettings | None = None) -> None:
         self._settings = settings or EmulatorSettings()
         self._child: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
         self._base_url = ""
 
     @property
@@ -77,6 +78,7 @@ class EmulatorProcess:
         if child is None:
             return
         self._child = None
+        assert child.stdin and child.stdout  # pipes, both
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
         try:
@@ -101,6 +103,7 @@ class EmulatorProcess:
         )
 
     def _first_line(self, child: subprocess.Popen[bytes]) -> bytes:
+        assert child.stdout  # a pipe
         watchdog = threading.Timer(START_TIMEOUT_S, child.kill)
         watchdog.start()
         try:

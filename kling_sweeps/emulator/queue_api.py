@@ -186,7 +186,7 @@ def _submitted(emulator: Emulator, request: Request, submission: Submission) -> 
 
 def _status_body(emulator: Emulator, request: Request, submission: Submission) -> dict[str, Any]:
     outcome = submission.outcome
-    body = {"status": submission.status, **_addresses(request, submission)}
+    body: dict[str, Any] = {"status": submission.status, **_addresses(request, submission)}
     body["queue_position"] = emulator.queue.position(submission)
     body["logs"] = _logs(submission) if request.query_params.get("logs") in ("1", "true", "True") else []
     if outcome is not None:

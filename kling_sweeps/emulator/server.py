@@ -6,7 +6,7 @@ import contextlib
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,11 +112,11 @@ def _emulator(settings: EmulatorSettings, folder: Path) -> Emulator:
 
 
 @contextlib.contextmanager
-def _folder(settings: EmulatorSettings) -> contextlib.AbstractContextManager[Path]:
+def _folder(settings: EmulatorSettings) -> Iterator[Path]:
     """Make the folder of the videos; without a state folder it goes with the emulator."""
     if settings.state_dir is None:
-        with tempfile.TemporaryDirectory(prefix="kling_sweeps_emulator_") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="kling_sweeps_emulator_") as temporary:
+            yield Path(temporary)
         return
     folder = settings.state_dir / "files"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 
 # Rows give Y, Cb, Cr of red, green and blue in 0..1, in 8-bit limited range (ITU-R BT.709).
-BT709 = np.float32(
+BT709 = np.asarray(
     [
         [0.2126 * 219, 0.7152 * 219, 0.0722 * 219],
         [-0.2126 / 1.8556 * 224, -0.7152 / 1.8556 * 224, 0.5 * 224],
         [0.5 * 224, -0.7152 / 1.5748 * 224, -0.0722 / 1.5748 * 224],
-    ]
+    ],
+    np.float32,
 )
-OFFSETS = np.float32([16, 128, 128])
+OFFSETS = np.asarray([16, 128, 128], np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Layer:
         )
 
     @property
+    def gaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The gaps of luma and chroma; ValueError where the layer is opaque."""
+        if self.gap is None or self.chroma_gap is None:
+            raise ValueError("an opaque layer can only be slid")
+        return self.gap, self.chroma_gap
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.luma.shape[1], self.luma.shape[0]
@@ -60,7 +68,7 @@ class Canvas:
     """One frame under work: luma (h, w) and chroma (h/2, w/2, 2), uint8."""
 
     def __init__(self, width: int, height: int) -> None:
-        self.luma = np.full((height, width), 16, np.uint8)
+        self.luma: np.ndarray = np.full((height, width), 16, np.uint8)
         self.chroma = np.full((height // 2, width // 2, 2), 128, np.uint8)
 
     def slide(self, layer: Layer, left: float, top: int) -> None:
@@ -81,8 +89,9 @@ class Canvas:
     def stamp(self, layer: Layer, centre: tuple[float, float]) -> None:
         """Put a layer of soft edges with its centre at the even pixel closest to `centre`."""
         left, top = (round((at - side / 2) / 2) for at, side in zip(centre, layer.size, strict=True))
-        _drop(self.chroma, layer.chroma, layer.chroma_gap, left, top)
-        _drop(self.luma, layer.luma, layer.gap, 2 * left, 2 * top)
+        gap, chroma_gap = layer.gaps
+        _drop(self.chroma, layer.chroma, chroma_gap, left, top)
+        _drop(self.luma, layer.luma, gap, 2 * left, 2 * top)
 
     def paint(self, layer: Layer, placing: np.ndarray) -> None:
         """Put a small layer where the 2 x 3 affine matrix `placing` moves it."""
@@ -90,10 +99,11 @@ class Canvas:
         if box is None:
             return
         left, top, right, bottom = box
+        gap, chroma_gap = layer.gaps
         moved = placing - [[0, 0, left], [0, 0, top]]
-        _blend(self.luma[top:bottom, left:right], layer.luma, layer.gap, moved)
+        _blend(self.luma[top:bottom, left:right], layer.luma, gap, moved)
         half = (slice(top // 2, bottom // 2), slice(left // 2, right // 2))
-        _blend(self.chroma[half], layer.chroma, layer.chroma_gap, _half_placing(moved))
+        _blend(self.chroma[half], layer.chroma, chroma_gap, _half_placing(moved))
 
     def transform(self, placing: np.ndarray) -> None:
         """Move the whole frame by the 2 x 3 affine matrix `placing`; it must stay filled."""
@@ -154,7 +164,7 @@ def _drop(target: np.ndarray, picture: np.ndarray, gap: np.ndarray, left: int, t
         cv2.add(cv2.multiply(under, holes, scale=1 / 255), seen, dst=under)
 
 
-def _blend(target: np.ndarray, picture: np.ndarray, gap: np.ndarray | None, placing: np.ndarray) -> None:
+def _blend(target: np.ndarray, picture: np.ndarray, gap: np.ndarray, placing: np.ndarray) -> None:
     size = (target.shape[1], target.shape[0])
     moved = cv2.warpAffine(picture, placing, size, borderMode=cv2.BORDER_CONSTANT)
     holes = cv2.warpAffine(

@@ -8,7 +8,7 @@ import numpy as np
 from .look import Look
 
 PIVOT = 0.42
-LUMA = np.float32([0.2126, 0.7152, 0.0722])
+LUMA = np.asarray([0.2126, 0.7152, 0.0722], np.float32)
 
 
 def grade(colours: np.ndarray, look: Look) -> np.ndarray:
@@ -18,7 +18,7 @@ def grade(colours: np.ndarray, look: Look) -> np.ndarray:
     return np.clip(grey + (graded - grey) * look.saturation, 0, 1)
 
 
-def focus(picture: np.ndarray, look: Look, lines: int) -> np.ndarray:
+def focus(picture: np.ndarray, look: Look, lines: float) -> np.ndarray:
     """Return a picture blurred and then sharpened as a look wants it at `lines` of height."""
     scale = lines / 720
     soft = cv2.GaussianBlur(picture, (0, 0), max(0.05, look.blur * scale))

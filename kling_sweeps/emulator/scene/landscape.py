@@ -96,7 +96,7 @@ def _clouds(stage: Stage, duration_s: float) -> Plate:
     level = float(np.quantile(noise[::4, ::4], 1 - light.clouds))
     alpha = np.clip((noise - level) * 4.5, 0, 1) * np.linspace(1, 0.15, height, dtype=np.float32)[:, None]
     shade = np.clip(0.62 + texture.slope(noise, max(1, stage.height // 80), 0) * 4.0, 0, 1)
-    base = np.broadcast_to(np.float32(light.cloud_shade), (height, width, 3))
+    base = np.broadcast_to(np.asarray(light.cloud_shade, np.float32), (height, width, 3))
     colours = texture.mix(base, light.cloud_light, shade)
     return Plate(colours, alpha * 0.85, depth, 0, drift, soft=True)
 
@@ -150,7 +150,7 @@ def _earth(stage: Stage, near: texture.Colour, height: int, width: int) -> np.nd
     grain = texture.receding(tile, height, width)
     patches = texture.fractal(stage.rng, height, width, 2.0, 4)
     shade = 0.35 + 0.85 * patches + (grain - 0.5) * 1.5
-    return np.float32(near) * np.clip(shade, 0.15, 1.7)[..., None]
+    return np.asarray(near, np.float32) * np.clip(shade, 0.15, 1.7)[..., None]
 
 
 def _water(stage: Stage, near: texture.Colour, height: int, width: int) -> np.ndarray:
@@ -158,7 +158,7 @@ def _water(stage: Stage, near: texture.Colour, height: int, width: int) -> np.nd
     tile = cv2.resize(texture.fractal(stage.rng, 768, 192, 32, 5), (768, 768), interpolation=cv2.INTER_CUBIC)
     waves = texture.receding(tile, height, width, 0.10)
     crest = np.clip((waves - 0.5) * 3.4 + 0.42, 0, 1)
-    base = texture.vertical_gradient(height, width, near, tuple(0.45 * part for part in near))
+    base = texture.vertical_gradient(height, width, near, texture.shaded(near, 0.45))
     mirrored = texture.mix(base, stage.light.horizon, crest * 0.45)
     column = np.exp(-(((np.arange(width) - width / 2) / (0.20 * stage.width)) ** 2)).astype(np.float32)
     return texture.mix(mirrored, stage.light.sun, np.clip((waves - 0.57) * 9, 0, 1) * column[None, :] * 0.8)
@@ -179,14 +179,14 @@ def _room(stage: Stage) -> Iterator[Plate]:
     wall, wood, _ = (lit(colour, stage.light, stage.rng) for colour in PLACES["room"])
     width, height = stage.breadth(0.35) // 2, int(stage.height * 0.37)
     plaster = texture.fractal(stage.rng, height, width, 4, 7)
-    colours = np.float32(wall) * (0.35 + 0.75 * plaster[..., None])
+    colours = np.asarray(wall, np.float32) * (0.35 + 0.75 * plaster[..., None])
     colours = texture.mix(colours, stage.light.sun, _window(height, width, stage) * 0.5)
     yield Plate(colours, None, 0.35, 0, soft=True)
     width, height = stage.breadth(0.8), int(stage.height * 0.40)
     rings = texture.fractal(stage.rng, height, width // 16, 22, 4)
     grain = cv2.resize(rings, (width, height), interpolation=cv2.INTER_CUBIC)
     fine = texture.fractal(stage.rng, height, width, 60, 3)
-    table = np.float32(wood) * (0.25 + 1.1 * grain + 0.35 * (fine - 0.5))[..., None]
+    table = np.asarray(wood, np.float32) * (0.25 + 1.1 * grain + 0.35 * (fine - 0.5))[..., None]
     shine = np.linspace(0.32, 0, height, dtype=np.float32)[:, None]
     table = texture.mix(table, stage.light.sun, np.ascontiguousarray(np.broadcast_to(shine, (height, width))))
     yield Plate(table, None, 0.8, 0.68 * stage.height)
@@ -205,7 +205,7 @@ def _window(height: int, width: int, stage: Stage) -> np.ndarray:
                 (x + side * 1.25, y + side * 1.1),
                 (x + side * 0.25, y + side),
             ]
-            cv2.fillPoly(panes, [np.int32(corners)], 1.0, cv2.LINE_AA)
+            cv2.fillPoly(panes, [np.asarray(corners, np.int32)], 1.0, cv2.LINE_AA)
     return cv2.GaussianBlur(panes, (0, 0), height / 70)
 
 

@@ -70,5 +70,9 @@ PLACES: dict[str, tuple[Colour, Colour, Colour]] = {
 
 def lit(colour: Colour, light: Light, rng: np.random.Generator) -> Colour:
     """Return a colour under a light, a little different in every sample."""
-    red, green, blue = np.float32(colour) * np.float32(light.tint) * (1 + 0.03 * rng.uniform(-1, 1, 3))
+    red, green, blue = (
+        np.asarray(colour, np.float32)
+        * np.asarray(light.tint, np.float32)
+        * (1 + 0.03 * rng.uniform(-1, 1, 3))
+    )
     return float(red), float(green), float(blue)

@@ -43,12 +43,12 @@ def houses(stand: Stand, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 
 def _facade(stand: Stand, rng: np.random.Generator, shade: float, size: tuple[int, int]) -> np.ndarray:
     height, width = size
-    wall = np.float32(stand.colour) * shade * rng.uniform(0.7, 1.2)
+    wall = np.asarray(stand.colour, np.float32) * shade * rng.uniform(0.7, 1.2)
     facade = np.broadcast_to(wall, (height, width, 3)) * np.linspace(1.15, 0.85, max(width, 1))[None, :, None]
     cell = max(4, round(stand.frame_height / 60))
     rows, columns = height // cell + 1, width // cell + 1
     is_lit = rng.random((rows, columns)) < (0.38 if stand.night else 0.12)
-    glow = np.float32([(1.0, 0.84, 0.52), (0.55, 0.86, 1.0), stand.accent])[rng.integers(0, 3)]
+    glow = np.asarray([(1.0, 0.84, 0.52), (0.55, 0.86, 1.0), stand.accent], np.float32)[rng.integers(0, 3)]
     glass = np.where(is_lit[..., None], glow * rng.uniform(0.55, 1, (rows, columns, 1)), wall * 0.6)
     windows = np.kron(glass, np.ones((cell, cell, 1)))[:height, :width]
     ys, xs = np.arange(height) % cell, np.arange(width) % cell
@@ -67,7 +67,7 @@ def firs(stand: Stand, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
             _fir(mask, rng.uniform(0, stand.width), height, rng)
         share = mask.astype(np.float32) / 255
         tone = (
-            np.float32(stand.colour)
+            np.asarray(stand.colour, np.float32)
             * shade
             * (0.75 + 0.5 * rng.random((1, stand.width, 1), dtype=np.float32))
         )
@@ -90,7 +90,7 @@ def _fir(mask: np.ndarray, x: float, height: float, rng: np.random.Generator) ->
                 (x - half, bottom),
             ]
         )
-        cv2.fillPoly(mask, [np.int32(corners * 16)], 255, cv2.LINE_AA, 4)
+        cv2.fillPoly(mask, [(corners * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     cv2.rectangle(
         mask,
         (int(x - height / 60), int(foot - height * 0.1)),

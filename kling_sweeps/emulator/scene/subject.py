@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .texture import Colour, fractal, mix, radial
+from .texture import Colour, fractal, mix, radial, shaded
 
 SIDE = 288
 
@@ -35,7 +35,7 @@ def orb(accent: Colour, rng: np.random.Generator) -> Sprite:
     """Return a glowing glass ball that rolls to and fro."""
     distance = radial(SIDE, SIDE, (SIDE / 2, SIDE / 2), SIDE * 0.44)
     veins = fractal(rng, SIDE, SIDE, 5, 4)
-    colours = np.float32(accent) * (0.55 + 0.75 * veins)[..., None]
+    colours = np.asarray(accent, np.float32) * (0.55 + 0.75 * veins)[..., None]
     colours = mix(colours, (1.0, 0.97, 0.88), _highlight(-0.16, -0.18, 0.30) * 0.9)
     colours *= (1 - 0.55 * np.clip(distance, 0, 1) ** 3)[..., None]
     return Sprite(colours, _disc(distance), 0.26, 0.72, 0.55, 0.05, 70, True)
@@ -57,7 +57,7 @@ def vase(accent: Colour, rng: np.random.Generator) -> Sprite:
     rounding = np.sqrt(np.clip(1 - (xs + 0.25) ** 2 / 1.6, 0.02, 1))
     shade = rounding * (0.78 + 0.14 * rings[:, None]) + 0.25 * (fractal(rng, SIDE, SIDE, 8, 4) - 0.5)
     colours = mix(
-        np.float32(accent) * shade[..., None],
+        np.asarray(accent, np.float32) * shade[..., None],
         (1.0, 0.95, 0.88),
         np.exp(-(((xs + 0.42) / 0.10) ** 2)) * 0.4,
     )
@@ -72,21 +72,19 @@ def boat(accent: Colour, rng: np.random.Generator) -> Sprite:
     picture.shape([(0.10, 0.76), (0.92, 0.76), (0.90, 0.79), (0.12, 0.79)], (0.85, 0.80, 0.72))
     picture.shape([(0.495, 0.06), (0.515, 0.06), (0.515, 0.76), (0.495, 0.76)], (0.30, 0.20, 0.14))
     picture.shape([(0.51, 0.08), (0.88, 0.68), (0.51, 0.70)], accent)
-    picture.shape([(0.50, 0.14), (0.50, 0.70), (0.18, 0.68)], tuple(0.82 * part for part in accent))
+    picture.shape([(0.50, 0.14), (0.50, 0.70), (0.18, 0.68)], shaded(accent, 0.82))
     return picture.sprite(0.34, 0.66, 0.50, 0.02, 6, True)
 
 
 def bird(accent: Colour, rng: np.random.Generator) -> Sprite:
     """Return a soaring bird."""
     del rng
-    dark = tuple(0.28 * part + 0.10 for part in accent)
+    dark = shaded(accent, 0.28, 0.10)
     picture = _Drawing()
     picture.shape([(0.50, 0.52), (0.28, 0.34), (0.02, 0.40), (0.24, 0.44), (0.44, 0.60)], dark)
     picture.shape([(0.50, 0.52), (0.72, 0.34), (0.98, 0.40), (0.76, 0.44), (0.56, 0.60)], dark)
     picture.shape([(0.42, 0.50), (0.58, 0.50), (0.62, 0.60), (0.50, 0.72), (0.38, 0.60)], dark)
-    picture.shape(
-        [(0.47, 0.40), (0.53, 0.40), (0.55, 0.52), (0.45, 0.52)], tuple(1.5 * part for part in dark)
-    )
+    picture.shape([(0.47, 0.40), (0.53, 0.40), (0.55, 0.52), (0.45, 0.52)], shaded(dark, 1.5))
     return picture.sprite(0.26, 0.34, 0.80, 0.10, 10, False)
 
 
@@ -95,7 +93,7 @@ def balloon(accent: Colour, rng: np.random.Generator) -> Sprite:
     distance = radial(SIDE, SIDE, (SIDE / 2, SIDE * 0.38), SIDE * 0.35)
     angle = np.arcsin(np.clip((np.arange(SIDE) - SIDE / 2) / (SIDE * 0.35), -1, 1))
     stripes = (np.sin(angle * 7 + rng.uniform(0, 6)) > 0).astype(np.float32)
-    base = np.broadcast_to(np.float32(accent), (SIDE, SIDE, 3))
+    base = np.broadcast_to(np.asarray(accent, np.float32), (SIDE, SIDE, 3))
     colours = mix(base, (0.98, 0.90, 0.72), np.ascontiguousarray(np.broadcast_to(stripes, (SIDE, SIDE))))
     colours = mix(
         colours * (1.06 - 0.5 * np.clip(distance, 0, 1) ** 2)[..., None],
@@ -105,7 +103,7 @@ def balloon(accent: Colour, rng: np.random.Generator) -> Sprite:
     picture = _Drawing(np.ascontiguousarray(colours, np.float32), _disc(distance))
     picture.shape(
         [(0.24, 0.60), (0.76, 0.60), (0.56, 0.80), (0.44, 0.80)],
-        tuple(0.62 * part for part in accent),
+        shaded(accent, 0.62),
     )
     picture.shape([(0.45, 0.84), (0.55, 0.84), (0.54, 0.94), (0.46, 0.94)], (0.38, 0.24, 0.14))
     for x in (0.455, 0.54):
@@ -125,7 +123,9 @@ class _Drawing:
 
     def shape(self, corners: list[tuple[float, float]], colour: Colour) -> None:
         mask = np.zeros((SIDE, SIDE), np.uint8)
-        cv2.fillPoly(mask, [np.int32(np.float32(corners) * SIDE * 16)], 255, cv2.LINE_AA, 4)
+        cv2.fillPoly(
+            mask, [(np.asarray(corners, np.float32) * SIDE * 16).astype(np.int32)], 255, cv2.LINE_AA, 4
+        )
         share = mask.astype(np.float32) / 255
         self.colours = mix(self.colours, colour, np.where(self.alpha > 0, share, np.ceil(share)))
         self.alpha = np.maximum(self.alpha, share)
@@ -141,4 +141,5 @@ def _disc(distance: np.ndarray) -> np.ndarray:
 
 def _highlight(x: float, y: float, radius: float) -> np.ndarray:
     distance = radial(SIDE, SIDE, (SIDE * (0.5 + x), SIDE * (0.5 + y)), SIDE * radius)
-    return np.exp(-(distance**2) * 3)
+    glow: np.ndarray = np.exp(-(distance**2) * 3)
+    return glow

@@ -167,7 +167,8 @@ class Scene:
 
     def _cast(self) -> tuple[Sprite, Layer]:
         accent = lit(PLACES[self.look.place][2], self.light, self.rng)
-        sprite = SUBJECTS[self.look.subject](tuple(min(1.0, 0.25 + part) for part in accent), self.rng)
+        red, green, blue = (min(1.0, 0.25 + part) for part in accent)
+        sprite = SUBJECTS[self.look.subject]((red, green, blue), self.rng)
         side = int(sprite.size * min(self.size)) // 2 * 2
         colours, alpha = (
             cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
@@ -192,7 +193,7 @@ def _placing(layer: Layer, centre: tuple[float, float], turn: float) -> np.ndarr
     """Return the matrix that puts a layer's centre at `centre`, turned by `turn` degrees."""
     width, height = layer.size
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -turn, 1)
-    matrix[:, 2] += np.array(centre) - (width / 2, height / 2)
+    matrix[:, 2] += np.subtract(centre, (width / 2, height / 2))
     return matrix
 
 
@@ -202,4 +203,4 @@ def _blot(pixels: int, colour: tuple[float, float, float], strength: float, flat
     ys = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     xs = np.linspace(-1, 1, pixels, dtype=np.float32)[None, :]
     alpha = np.clip(1 - np.sqrt(xs * xs + ys * ys), 0, 1) ** 1.5 * strength
-    return Layer.of(np.broadcast_to(np.float32(colour), (height, pixels, 3)), alpha)
+    return Layer.of(np.broadcast_to(np.asarray(colour, np.float32), (height, pixels, 3)), alpha)

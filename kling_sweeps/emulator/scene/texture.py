@@ -32,33 +32,43 @@ def profile(rng: np.random.Generator, width: int, cells: float, octaves: int) ->
 def slope(noise: np.ndarray, down: int, right: int) -> np.ndarray:
     """Return how much higher noise is than `down` rows above and `right` columns left."""
     padded = cv2.copyMakeBorder(noise, down, 0, right, 0, cv2.BORDER_REPLICATE)
-    return noise - padded[: noise.shape[0], : noise.shape[1]]
+    higher: np.ndarray = noise - padded[: noise.shape[0], : noise.shape[1]]
+    return higher
 
 
 def vertical_gradient(height: int, width: int, top: Colour, bottom: Colour, power: float = 1.0) -> np.ndarray:
     """Return a picture that goes from `top` to `bottom`."""
     share = np.linspace(0, 1, height, dtype=np.float32)[:, None, None] ** power
-    rows = np.float32(top) * (1 - share) + np.float32(bottom) * share
+    rows = np.asarray(top, np.float32) * (1 - share) + np.asarray(bottom, np.float32) * share
     return np.ascontiguousarray(np.broadcast_to(rows, (height, width, 3)))
+
+
+def shaded(colour: Colour, factor: float, light: float = 0.0) -> Colour:
+    """Return a colour times `factor`, and `light` of white added."""
+    red, green, blue = colour
+    return factor * red + light, factor * green + light, factor * blue + light
 
 
 def radial(height: int, width: int, centre: tuple[float, float], radius: float) -> np.ndarray:
     """Return the distance from `centre` (x, y) in units of `radius`."""
     ys = (np.arange(height, dtype=np.float32) - centre[1])[:, None] / radius
     xs = (np.arange(width, dtype=np.float32) - centre[0])[None, :] / radius
-    return np.sqrt(xs * xs + ys * ys)
+    distance: np.ndarray = np.sqrt(xs * xs + ys * ys)
+    return distance
 
 
 def below(line: np.ndarray, height: int, softness: float = 1.0) -> np.ndarray:
     """Return the mask of what lies below `line` (a row a column), `softness` pixels soft."""
     rows = np.arange(height, dtype=np.float32)[:, None]
-    return np.clip((rows - line[None, :]) / softness + 0.5, 0, 1)
+    mask: np.ndarray = np.clip((rows - line[None, :]) / softness + 0.5, 0, 1)
+    return mask
 
 
 def mix(first: np.ndarray, second: Colour | np.ndarray, share: np.ndarray | float) -> np.ndarray:
     """Return `first` with `share` of `second` in it."""
     amount = share[..., None] if isinstance(share, np.ndarray) else share
-    return first + (np.float32(second) - first) * amount
+    mixed: np.ndarray = first + (np.asarray(second, np.float32) - first) * amount
+    return mixed
 
 
 def receding(noise: np.ndarray, height: int, width: int, far: float = 0.06) -> np.ndarray:
