@@ -53,7 +53,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     client = mlflow_client(_uri(tracking_uri))
     found = _runs(client, _experiment_id(client, experiment))
     logged = {name for run in found for name in run.data.metrics}
-    metrics = sorted(name for name in logged if not name.startswith("frame/"))
+    metrics = sorted(name for name in logged if not name.startswith(("frame/", "setting/")))
     rows = [_row(run, {*FOUND, *metrics}) for run in found]
     params = sorted({name for row in rows for name in row} - {*FOUND, *logged})
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
@@ -81,10 +81,7 @@ def frames_df(runs: pd.DataFrame, tracking_uri: str | None = None) -> pd.DataFra
 
 def video_path(run_id: str, tracking_uri: str | None = None) -> Path:
     """Return the path of a run's video; raise LookupError for a run that has none."""
-    found = mlflow_client(_uri(tracking_uri)).list_artifacts(run_id, "video")
-    if not found:
-        raise LookupError(f"run {run_id} has no video")
-    return artifact_path(run_id, found[0].path, tracking_uri)
+    return artifact_path(run_id, "video.mp4", tracking_uri)
 
 
 def artifact_path(run_id: str, artifact: str, tracking_uri: str | None = None) -> Path:

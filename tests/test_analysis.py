@@ -157,7 +157,7 @@ def test_a_video_is_where_it_is_said_to_be(cfg, sweep):
 def test_what_a_run_lacks_is_named(experiment):
     """Says which run has no video, and which artifact is missing."""
     run_id = experiment.add()
-    with pytest.raises(LookupError, match=f"{run_id} has no video"):
+    with pytest.raises(LookupError, match=f"{run_id} has no video.mp4"):
         video_path(run_id, experiment.uri)
     with pytest.raises(LookupError, match=r"has no filmstrip\.png"):
         artifact_path(run_id, "filmstrip.png", experiment.uri)

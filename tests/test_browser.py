@@ -132,8 +132,7 @@ def test_a_runs_page_plays_its_video(sweep, server, page):
     page.goto(f"{server}/#/experiments/{Path(run['artifact_uri']).parts[-3]}/runs/{run['run_id']}")
     page.get_by_role("heading", name=run["run_name"]).wait_for()
     page.get_by_role("tab", name="Artifacts").click()
-    page.get_by_text("video", exact=True).click()
-    page.get_by_text(re.compile(r"\.mp4$")).first.click()
+    page.get_by_text("video.mp4", exact=True).click()
     video = page.locator("video")
     # A browser only plays by itself what is muted.
     video.evaluate("video => { video.muted = true; return video.play() }")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-import unicodedata
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.store.measured import read_flaws
 from kling_sweeps.store.result import RunResult
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 # The series that are worth a chart; all others are in frames.parquet.
 CHARTED = ("luma_mean", "sharpness", "motion")
 CHART_POINTS = 300
-# What is left of 143, the fewest bytes that a common file system takes, for a suffix and a temporary name's.
-FILE_NAME_BYTES = 120
-# What Windows keeps for its devices, with whatever suffix.
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Numeric settings are metrics of this prefix too, since MLflow draws charts against metrics alone.
+SETTING = "setting/"
+# Changed with what a run is written as, so that the same command writes an older one anew.
+LAYOUT = 2
+# Settings that may look like numbers and are texts all the same.
+TEXTS = {"prompt", "negative_prompt"}
 # Three texts and as many names fit into a description, which is a tag: MLflow takes 8,000 characters.
 TEXT_LENGTH, NAME_LENGTH = 2500, 100
 NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
@@ -46,7 +49,7 @@ def content(result: RunResult) -> str:
     """Return what tells a run from its earlier or later self: how it ended, with what, and what it is called."""
     ended = result.error.error_type if result.error else "finished"
     measured = result.measurement.name if result.measurement else "not measured"
-    said = repr((result.cell.name, sorted(result.cell.params.items()), result.state.committed_usd))
+    said = repr((LAYOUT, result.cell.name, sorted(result.cell.params.items()), result.state.committed_usd))
     return f"{result.state.request_id} {ended} {measured} {_digest(said)}"
 
 
@@ -89,16 +92,32 @@ def tags(result: RunResult) -> dict[str, str]:
 
 
 def metrics(result: RunResult) -> list[Point]:
-    """Return a run's metrics: what it cost and how long each part took, and what was measured."""
+    """Return a run's metrics: its numeric settings, what it cost, how long each part took, and what was measured."""
     at_ms = start_ms(result)
     has_price = result.cell.request.price_usd is not None
     seconds = {name: getattr(result.state, name) for name in ("queue_s", "inference_s", "download_s")}
-    values = {"cost_usd": result.state.spent_usd if has_price else None, **seconds}
+    values = {**settings(result.cell), "cost_usd": result.state.spent_usd if has_price else None, **seconds}
     if result.measurement is None:
         return _points(values, at_ms)
     measured = Measurement.load(result.measurement)
     values |= {"measure_s": _measure_s(result), **measured.values}
     return _points(values, at_ms) + list(_series(measured.frames, at_ms))
+
+
+def settings(cell: Cell) -> dict[str, float]:
+    """Return the arguments and template factors of a cell that are numbers, as metrics."""
+    given = {**cell.request.arguments, **cell.factors}
+    numbers = {key: number(value) for key, value in given.items() if key not in TEXTS}
+    return {f"{SETTING}{key}": value for key, value in numbers.items() if value is not None}
+
+
+def number(value: object) -> float | None:
+    """Return a setting as a number, None where it is none."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def description(result: RunResult) -> str:
@@ -140,28 +159,6 @@ def _longest_run(text: str) -> int:
 
 def _digest(text: str) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def file_name(name: str) -> str:
-    """Return a run's name as a file name that every file system takes, without a suffix.
-
-    It has letters, digits, dots, dashes and underscores alone, and at most 120 bytes: the middle of a
-    longer one is left out.
-    """
-    parts = (part.strip().replace(":", "x").replace("#", "sample-") for part in name.split("·"))
-    spelt = "_".join("".join(c if _is_spelt(c) else "-" for c in part) for part in parts).strip(".")
-    if not spelt or RESERVED.fullmatch(spelt):
-        spelt = f"run-{spelt}"
-    encoded = spelt.encode()
-    if len(encoded) <= FILE_NAME_BYTES:
-        return spelt
-    ends = (encoded[: FILE_NAME_BYTES - 42], encoded[-40:])
-    return "--".join(end.decode(errors="ignore") for end in ends)
-
-
-def _is_spelt(character: str) -> bool:
-    # Thai and Hindi write vowels as marks, which are no letters.
-    return character.isalnum() or character in ".-" or unicodedata.category(character).startswith("M")
 
 
 def _points(values: Mapping[str, float | None], at_ms: int) -> list[Point]:

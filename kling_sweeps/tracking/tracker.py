@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -240,15 +238,10 @@ class Tracker:
     def _log_artifacts(self, run_id: str, result: RunResult) -> None:
         entry, measured = result.entry, result.measurement
         files = [entry.folder / "request.json", entry.folder / "result.json"]
-        files += [measured / "frames.parquet", measured / "filmstrip.png"] if measured else []
+        files += [measured / "frames.parquet", measured / "filmstrip.png", entry.video] if measured else []
         for file in files:
             if file.exists():
                 self.client.log_artifact(run_id, str(file))
-        if measured:
-            with tempfile.TemporaryDirectory() as folder:
-                named = Path(folder, f"{run_data.file_name(result.cell.name)}.mp4")
-                named.symlink_to(entry.video.resolve())
-                self.client.log_artifact(run_id, str(named), "video")
 
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""
