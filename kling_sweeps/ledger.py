@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kling_sweeps.errors import StoreError
-from kling_sweeps.store.journal import Attempt, Journal, attempts
+from kling_sweeps.store.journal import Journal
+from kling_sweeps.store.state_machine import Attempt, Cost, fold
 from kling_sweeps.terminal.streams import Parser, settle
 
-COSTS = ("spent", "in flight", "unknown", "perhaps")
+COSTS = (Cost.SPENT, Cost.IN_FLIGHT, Cost.UNKNOWN, Cost.PERHAPS)
 GROUPS = ("sweep", "day", "endpoint")
 COLUMNS = ("day", "time", "sweep", "endpoint", "request_id", "cost", "price_usd", "key")
 UNKNOWN = "unknown"
@@ -85,7 +86,7 @@ def read_ledger(store: Path, provider: str = "fal") -> Ledger:
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[Line]:
-    made = attempts(Journal(path).events())
+    made = fold(Journal(path).events()).attempts
     if not made and path.stat().st_size:
         problems.append(f"{path} has no submission that can be read")
     if made:
@@ -129,7 +130,7 @@ def show(ledger: Ledger, by: str, provider: str) -> None:
     else:
         _say("Nothing was bought on fal. Emulated videos cost nothing, and are listed with --emulated.")
     for line in ledger.lines:
-        if line.attempt.cost in ("in flight", "unknown"):
+        if line.attempt.cost in (Cost.IN_FLIGHT, Cost.UNKNOWN):
             known = line.attempt.request_id or "no request id"
             _say(f"{line.attempt.cost}: {line.sweep}, {line.day} {line.time} UTC, {known}")
     for problem in ledger.problems:
@@ -151,10 +152,10 @@ def _show_totals(lines: list[Line], by: str) -> None:
 
     groups = list(totals(lines, by).items())
     groups.append(("in all", {c: [p for _, prices in groups for p in prices[c]] for c in COSTS}))
-    costs = [cost for cost in COSTS if cost == "spent" or groups[-1][1][cost]]
+    costs = [cost for cost in COSTS if cost is Cost.SPENT or groups[-1][1][cost]]
     columns = [
         tables.text_column(by, [Text(group) for group, _ in groups]),
-        tables.number_column("videos", [Text(str(len(prices["spent"]))) for _, prices in groups]),
+        tables.number_column("videos", [Text(str(len(prices[Cost.SPENT]))) for _, prices in groups]),
     ]
     for cost in costs:
         sums = [Text(tables.money(prices[cost], unit="")) for _, prices in groups]

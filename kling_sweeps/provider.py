@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kling_sweeps.experiment.request import GenerationRequest
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 
 # The type of the error that a cancelled request has for a result.
 CANCELLED = "client_cancelled"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import clips
@@ -20,8 +21,8 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.metrics import measure
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage, State, Ticket
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Attempt, Cost, Stage, State, Ticket
 
 SMALL = ["provider.emulator.width=320", "provider.emulator.height=180", "provider.emulator.latency_s=0"]
 # Where the tests run in the background, a shell has them and all that they start ignore Ctrl-C.
@@ -124,8 +125,7 @@ def result(tmp_path, monkeypatch) -> RunResult:
         queue_s=1.0,
         inference_s=2.0,
         download_s=0.5,
-        spent_usd=1.4,
-        committed_usd=1.4,
+        attempts=(Attempt(datetime(2026, 1, 1, tzinfo=UTC), "cfg", "c", 1.4, Cost.SPENT, "r-1"),),
     )
     return RunResult(cell, entry, state, folder)
 

@@ -28,7 +28,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
 from kling_sweeps.providers.download import EXPIRED
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 
 QUEUE_S, RUN_S, LATE_S = 1.0, 2.0, 3.0
 

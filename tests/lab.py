@@ -30,8 +30,8 @@ from kling_sweeps.experiment.settings import (
     Settings,
 )
 from kling_sweeps.store.folder import Entry, Store
-from kling_sweeps.store.journal import State, attempts
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Cost, State, fold
 from kling_sweeps.sweep import runner
 from kling_sweeps.tracking.tracker import Tracker
 from kling_sweeps.video import MAX_PIXELS
@@ -129,8 +129,8 @@ class Lab:
 
     def costs(self, cell: Cell) -> list[str]:
         """Return what our own ledger says of each submission of a run, without those that were free."""
-        made = attempts(self.entry(cell).journal.events())
-        return [attempt.cost for attempt in made if attempt.cost != "free"]
+        made = fold(self.entry(cell).journal.events()).attempts
+        return [attempt.cost for attempt in made if attempt.cost is not Cost.FREE]
 
     def bought(self, *cells: Cell) -> list[dict]:
         """Return what the emulator accepted of the runs' prompts."""

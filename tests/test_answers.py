@@ -44,7 +44,7 @@ from kling_sweeps.providers import answers, http
 from kling_sweeps.providers.fal import FalProvider
 from kling_sweeps.store import journal
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage, Ticket
+from kling_sweeps.store.state_machine import Stage, Ticket
 
 ENDPOINT = REQUEST.endpoint
 SECRET = "3f8e-key-id:9a7b6c5d4e3f2a1b0c9d"

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage
+from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.tracking.tracker import Tracker
 from kling_sweeps.video.decode import verify
 

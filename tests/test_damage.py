@@ -19,8 +19,9 @@ from lab import Lab, cell
 from kling_sweeps.errors import UnavailableError, explained
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Journal, Stage
+from kling_sweeps.store.journal import Journal
 from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES
+from kling_sweeps.store.state_machine import Stage
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from lab import Lab, Outcome, cell
 
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.providers import download
-from kling_sweeps.store.journal import Stage
+from kling_sweeps.store.state_machine import Stage
 
 # Whoever waits long enough.
 PATIENT = """

@@ -33,7 +33,7 @@ from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.providers.fal import FalProvider
 from kling_sweeps.providers.transport import Route
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage, State
+from kling_sweeps.store.state_machine import Stage, State
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 ARGUMENTS = {

@@ -7,7 +7,8 @@ import pytest
 
 from kling_sweeps.errors import StoreError
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Journal, Stage
+from kling_sweeps.store.journal import Journal
+from kling_sweeps.store.state_machine import Stage
 
 TICKET = {
     "endpoint": "a/b",

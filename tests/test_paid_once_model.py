@@ -36,7 +36,8 @@ from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.store import folder as store
 from kling_sweeps.store import journal
 from kling_sweeps.store.folder import Entry, Store
-from kling_sweeps.store.journal import Journal, Stage, attempts, fold
+from kling_sweeps.store.journal import Journal
+from kling_sweeps.store.state_machine import Stage, fold
 
 EXAMPLES = 1500
 PRICE_USD = 1.4
@@ -170,7 +171,7 @@ class World:
             state = entry.state()
             assert state.stage is Stage.FINISHED
             assert entry.video.read_bytes() == self.fal.accepted[state.request_id].video
-            unknown = [one for one in attempts(entry.journal.events()) if one.cost == "unknown"]
+            unknown = [one for one in state.attempts if one.cost == "unknown"]
             assert len(unknown) == self.resubmissions(entry)
         permits = sum(self.permits(entry) for entry in self.entries.values())
         assert len(REQUESTS) <= len(self.fal.paid()) <= len(REQUESTS) + permits

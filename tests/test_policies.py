@@ -22,8 +22,8 @@ from kling_sweeps.errors import BudgetError, CredentialsError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.measurement.workers import _measure
 from kling_sweeps.metric import FrameMetric
-from kling_sweeps.store.journal import Stage
 from kling_sweeps.store.measured import read_flaws, read_values
+from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep import runner, summary
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.progress import Progress

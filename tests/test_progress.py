@@ -11,8 +11,8 @@ from rich.console import Console
 
 from kling_sweeps.errors import GenerationError
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage, State
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Stage, State
 from kling_sweeps.terminal import progress
 from kling_sweeps.terminal.progress import Progress
 

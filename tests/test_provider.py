@@ -27,7 +27,7 @@ from kling_sweeps.errors import (
 )
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.providers.fal import FalProvider
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 ARGUMENTS = {

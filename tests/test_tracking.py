@@ -13,8 +13,8 @@ from servers import free_port, tracking_server
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError, UnavailableError
 from kling_sweeps.metrics import measure
-from kling_sweeps.store.journal import Stage
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Cost, Stage
 from kling_sweeps.tracking import run_data, tracked
 from kling_sweeps.tracking.tracker import Tracker
 
@@ -57,7 +57,9 @@ def test_what_was_emulated_has_an_experiment_of_its_own(tracker, result):
 def test_a_failed_run_says_why_and_is_made_good(tracker, result):
     """Marks a failure with its reason and takes the mark away when the run succeeds."""
     error = RunError("the model said no", error_type="content_policy_violation", may_have_cost=True)
-    state = dataclasses.replace(result.state, stage=Stage.FAILED, spent_usd=0.0)
+    (attempt,) = result.state.attempts
+    perhaps = dataclasses.replace(attempt, cost=Cost.PERHAPS)
+    state = dataclasses.replace(result.state, stage=Stage.FAILED, attempts=(perhaps,))
     tracker.track(dataclasses.replace(result, state=state, error=error, measurement=None))
     (run,) = runs(tracker)
     assert run.info.status == "FAILED"

@@ -17,7 +17,7 @@ from kling_sweeps.experiment.settings import PollSettings
 from kling_sweeps.generation import watch
 from kling_sweeps.generation.watch import Watch
 from kling_sweeps.provider import Status
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 
 PLENTY = 10_000
 

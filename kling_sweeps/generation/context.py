@@ -11,7 +11,7 @@ from kling_sweeps.generation.budget import Budget
 from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.provider import Provider
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import State
+from kling_sweeps.store.state_machine import State
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from kling_sweeps.provider import CANCELLED, Status
 from kling_sweeps.providers.answers import video_url
 from kling_sweeps.providers.download import EMPTY, EXPIRED
 from kling_sweeps.store.folder import Entry
-from kling_sweeps.store.journal import Stage, State, Ticket
+from kling_sweeps.store.state_machine import Stage, State, Ticket
 from kling_sweeps.untrusted import clean
 
 # How often the same bytes have to come before they are what fal has, though no whole video.

@@ -23,7 +23,7 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.patience import Notify, Patience
 from kling_sweeps.store.folder import Entry
-from kling_sweeps.store.journal import State, Ticket, attempts
+from kling_sweeps.store.state_machine import State, Ticket
 
 # fal may note a request a little before it was noted here.
 NOTED_BEFORE = timedelta(minutes=5)
@@ -123,7 +123,7 @@ class Submission:
         mine = [past async for past in history if past.arguments == self.request.arguments]
         mine.sort(key=lambda past: abs((past.sent_at or since) - since))
         # What an earlier attempt of this key was given is no answer to this one.
-        earlier = {attempt.request_id for attempt in attempts(self.entry.journal.events())}
+        earlier = {attempt.request_id for attempt in self.entry.journal.state().attempts}
         tickets = (Ticket(self.request.endpoint, past.request_id) for past in mine)
         return any(
             self.entry.submitted(ticket, how="adopted")

@@ -14,7 +14,7 @@ from typing import Self
 
 from kling_sweeps.experiment.settings import PollSettings
 from kling_sweeps.provider import Provider, Status
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 
 # How many seconds a place in the queue is taken for until it is seen.
 PLACE_S = 1.0

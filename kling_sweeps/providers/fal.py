@@ -29,7 +29,7 @@ from kling_sweeps.providers import answers
 from kling_sweeps.providers.download import download
 from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
-from kling_sweeps.store.journal import Ticket
+from kling_sweeps.store.state_machine import Ticket
 from kling_sweeps.untrusted import hide
 
 API = "https://api.fal.ai/v1/models"

@@ -30,16 +30,8 @@ from filelock import AsyncFileLock, FileLock
 
 from kling_sweeps.errors import StoreError, UnavailableError, explained
 from kling_sweeps.experiment.request import GenerationRequest
-from kling_sweeps.store.journal import (
-    Attempt,
-    Journal,
-    Stage,
-    State,
-    Ticket,
-    attempts,
-    force,
-    sync_folder,
-)
+from kling_sweeps.store.journal import Journal, force, sync_folder
+from kling_sweeps.store.state_machine import Attempt, Stage, State, Ticket, fold
 from kling_sweeps.untrusted import clean
 
 # What a request id looks like that can be a file's name: no path, no hidden file, nothing long.
@@ -177,7 +169,7 @@ class Entry:
     def attempts(self, command: str) -> list[Attempt]:
         """Return the submissions that a command made; none where the journal can't be trusted, as `state` says."""
         try:
-            return [one for one in attempts(self.journal.events()) if one.command == command]
+            return [one for one in fold(self.journal.events()).attempts if one.command == command]
         except StoreError:
             return []
 

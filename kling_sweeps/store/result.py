@@ -8,8 +8,8 @@ from pathlib import Path
 from kling_sweeps.errors import RunError
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.store.folder import Entry
-from kling_sweeps.store.journal import Attempt, State
 from kling_sweeps.store.measured import read_flaws
+from kling_sweeps.store.state_machine import Attempt, State
 
 
 @dataclass(frozen=True)

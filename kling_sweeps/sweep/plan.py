@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from kling_sweeps.errors import BudgetError
 from kling_sweeps.experiment.settings import Cell, Policy
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.journal import Stage, State
+from kling_sweeps.store.state_machine import OVER, Stage, State
 
-OVER = (Stage.FINISHED, Stage.FAILED, Stage.DAMAGED)
 WORDS = {
     Stage.NEW: "to generate",
     Stage.UNKNOWN: "to look up",
@@ -125,8 +124,6 @@ def make_plan(cells: Sequence[Cell], store: Store, policy: Policy, is_ephemeral:
         key, state = cell.request.key, store.entry(cell.request).state()
         if is_ephemeral and state.is_open:
             state = State()
-        is_retried = policy.retry == "failed" and state.is_failed
-        is_retried |= policy.unknown == "resubmit" and state.stage is Stage.UNKNOWN
-        planned.append(PlannedCell(cell, state, key in seen, is_retried))
+        planned.append(PlannedCell(cell, state, key in seen, state.may_be_bought_again(policy)))
         seen.add(key)
     return Plan(planned)

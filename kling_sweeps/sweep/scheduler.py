@@ -33,9 +33,9 @@ from kling_sweeps.measurement.measurement import is_readable
 from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.provider import CANCELLED, Provider
 from kling_sweeps.store.folder import Entry, Store
-from kling_sweeps.store.journal import Stage, State
 from kling_sweeps.store.measured import is_measured
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Stage, State
 from kling_sweeps.sweep.plan import Plan, make_plan
 from kling_sweeps.video import opencv
 

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.settings import Cell
-from kling_sweeps.store.journal import Journal, Stage, sync_folder
+from kling_sweeps.store.journal import Journal, sync_folder
 from kling_sweeps.store.measured import is_measured, read_flaws, read_values
+from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep.scheduler import Runs
 
 

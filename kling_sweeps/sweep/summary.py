@@ -11,9 +11,9 @@ from rich.text import Text
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.metrics import build
-from kling_sweeps.store.journal import Attempt, Stage
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import COMPLETED, Attempt, Cost, Stage
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import console
@@ -30,8 +30,6 @@ from kling_sweeps.terminal.tables import (
 )
 from kling_sweeps.tracking.tracker import Tracker
 
-# What fal has finished is paid for, collected or not.
-PAID = (Stage.COMPLETED, Stage.FETCHED)
 STYLES = {
     "failed": "red",
     "damaged": "red",
@@ -179,7 +177,7 @@ def _row(
 ) -> Row | None:
     """Return the row of a run that is over, or whose video is paid for; None of any other."""
     key = cell.request.key
-    prices = [attempt.price_usd for attempt in made[key] if attempt.cost != "free"]
+    prices = [attempt.price_usd for attempt in made[key] if attempt.cost is not Cost.FREE]
     usd = None if None in prices else sum(prices)
     if key in ends:
         error = ends[key].error
@@ -187,7 +185,7 @@ def _row(
     stage = runs.store.entry(cell.request).state().stage
     if stage is Stage.FINISHED:
         return Row(cell, "to track", "cyan", usd)
-    return Row(cell, "to collect", "cyan", usd) if stage in PAID and not runs.is_ephemeral else None
+    return Row(cell, "to collect", "cyan", usd) if stage in COMPLETED and not runs.is_ephemeral else None
 
 
 def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Column]:
@@ -246,8 +244,8 @@ def show_in_flight(runs: Runs) -> None:
         _say(f"{WORDS[state.stage]}: {cell.name} ({request})")
     if len(in_flight) > MANY:
         _say(f"and {len(in_flight) - MANY} more")
-    paid = [cell for cell, state in in_flight if state.stage in PAID]
-    others = [cell for cell, state in in_flight if state.stage not in PAID]
+    paid = [cell for cell, state in in_flight if state.stage in COMPLETED]
+    others = [cell for cell, state in in_flight if state.stage not in COMPLETED]
     amounts = [f"for {_price_of(others)}"] * bool(others) + [f"{_price_of(paid)} spent"] * bool(paid)
     _say(f"{', '.join([f'{len(in_flight)} left with fal', *amounts])}. The same command collects them.")
     if lost := [cell for cell, state in in_flight if state.stage is Stage.UNKNOWN]:
@@ -259,13 +257,15 @@ def show_in_flight(runs: Runs) -> None:
 
 def spent(made: Sequence[Attempt], provider: str) -> str:
     """Say what submissions have cost, and what they may have."""
-    prices: dict[str, list[float | None]] = {"spent": [], "in flight": [], "perhaps": []}
+    prices: dict[Cost, list[float | None]] = {Cost.SPENT: [], Cost.IN_FLIGHT: [], Cost.PERHAPS: []}
     for attempt in made:
-        if attempt.cost != "free":
-            prices["perhaps" if attempt.cost == "unknown" else attempt.cost].append(attempt.price_usd)
+        if attempt.cost is not Cost.FREE:
+            prices[Cost.PERHAPS if attempt.cost is Cost.UNKNOWN else attempt.cost].append(attempt.price_usd)
     if not made:
         return "Nothing was generated."
-    more = "".join(f", {money(some)} {cost}" for cost, some in prices.items() if some and cost != "spent")
+    more = "".join(
+        f", {money(some)} {cost}" for cost, some in prices.items() if some and cost is not Cost.SPENT
+    )
     if provider == "emulator":
-        return f"On fal this would have cost {money(prices['spent'])}{more}; the emulator charged nothing."
-    return f"{money(prices['spent'])} spent{more}."
+        return f"On fal this would have cost {money(prices[Cost.SPENT])}{more}; the emulator charged nothing."
+    return f"{money(prices[Cost.SPENT])} spent{more}."

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.store.result import RunResult
+from kling_sweeps.store.state_machine import Cost
 from kling_sweeps.terminal.console import console
 from kling_sweeps.terminal.tables import GAP, money, shortened
 
@@ -96,7 +97,7 @@ class Progress:
         """Note that a run is over, one way or the other."""
         made = result.attempts(self.command)
         with self.lock:
-            self.prices += [attempt.price_usd for attempt in made if attempt.cost != "free"]
+            self.prices += [attempt.price_usd for attempt in made if attempt.cost is not Cost.FREE]
             if made:
                 self.finished_at.append(time.monotonic())
         if result.error:
