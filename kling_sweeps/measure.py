@@ -147,7 +147,7 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def _alone(file: str, folder: Path, spec: Spec, requested: dict, max_pixels: int) -> Record:
+def _alone(file: str, folder: Path, spec: Spec, requested: Mapping[str, Any], max_pixels: int) -> Record:
     from kling_sweeps import metrics
     from kling_sweeps.store.measured import read_record
 
@@ -159,7 +159,7 @@ def _alone(file: str, folder: Path, spec: Spec, requested: dict, max_pixels: int
 
 
 async def _together(
-    files: list[str], folders: list[Path], spec: Spec, requested: dict, max_pixels: int
+    files: list[str], folders: list[Path], spec: Spec, requested: Mapping[str, Any], max_pixels: int
 ) -> list[Record]:
     """Measure several files in worker processes."""
     from rich.console import Console

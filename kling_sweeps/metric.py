@@ -132,7 +132,7 @@ def strips(plane: np.ndarray, border: int = 0, rows: int = 64) -> Iterator[np.nd
 
 def inside(plane: np.ndarray) -> int:
     """Count the pixels of a plane that a 3x3 mask fits around."""
-    return max(0, plane.shape[0] - 2) * max(0, plane.shape[1] - 2)
+    return int(max(0, plane.shape[0] - 2) * max(0, plane.shape[1] - 2))
 
 
 def samples(series: Iterable[float]) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import cached_property
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hydra.types import RunMode
@@ -33,6 +33,9 @@ from kling_sweeps.experiment.settings import (
 )
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.untrusted import secrets
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 # The model's arguments in conf/config.yaml, besides the prompt.
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
@@ -81,12 +84,12 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
     return next(iter(shared.values())), cells
 
 
-def read_job(cfg: DictConfig, hydra: DictConfig | None = None) -> tuple[Settings, Cell]:
+def read_job(cfg: DictConfig, hydra: DictConfig | HydraConf | None = None) -> tuple[Settings, Cell]:
     """Read one job's config, Hydra's own part in it or beside it; raise ConfigError with all its problems."""
     reader = _JobReader(cfg, cfg.hydra if hydra is None else hydra)
     reader.credentials()
     settings, cell = reader.settings(), reader.cell()
-    if reader.problems:
+    if reader.problems or cell is None:
         raise ConfigError(*reader.problems)
     return settings, cell
 
@@ -104,7 +107,7 @@ def read_settings(cfg: DictConfig) -> Settings:
 class _JobReader(Reader):
     """Reads the config of one job, with Hydra's own part beside it."""
 
-    def __init__(self, cfg: DictConfig, hydra: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, hydra: DictConfig | HydraConf) -> None:
         super().__init__(cfg)
         self.hydra = hydra
 
@@ -149,9 +152,9 @@ class _JobReader(Reader):
             )
         return Path(str(folder)).expanduser()
 
-    def objective(self, spec: Mapping) -> str | None:
+    def objective(self, spec: metrics.Spec) -> str | None:
         """Return the metric that a sweeper searches by; all the metrics are checked on the way."""
-        name = self.value("objective")
+        name: str | None = self.value("objective")
         try:
             measured = [value.name for metric in metrics.build(spec) for value in metric.values]
             if name is not None and name not in measured:
@@ -196,9 +199,12 @@ class _JobReader(Reader):
     def emulator(self) -> EmulatorSettings:
         """Read what the emulator is started with; its own class knows what is allowed."""
         self.group("provider.emulator", [*EMULATOR_COUNTS, "latency_s"])
-        whole = {key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS}
+        given: dict[str, Any] = {
+            key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS
+        }
+        given["latency_s"] = self.number("provider.emulator.latency_s")
         try:
-            return EmulatorSettings(**whole, latency_s=self.number("provider.emulator.latency_s"))
+            return EmulatorSettings(**given)
         except ValueError as error:
             self.report(f"provider.emulator: {error}")
             return EmulatorSettings()
@@ -236,7 +242,7 @@ class _JobReader(Reader):
         if text is None:  # which is reported already
             problems = [problem for problem in problems if not problem.startswith("prompt=")]
         self.report(*problems)
-        sample = self.number("sample", whole=True)
+        sample = int(self.number("sample", whole=True))
         if self.problems:
             return None
         request = GenerationRequest(model.endpoint, arguments, sample, model.price_usd(arguments))

@@ -132,7 +132,7 @@ class Model:
 
     def price_usd(self, arguments: Mapping[str, Any]) -> float | None:
         """Return the price in USD of one video with these arguments, or None."""
-        return self.price and self.price.of(float(arguments.get("duration", 0)))
+        return self.price.of(float(arguments.get("duration", 0))) if self.price else None
 
 
 def _shown(value: Any) -> str:

@@ -20,7 +20,7 @@ class Reader:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self.raw = OmegaConf.to_container(cfg, resolve=False)
+        self.raw = unresolved(cfg)
         self.raw.pop("hydra", None)
         self.groups: dict[str, Any] = {}
         self.problems: dict[str, None] = {}
@@ -95,6 +95,12 @@ class Reader:
         for name in node:
             if name not in valid:
                 self.report(f"{key}.{name} is unknown{close(name, valid)}")
+
+
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain values, its interpolations as they are written."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    return dict(plain)
 
 
 def reason(error: Exception) -> str:

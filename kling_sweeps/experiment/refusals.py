@@ -11,9 +11,11 @@ from kling_sweeps.experiment.reader import LITERAL, close
 def message(error: Exception) -> str:
     """Return an error with its causes, which is where Hydra says what was wrong."""
     first, causes = error, [str(error) or type(error).__name__]
-    while error := error.__cause__:
-        if str(error) not in causes[-1]:
-            causes.append(str(error))
+    cause = error.__cause__
+    while cause:
+        if str(cause) not in causes[-1]:
+            causes.append(str(cause))
+        cause = cause.__cause__
     if isinstance(first, FileNotFoundError) and first.filename is None:
         return "the folder that this command was given in is gone; change to one that is there"
     if key := re.match(r"Could not override '(\S+)'", causes[0]):

@@ -104,7 +104,7 @@ class Cell:
 
     @property
     def prompt_text(self) -> str:
-        return self.request.arguments["prompt"]
+        return str(self.request.arguments["prompt"])
 
     @property
     def params(self) -> dict[str, Any]:

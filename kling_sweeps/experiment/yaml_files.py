@@ -45,7 +45,7 @@ def load(path: str) -> tuple[str, DictConfig]:
         return head, OmegaConf.create(content or {})
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeError as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deep") from None
@@ -59,7 +59,7 @@ def _encoding(path: str) -> str:
     return next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8-sig")
 
 
-class _Loader(get_yaml_loader()):
+class _Loader(get_yaml_loader()):  # type: ignore[misc]  # a class that a function makes
     """OmegaConf's loader, for which `1`, `007`, `no` and `~` are texts where they are keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:

@@ -70,9 +70,10 @@ class Measurement:
 
     def record(self) -> dict[str, Any]:
         """Give the numbers and how they came about as JSON has them: None for NaN."""
-        return _strict(
+        record: dict[str, Any] = _strict(
             {"values": self.values, "errors": self.errors, "facts": self.facts, "versions": self.versions}
         )
+        return record
 
     def _json(self) -> str:
         return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -87,7 +88,8 @@ def is_readable(folder: Path) -> bool:
 
 
 def _picture(png: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    picture: np.ndarray = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return picture
 
 
 def _strict(value: Any) -> Any:

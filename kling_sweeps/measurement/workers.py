@@ -12,12 +12,15 @@ from concurrent.futures import TimeoutError as OutOfTime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pebble import ProcessExpired, ProcessPool
 
 from kling_sweeps.errors import VideoError
 from kling_sweeps.video import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from kling_sweeps.metrics import Spec
 
 TIMEOUT_S = 900
 
@@ -55,13 +58,16 @@ class Workers:
         await self._run(_verify, video, self.max_pixels)
 
     async def measure(
-        self, folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object
+        self, folder: Path, video: Path, spec: Spec, aspect_ratio: object, duration: object
     ) -> float:
         """Measure a video into a folder; return the seconds it took. Raises VideoError.
 
         What was requested is given as it was sent, whatever it is.
         """
-        return await self._run(_measure, folder, video, spec, aspect_ratio, duration, self.max_pixels)
+        seconds: float = await self._run(
+            _measure, folder, video, spec, aspect_ratio, duration, self.max_pixels
+        )
+        return seconds
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         future = self._pool.schedule(function, args=args, timeout=self.timeout_s)
@@ -93,7 +99,7 @@ def _verify(video: Path, max_pixels: int) -> None:
 
 
 def _measure(
-    folder: Path, video: Path, spec: dict, aspect_ratio: object, duration: object, max_pixels: int
+    folder: Path, video: Path, spec: Spec, aspect_ratio: object, duration: object, max_pixels: int
 ) -> float:
     from kling_sweeps import metrics
     from kling_sweeps.measurement.observe import observe

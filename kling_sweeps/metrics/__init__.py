@@ -36,7 +36,8 @@ from kling_sweeps.metrics.loop import LoopGap
 from kling_sweeps.metrics.luma import Luma
 from kling_sweeps.metrics.motion import Dynamic, Motion, WarpError
 from kling_sweeps.metrics.noise import Noise
-from kling_sweeps.metrics.sets import Spec, specification
+from kling_sweeps.metrics.sets import Spec as Spec
+from kling_sweeps.metrics.sets import specification as specification
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.vbench import TemporalFlickering
 from kling_sweeps.video import MAX_PIXELS
@@ -85,7 +86,8 @@ class Row:
 
 def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
     """Make the metrics of a specification; raise `ConfigError` with all that is wrong with it."""
-    metrics, problems = [], []
+    metrics: list[FrameMetric] = []
+    problems: list[str] = []
     spec = specification(spec) if isinstance(spec, str | Path) else spec
     if not isinstance(spec, Mapping):
         raise ConfigError(f"metrics={spec!r}: expected a mapping of metrics to their parameters")

@@ -59,11 +59,12 @@ class Cuts(FrameMetric):
         if np.isnan(changes).all():
             return {"cuts": nan}
         changed = np.flatnonzero(changes >= self.threshold)
-        return {"cuts": np.count_nonzero(np.diff(changed, prepend=-self.apart) >= self.apart)}
+        return {"cuts": int(np.count_nonzero(np.diff(changed, prepend=-self.apart) >= self.apart))}
 
     def _hsv(self, frame: Frame) -> np.ndarray:
         def make() -> np.ndarray:
             thumbnail = frame.bgr_scaled(min(1.0, self.long_side / max(frame.width, frame.height)))
-            return cv2.cvtColor(thumbnail, cv2.COLOR_BGR2HSV)
+            hsv: np.ndarray = cv2.cvtColor(thumbnail, cv2.COLOR_BGR2HSV)
+            return hsv
 
         return frame.once(("hsv", self.long_side), make)

@@ -62,5 +62,5 @@ class Freeze(FrameMetric):
 
 def _difference(frame: Frame, other: Frame) -> float:
     pairs = list(zip(frame.planes, other.planes, strict=True))
-    total = sum(cv2.norm(plane, before, cv2.NORM_L1) for plane, before in pairs)
+    total: float = sum(cv2.norm(plane, before, cv2.NORM_L1) for plane, before in pairs)
     return total / sum(plane.size for plane, _ in pairs) / 256

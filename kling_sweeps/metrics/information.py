@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, nan, sqrt
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ class Information(FrameMetric):
     def compute(self) -> dict[str, float]:
         """Take maximum and mean over the frames."""
         highest, average = (value.name for value in self.values)
-        series = self.series.get(highest, [])
+        series: Iterable[float] = self.series.get(highest, ())
         return {highest: maximum(series), average: mean(series)}
 
 
@@ -105,11 +105,12 @@ class TemporalInformation(Information):
 def _sobel_magnitude(strip: np.ndarray) -> np.ndarray:
     # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
     dx, dy = (gradient.astype(np.float32) for gradient in cv2.spatialGradient(strip))
-    return cv2.sqrt(cv2.add(cv2.multiply(dx, dx), cv2.multiply(dy, dy)))
+    magnitude: np.ndarray = cv2.sqrt(cv2.add(cv2.multiply(dx, dx), cv2.multiply(dy, dy)))
+    return magnitude
 
 
 def _mean(frame: Frame) -> float:
-    return frame.once("luma_mean", lambda: cv2.mean(frame.luma)[0])
+    return frame.once("luma_mean", lambda: float(cv2.mean(frame.luma)[0]))
 
 
 def _root(variance: float) -> float:

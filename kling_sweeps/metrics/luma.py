@@ -55,4 +55,4 @@ def _percentile(levels: np.ndarray, counts: np.ndarray, rank: float) -> float:
     position = rank / 100 * (counts.sum() - 1)
     neighbours = np.floor(position), np.ceil(position)
     below, above = levels[np.searchsorted(np.cumsum(counts), neighbours, side="right")]
-    return below + (above - below) * (position % 1)
+    return float(below + (above - below) * (position % 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, inf, nan
@@ -56,12 +56,16 @@ class FlowMetric(FrameMetric):
 
     def flow(self, frame: Frame) -> np.ndarray:
         """Give where each pixel of the frame before has moved: hxwx2 float32, (x, y) in pixels."""
-        pair = frame.previous, frame
-        return frame.once(("flow", self.long_side), lambda: self.flow_between(*map(self.thumbnail, pair)))
+
+        def make() -> np.ndarray:
+            return self.flow_between(*(self.thumbnail(each) for each in (_before(frame), frame)))
+
+        return frame.once(("flow", self.long_side), make)
 
     def flow_between(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Give where each pixel of one thumbnail is in another."""
-        return self._dis.calc(before, after, None)
+        flow: np.ndarray = self._dis.calc(before, after, None)
+        return flow
 
     @cached_property
     def _dis(self) -> Any:
@@ -101,12 +105,12 @@ class Motion(FlowMetric):
         if not self.has_flow(frame):
             return {"motion": nan}
         lengths = np.sqrt(_squared(self.flow(frame)))
-        seconds = frame.time_s - frame.previous.time_s
+        seconds = frame.time_s - _before(frame).time_s
         return {"motion": ratio(cv2.mean(lengths)[0], seconds) / hypot(*lengths.shape)}
 
     def compute(self) -> dict[str, float]:
         """Average over the frames, and take the 95th percentile."""
-        series = self.series.get("motion", [])
+        series: Iterable[float] = self.series.get("motion", ())
         return {"motion": mean(series), "motion_p95": percentile(series, 95)}
 
 
@@ -143,7 +147,7 @@ class Dynamic(FlowMetric):
             self._keep(frame)
             return {"dynamic_share": nan}
         # The frame that is nearest to an eighth of a second later.
-        half_a_frame = (frame.time_s - frame.previous.time_s) / 2
+        half_a_frame = (frame.time_s - _before(frame).time_s) / 2
         if frame.time_s - self._before_s <= 1 / 8 - half_a_frame + 1e-6:
             return {"dynamic_share": nan}
         squared = _squared(self.flow_between(self._before, self.thumbnail(frame)))
@@ -189,10 +193,10 @@ class WarpError(FlowMetric, SampledMetric):
         if not self.has_flow(frame):
             return {"warp_error_dis": nan}
         there = self.flow(frame)
-        back = self.flow_between(self.thumbnail(frame), self.thumbnail(frame.previous))
+        back = self.flow_between(self.thumbnail(frame), self.thumbnail(_before(frame)))
         target = _positions(there) + there
         followed = _inside(target) & _consistent(there, _warped(back, target)) & ~_boundaries(there)
-        before, now = (self._rgb(each) for each in (frame.previous, frame))
+        before, now = (self._rgb(each) for each in (_before(frame), frame))
         mask = followed.astype(np.uint8)
         total = cv2.norm(_warped(now, target), before, cv2.NORM_L2SQR, mask)
         return {"warp_error_dis": ratio(total, 3 * cv2.countNonZero(mask))}
@@ -201,10 +205,17 @@ class WarpError(FlowMetric, SampledMetric):
         return frame.bgr_scaled(self.factor(frame)).astype(np.float32) / 255
 
 
+def _before(frame: Frame) -> Frame:
+    """Return the frame before; there is one wherever there is a flow."""
+    assert frame.previous
+    return frame.previous
+
+
 def _squared(vectors: np.ndarray) -> np.ndarray:
     # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
     u, v = cv2.split(vectors)
-    return u * u + v * v
+    squared: np.ndarray = u * u + v * v
+    return squared
 
 
 def _positions(flow: np.ndarray) -> np.ndarray:
@@ -213,16 +224,19 @@ def _positions(flow: np.ndarray) -> np.ndarray:
 
 
 def _warped(image: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return cv2.remap(image, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped: np.ndarray = cv2.remap(image, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return warped
 
 
 def _inside(target: np.ndarray) -> np.ndarray:
     (x, y), (height, width) = cv2.split(target), target.shape[:2]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    inside: np.ndarray = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return inside
 
 
 def _consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
-    return _squared(there + back) <= 0.01 * (_squared(there) + _squared(back)) + 0.5
+    consistent: np.ndarray = _squared(there + back) <= 0.01 * (_squared(there) + _squared(back)) + 0.5
+    return consistent
 
 
 def _boundaries(flow: np.ndarray) -> np.ndarray:

@@ -47,4 +47,4 @@ class Noise(SampledMetric):
 
 def _filtered(strip: np.ndarray) -> float:
     filtered = cv2.sepFilter2D(strip, cv2.CV_16S, SECOND_DIFFERENCE, SECOND_DIFFERENCE)
-    return cv2.norm(filtered[1:-1, 1:-1], cv2.NORM_L1)
+    return float(cv2.norm(filtered[1:-1, 1:-1], cv2.NORM_L1))

@@ -22,10 +22,11 @@ def specification(name: str | Path) -> Spec:
     """
     from omegaconf import OmegaConf
 
-    spec = OmegaConf.to_container(_read(str(name), Path(), ()))
+    spec: Any = OmegaConf.to_container(_read(str(name), Path(), ()))
     if not spec:
         raise ConfigError(f"metrics={name}: there is no metric in it")
-    return spec
+    read: Spec = spec
+    return read
 
 
 def _read(name: str, folder: Path, seen: tuple[Path, ...]) -> Any:

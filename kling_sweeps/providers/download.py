@@ -87,10 +87,11 @@ async def _open(client: httpx.AsyncClient, url: str, headers: dict[str, str]) ->
         if httpx.URL(url).scheme not in ("http", "https"):
             raise DownloadError(f"the video's address is not one of HTTP: {clean(url, 80)}", is_final=True)
         response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
-        if not response.has_redirect_location:
+        following = response.next_request
+        if following is None:
             return response
         await response.aclose()
-        target = response.next_request.url
+        target = following.url
         if target.host != host and not target.host.endswith(TRUSTED):
             raise DownloadError(
                 f"the video's address leads to {clean(target.host)}, which is not fal's", is_final=True

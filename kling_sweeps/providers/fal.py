@@ -135,7 +135,8 @@ class FalProvider:
         response = await self._ask("GET", self._addressed(ticket).response_url, "result")
         body = answers.read(response.content)
         if response.is_success:
-            return answers.delivered(body, shown(response), failed)
+            delivered: dict[str, Any] = answers.delivered(body, shown(response), failed)
+            return delivered
         failure = answers.failure(response.status_code, body, response.headers, detail(response), failed)
         raise failure or _poll_error(response)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.segment import Segment
@@ -17,7 +18,7 @@ UNWATCHED_WIDTH = 160
 class _Console(Console):
     """A console to which all text is text: no markup, and no escape sequence that is not its own."""
 
-    def render(self, *args, **kwargs) -> Iterable[Segment]:
+    def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
         for segment in super().render(*args, **kwargs):
             text = segment.text
             if segment.control or text == "\n" or text.isprintable():

@@ -10,9 +10,12 @@ import os
 import sys
 import unicodedata
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
 
 from kling_sweeps.untrusted import mask, printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # What stands, in as many columns, for a character that a terminal can't show; for any other it is a question mark.
 FALLBACKS = dict(zip("·–—−…×’“”→─━│", '----~x\'"">--|', strict=True))
@@ -41,7 +44,7 @@ def _open_closed() -> None:
     os.close(number)
 
 
-def _opened(file: io.FileIO, stream: TextIO | None) -> TextIO:
+def _opened(file: io.FileIO, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(file),
         encoding=stream.encoding if stream else "utf-8",
@@ -54,10 +57,10 @@ def _opened(file: io.FileIO, stream: TextIO | None) -> TextIO:
 class _Unheard(io.FileIO):
     """A file that drops what can't be written, on a full disk or to nobody: what is paid for is still collected."""
 
-    def write(self, content) -> int:
+    def write(self, content: ReadableBuffer) -> int:
         with suppress(OSError):
             return super().write(content)
-        return len(content)
+        return memoryview(content).nbytes
 
 
 def _shown_otherwise(error: UnicodeError) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.table import Table
@@ -43,7 +44,7 @@ class Column:
     most: int
     is_optional: bool = False
     breaks: bool = False
-    justify: str = "left"
+    justify: Literal["left", "right"] = "left"
 
 
 def settings_columns(cells: Sequence[Cell]) -> list[Column]:

@@ -72,7 +72,7 @@ def check_file(address: Address, experiment: str, lock_s: float) -> None:
     is_closed = file.exists() and not os.access(file, os.W_OK)
     if is_read_only or is_closed or not is_writable_folder(file.parent):
         raise UnavailableError(f"tracking.uri: {file}, or its folder, can't be written; {ADVICE}")
-    artifacts = _artifacts(address, experiment, lock_s) if file.exists() else NEW_ARTIFACTS
+    artifacts = _artifacts(address, file, experiment, lock_s) if file.exists() else NEW_ARTIFACTS
     if "://" not in artifacts and not is_writable_folder(Path(artifacts)):
         raise UnavailableError(
             f"tracking.uri: the artifacts of {address} go to {artifacts}, which is no folder that can be written; "
@@ -80,10 +80,10 @@ def check_file(address: Address, experiment: str, lock_s: float) -> None:
         )
 
 
-def _artifacts(address: Address, experiment: str, lock_s: float) -> str:
+def _artifacts(address: Address, file: Path, experiment: str, lock_s: float) -> str:
     """Return where an experiment's artifacts are kept; raise UnavailableError for a file that MLflow can't use."""
     try:
-        with closing(_write_locked(address.file, lock_s)) as database:
+        with closing(_write_locked(file, lock_s)) as database:
             tables = {
                 name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }
@@ -140,8 +140,10 @@ def check_version(address: Address, found: set[str]) -> None:
 def _revisions() -> tuple[set[str], set[str]]:
     """Return all the versions of its tables that the installed MLflow knows, and the newest."""
     spec = find_spec("mlflow")
+    assert spec and spec.submodule_search_locations  # a package, and a dependency
     folder = Path(spec.submodule_search_locations[0], "store", "db_migrations", "versions")
-    known, replaced = set(), set()
+    known: set[str] = set()
+    replaced: set[str] = set()
     for file in folder.glob("*.py"):
         for is_earlier, value in REVISION.findall(file.read_text(encoding="utf-8")):
             (replaced if is_earlier else known).update(re.findall(r"[0-9a-f]{12,}", value))

@@ -171,6 +171,8 @@ def _points(values: Mapping[str, float | None], at_ms: int) -> list[Point]:
 
 
 def _measure_s(result: RunResult) -> float | None:
+    if result.measurement is None:
+        return None
     made = [
         event["seconds"]
         for event in result.entry.journal.events()

@@ -133,7 +133,10 @@ class Tracker:
         try:
             return self.client.create_experiment(name)
         except MlflowException:  # another process was faster
-            return self.client.get_experiment_by_name(name).experiment_id
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return found.experiment_id
 
     def open(self) -> None:
         """Connect, which makes a new database's tables, and read what is there."""

@@ -52,7 +52,7 @@ class Source:
         """Give the size of the file in bytes."""
         return os.fstat(self.file.fileno()).st_size
 
-    def packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Iterator[av.Packet[av.VideoStream]]:
         """Give every packet that is whole and not empty; then `is_cut` and `problem` are known."""
         try:
             for packet in self.container.demux(self.stream):
@@ -65,7 +65,7 @@ class Source:
         if self._ends_early():
             self._cut("the file is cut off")
 
-    def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+    def decode(self, packet: av.Packet[av.VideoStream] | None) -> list[av.VideoFrame]:
         """Decode a packet, or with None what the decoder holds; what can't be decoded is counted.
 
         Raises `VideoError` where a frame is too large, as a stream may grow on the way.
@@ -174,9 +174,9 @@ def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
 
 def boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, float]]:
     """Give the outermost boxes of an mp4 file: the type of each, and where it says that it ends."""
-    position = 0
+    position: float = 0
     while position + 8 <= size:
-        file.seek(position)
+        file.seek(int(position))
         header = file.read(16)
         length, kind = int.from_bytes(header[:4]), header[4:8]
         if length == 1:
@@ -192,8 +192,9 @@ def reason(error: Exception) -> str:
 
 def _hides_everything(container: av.container.InputContainer) -> bool:
     film = container.streams.best("video")
-    is_counted = film and "mp4" in container.format.name and film.frames
-    return bool(is_counted) and all(entry.is_discard for entry in film.index_entries)
+    if not (film and film.frames and "mp4" in container.format.name):
+        return False
+    return all(entry.is_discard for entry in film.index_entries)
 
 
 def _no_index(file: BinaryIO) -> str:

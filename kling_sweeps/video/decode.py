@@ -8,7 +8,7 @@ stamps. A file of which a part is missing or broken is decoded as far as that go
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -116,7 +116,7 @@ def frames(path: str | Path, threads: int = 0) -> Iterator[Frame]:
     return iter(Video(Path(path), threads))
 
 
-def _ahead(items: Iterator[Item], number: int = 4) -> Iterator[Item]:
+def _ahead(items: Iterator[Item], number: int = 4) -> Generator[Item]:
     """Take items from an iterator in a thread of its own, some before they are wanted.
 
     A decoder is idle while its frames wait to be fetched, which those who measure them do too late.
@@ -163,7 +163,7 @@ class _Tally:
     last_duration_s: float = 0.0
     picture: av.VideoFrame | None = None
 
-    def pictures(self) -> Iterator[tuple[av.VideoFrame, float]]:
+    def pictures(self) -> Generator[tuple[av.VideoFrame, float]]:
         """Decode every picture that is shown: with its seconds from the first."""
         for packet in self.source.packets():
             yield from map(self._seen, self.source.decode(packet))
@@ -173,6 +173,7 @@ class _Tally:
 
     def facts(self) -> VideoFacts:
         picture, stream = self.picture, self.source.stream
+        assert picture  # pictures() raises where there is none
         width, height = picture.width * float(stream.sample_aspect_ratio or 1), picture.height
         if picture.rotation % 180:
             width, height = height, width
@@ -196,7 +197,7 @@ class _Tally:
 
     def _seen(self, picture: av.VideoFrame) -> tuple[av.VideoFrame, float]:
         unit = picture.time_base
-        if picture.pts is None:
+        if picture.pts is None or unit is None:
             time_s = self.last_s + ratio(1, self._header_fps())
         else:
             time_s = float(picture.pts * unit)
@@ -205,7 +206,7 @@ class _Tally:
         self.frames += 1
         self.damaged += picture.is_corrupt
         self.last_s = time_s
-        self.last_duration_s = float((picture.duration or 0) * unit)
+        self.last_duration_s = float((picture.duration or 0) * (unit or 0))
         self.picture = picture
         return picture, time_s - self.first_s
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Hashable
 from functools import cached_property, lru_cache
 from math import floor, log2, nan
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -22,7 +22,7 @@ PLANAR = re.compile(r"yuvj?4(20|22|44)p(\d+le)?")
 # Kr and Kb of each matrix. Anything else, an untagged file above all, is taken for BT.601, as FFmpeg
 # and OpenCV take it: players guess BT.709 for HD, but then no number would agree with those tools'.
 BT601 = (0.299, 0.114)
-LUMA_WEIGHTS = {
+LUMA_WEIGHTS: dict[int, tuple[float, float]] = {
     Colorspace.ITU709: (0.2126, 0.0722),
     Colorspace.FCC: (0.30, 0.11),
     Colorspace.SMPTE240M: (0.212, 0.087),
@@ -47,7 +47,9 @@ class Converter:
             self._graphs[key] = _graph(picture)
         graph = self._graphs[key]
         graph.push(picture)
-        return graph.pull()
+        converted = graph.pull()
+        assert isinstance(converted, av.VideoFrame)
+        return converted
 
 
 class Frame:
@@ -71,17 +73,17 @@ class Frame:
         self._converter = converter or Converter()
         self._turns = (picture.rotation // 90) % 4
         self._source, self._picture = picture, _planar(picture)
-        self._made: dict[Hashable, object] = {}
+        self._made: dict[Hashable, Any] = {}
 
     @property
     def height(self) -> int:
         """Give the height in pixels, upright."""
-        return self.luma.shape[0]
+        return int(self.luma.shape[0])
 
     @property
     def width(self) -> int:
         """Give the width in pixels as stored, upright: pixels may be shown wider than high."""
-        return self.luma.shape[1]
+        return int(self.luma.shape[1])
 
     @cached_property
     def luma(self) -> np.ndarray:
@@ -101,7 +103,8 @@ class Frame:
     @cached_property
     def luma_counts(self) -> np.ndarray:
         """Count the pixels of each stored Y: 256 float64, exact."""
-        return cv2.calcHist([self.luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+        counts: np.ndarray = cv2.calcHist([self.luma], [0], None, [256], [0, 256])
+        return counts.ravel().astype(np.float64)
 
     @property
     def full_range(self) -> bool:
@@ -140,7 +143,7 @@ class Frame:
         """Average abs(BGR - BGR of the frame before), in 0..255; NaN at the first frame."""
         if self.previous is None:
             return nan
-        return cv2.norm(self.bgr, self.previous.bgr, cv2.NORM_L1) / self.bgr.size
+        return float(cv2.norm(self.bgr, self.previous.bgr, cv2.NORM_L1)) / self.bgr.size
 
     def luma_scaled(self, factor: float) -> np.ndarray:
         """Resize Y as stored by `factor`: uint8, averaged where it shrinks."""
@@ -152,7 +155,8 @@ class Frame:
 
         def make() -> np.ndarray:
             yuv = cv2.merge([self._resized(plane, size) for plane in range(3)])
-            return cv2.transform(yuv, self.to_bgr)
+            bgr: np.ndarray = cv2.transform(yuv, self.to_bgr)
+            return bgr
 
         return self.once(("bgr", size), make)
 
@@ -167,7 +171,8 @@ class Frame:
             step = max(1, max(self.width, self.height) // long_side)
             size = -(-self.width // step), -(-self.height // step)
             yuv = [cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST) for plane in self.planes]
-            return cv2.transform(cv2.merge(yuv), self.to_bgr)
+            bgr: np.ndarray = cv2.transform(cv2.merge(yuv), self.to_bgr)
+            return bgr
 
         return self.once(("pixels", long_side), make)
 
@@ -175,7 +180,8 @@ class Frame:
         """Make what several metrics want of this frame for the first that asks, and keep it for the rest."""
         if key not in self._made:
             self._made[key] = make()
-        return self._made[key]
+        made: Shared = self._made[key]
+        return made
 
     def _size(self, factor: float) -> tuple[int, int]:
         return max(1, round(self.width * factor)), max(1, round(self.height * factor))
@@ -186,7 +192,8 @@ class Frame:
             stored = self.planes[plane]
             shrink = min(stored.shape[1] / size[0], stored.shape[0] / size[1])
             source = self._halved(plane, max(0, floor(log2(shrink))))
-            return cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
+            resized: np.ndarray = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
+            return resized
 
         return self.once((plane, size), make)
 
@@ -239,7 +246,7 @@ def _planar(picture: av.VideoFrame) -> av.VideoFrame:
 
 def _view(plane: av.video.plane.VideoPlane, bits: int = 8, channels: int = 1) -> np.ndarray:
     # A row is `line_size` bytes, padded beyond the width.
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    rows: np.ndarray = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     rows = rows.view(np.uint16 if bits > 8 else np.uint8)
     rows = rows[: plane.height, : plane.width * channels]
     return rows if channels == 1 else rows.reshape(plane.height, plane.width, channels)
@@ -248,7 +255,8 @@ def _view(plane: av.video.plane.VideoPlane, bits: int = 8, channels: int = 1) ->
 def _half(plane: np.ndarray) -> np.ndarray:
     height, width = plane.shape[0] // 2, plane.shape[1] // 2
     even = plane[: 2 * height, : 2 * width]
-    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    half: np.ndarray = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return half
 
 
 @lru_cache
