@@ -13,6 +13,7 @@ from typing import Any
 import av
 import httpx
 import pytest
+import yaml
 from fal_client.client import (
     AsyncBackupDomainTransport,
     AsyncRequestHandle,
@@ -20,7 +21,9 @@ from fal_client.client import (
     Queued,
 )
 
-from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, server
+from kling_sweeps import CONF
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, endpoints, server
+from kling_sweeps.experiment.model import read_model
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 SMALL = {"width": 128, "height": 72, "fps": 8, "latency_s": 0.0}
@@ -179,6 +182,41 @@ BAD = [
     ({"duration": 10}, "literal_error"),
     ({"aspect_ratio": "4:3"}, "literal_error"),
 ]
+
+
+def test_an_endpoint_is_what_its_file_in_conf_says(client: httpx.Client) -> None:
+    """Charges by the price and refuses by the arguments of each model file, as of a file that is added."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("model/*.yaml"))]
+    listed = client.get("/v1/models/pricing").json()["prices"]
+    assert {each["endpoint_id"] for each in listed} == {file["endpoint"] for file in files}
+    for declared in map(read_model, files):
+        price = declared.price_usd({"duration": "10"})
+        assert endpoints.price_usd(declared.endpoint, {"prompt": "A fox", "duration": "10"}) == price
+        longest = declared.arguments["prompt"].max_length
+        assert endpoints.read(declared.endpoint, {"prompt": "x" * longest})[1] == []
+        assert (
+            len(endpoints.read(declared.endpoint, {"prompt": "x" * (longest + 1), "duration": "7"})[1]) == 2
+        )
+
+
+def test_an_endpoint_without_a_file_is_free(client: httpx.Client) -> None:
+    """Takes it for one of Kling's, whose price nobody knows."""
+    assert endpoints.price_usd("a/b", {"prompt": "A fox"}) == 0
+    assert endpoints.read("a/b", {})[1][0]["type"] == "missing"
+    assert endpoints.read("a/b", {"prompt": "A fox"})[0]["duration"] == "5"
+
+
+def test_every_type_of_argument_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses whole numbers and truth values as fal does, and passes on what no file declares."""
+    added = {"prompt": {"type": "string"}, "seed": {"type": "integer", "min": 0}}
+    added |= {"generate_audio": {"type": "boolean", "default": True}}
+    model = read_model({"name": "added", "endpoint": "added/model", "arguments": added})
+    monkeypatch.setattr(endpoints, "models", lambda: {"added/model": model})
+    wrong = {"prompt": "A fox", "seed": -1, "generate_audio": "perhaps"}
+    kinds = [problem["type"] for problem in endpoints.read("added/model", wrong)[1]]
+    assert kinds == ["greater_than_equal", "bool_parsing"]
+    right = {"prompt": "A fox", "seed": 1, "more": 2}
+    assert endpoints.read("added/model", right) == ({**right, "generate_audio": True}, [])
 
 
 @pytest.mark.parametrize(("arguments", "kind"), BAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import models
+from . import endpoints
 from .faults import Fault
 from .submission import Outcome, Submission
 
@@ -59,7 +59,7 @@ def of_fault(fault: Fault, submission: Submission) -> Outcome:
     if fault.name in _OF_THE_REQUEST:
         return of_request(fault.name)
     code, kind, message = _OF_THE_MODEL[fault.name]
-    price = models.price_usd(submission.endpoint, submission.arguments)
+    price = endpoints.price_usd(submission.endpoint, submission.arguments)
     charged = price if fault.options.get("charged") else 0.0
     return _of_model(code, [{"loc": ["body", "prompt"], "msg": message, "type": kind}], charged)
 
@@ -70,7 +70,7 @@ def of_request(name: str) -> Outcome:
     return Outcome(code, {"detail": message, "error_type": kind}, error=message, error_type=kind)
 
 
-def of_problems(problems: list[models.Problem]) -> Outcome:
+def of_problems(problems: list[endpoints.Problem]) -> Outcome:
     """Return the failure of arguments that the model refuses; it isn't charged."""
     return _of_model(422, problems, 0.0)
 
@@ -89,7 +89,7 @@ def of_render_failure(error: Exception) -> Outcome:
 
 def of_video(name: str, file_size: int, submission: Submission) -> Outcome:
     """Return the success of a request whose video is the file `name`."""
-    price = models.price_usd(submission.endpoint, submission.arguments)
+    price = endpoints.price_usd(submission.endpoint, submission.arguments)
     return Outcome(200, video=name, file_size=file_size, charged_usd=price)
 
 
@@ -106,7 +106,7 @@ def body(outcome: Outcome, base_url: str) -> Any:
     return {"video": video}
 
 
-def _of_model(code: int, detail: list[models.Problem], charged_usd: float) -> Outcome:
+def _of_model(code: int, detail: list[endpoints.Problem], charged_usd: float) -> Outcome:
     first = detail[0]
     return Outcome(
         code,

@@ -12,7 +12,7 @@ from typing import Any
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-from . import models, outcomes
+from . import endpoints, outcomes
 from .faults import Faults
 from .journal import Journal
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
@@ -128,18 +128,16 @@ class RequestQueue:
         wait = asyncio.create_task(asyncio.sleep(latency))
         if fault is not None:
             outcome = outcomes.of_fault(fault, submission)
-        elif problems := models.problems(submission.arguments):
-            outcome = outcomes.of_problems(problems)
         else:
-            outcome = await self._render(submission)
+            arguments, problems = endpoints.read(submission.endpoint, submission.arguments)
+            outcome = (
+                outcomes.of_problems(problems) if problems else await self._render(submission, arguments)
+            )
         await wait
         return outcome
 
-    async def _render(self, submission: Submission) -> Outcome:
-        name, arguments = (
-            f"{submission.request_id}_output.mp4",
-            models.with_defaults(submission.arguments),
-        )
+    async def _render(self, submission: Submission, arguments: Mapping[str, Any]) -> Outcome:
+        name = f"{submission.request_id}_output.mp4"
         try:
             await self._write(name, arguments, submission.request_id)
         except RenderStopped:

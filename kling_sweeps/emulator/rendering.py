@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ def is_rendered(path: Path) -> bool:
 
 def prepare() -> None:
     """Import what rendering needs, so that the first video doesn't wait for it."""
-    from .scene import synthesis
-
-    del synthesis
+    import_module(".scene.synthesis", __package__)
+    import_module("pydantic")
 
 
 def render_video(
@@ -50,5 +50,5 @@ def render_video(
         if stopping.is_set():
             raise RenderStopped
 
-    size = settings.frame_size(arguments["aspect_ratio"])
+    size = settings.frame_size(arguments.get("aspect_ratio", "16:9"))
     render(path, arguments, request_id, size, settings.fps, check)

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .models import billable_seconds
+from .endpoints import billable_seconds
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 
@@ -77,7 +77,9 @@ class Submission:
         if self.outcome is None:
             return headers
         charged = self.outcome.charged_usd > 0
-        headers["x-fal-billable-units"] = str(billable_seconds(self.arguments) if charged else 0)
+        headers["x-fal-billable-units"] = str(
+            billable_seconds(self.endpoint, self.arguments) if charged else 0
+        )
         if self.outcome.error_type is not None:
             headers["x-fal-error-type"] = self.outcome.error_type
             headers["x-fal-retryable"] = str(self.outcome.status_code >= 500).lower()
