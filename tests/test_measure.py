@@ -22,7 +22,7 @@ from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics import describe, measure
 from kling_sweeps.metrics.__main__ import table
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_what_was_saved_before_is_gone_where_measuring_fails(clip, tmp_path, cap
 def started(*arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "kling_sweeps.measure", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, cwd=README.parent, **{**pipes, **options})
+    return subprocess.Popen(command, text=True, cwd=ROOT, **{**pipes, **options})
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -221,6 +221,6 @@ def test_help_answers_at_once():
     assert printed.stdout.strip() == ""
 
 
-def test_the_readme_has_the_declared_metrics():
-    """Keeps the README's table the one that `python -m kling_sweeps.metrics` prints."""
-    assert table() in README.read_text()
+def test_the_documentation_has_the_declared_metrics():
+    """Keeps the table of docs/measure.md the one that `python -m kling_sweeps.metrics` prints."""
+    assert table() in (ROOT / "docs/measure.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Print what is measured, as the Markdown table of the README: `python -m kling_sweeps.metrics`."""
+"""Print what is measured, as the Markdown table of docs/measure.md: `python -m kling_sweeps.metrics`."""
 
 from __future__ import annotations
 
