@@ -37,6 +37,18 @@ ARGUMENTS = {
 # What a developer's own shell may hold and a test must not see.
 FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 
+# What a test asks for that makes it slow, or needs more than Python.
+MARKS = {"command": "slow", "laboratory": "slow", "page": "browser"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by the fixtures that it asks for, so that `-m` can leave it out."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        for fixture in MARKS.keys() & set(item.fixturenames) - parameters.keys():
+            item.add_marker(MARKS[fixture])
+
 
 @dataclass(frozen=True)
 class Command:

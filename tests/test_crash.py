@@ -25,6 +25,10 @@ from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.tracking.tracker import Tracker
 from kling_sweeps.video.decode import verify
 
+pytestmark = pytest.mark.slow
+
+pytestmark = pytest.mark.slow
+
 KILLS = 100
 COPIES = ("a", "a", "b")  # two repeats and another
 STEPS = ("submitting", "submitted", "started", "completed", "fetched", "downloaded", "measured")

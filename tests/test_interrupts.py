@@ -22,6 +22,8 @@ from servers import free_port, tracking_server, until
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ["-m", "cfg_scale=0.1,0.2,0.3,0.4,0.5,0.6", "metrics=default"]
 RUNS = 6
 

@@ -17,6 +17,10 @@ from servers import free_port, postgresql, ray_cluster, tracking_server
 
 from kling_sweeps import CONF
 
+pytestmark = pytest.mark.cluster
+
+pytestmark = pytest.mark.cluster
+
 SWEEP = ["+sweep=cfg", "prompt=potter"]
 RUNS = 5
 

@@ -14,6 +14,8 @@ from mlflow.tracking import MlflowClient
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "prompt",
     "prompt_text",
