@@ -24,8 +24,6 @@ from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError
 from kling_sweeps.tracking.tracker import Tracker
 
-pytestmark = pytest.mark.browser
-
 # H.264 is in the Chromium of a distribution and in Chrome, not in the one that playwright brings.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [

@@ -10,8 +10,6 @@ import sys
 import pytest
 from conftest import FOREIGN, SMALL, Command
 
-pytestmark = pytest.mark.slow
-
 # Terminals that can't show all letters.
 POOR = [
     {"PYTHONIOENCODING": "ascii"},

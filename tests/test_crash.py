@@ -27,8 +27,6 @@ from kling_sweeps.video.decode import verify
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 KILLS = 100
 COPIES = ("a", "a", "b")  # two repeats and another
 STEPS = ("submitting", "submitted", "started", "completed", "fetched", "downloaded", "measured")

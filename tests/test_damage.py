@@ -23,8 +23,6 @@ from kling_sweeps.store.journal import Journal
 from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES
 from kling_sweeps.store.state_machine import Stage
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:

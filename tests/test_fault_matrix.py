@@ -21,8 +21,6 @@ from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.providers import download
 from kling_sweeps.store.state_machine import Stage
 
-pytestmark = pytest.mark.slow
-
 # Whoever waits long enough.
 PATIENT = """
 at        fault                           how   accepted  charged  stage     error                      costs    said

@@ -19,8 +19,6 @@ from kling_sweeps import CONF
 
 pytestmark = pytest.mark.cluster
 
-pytestmark = pytest.mark.cluster
-
 SWEEP = ["+sweep=cfg", "prompt=potter"]
 RUNS = 5
 

@@ -16,8 +16,6 @@ from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 VIDEO = re.compile(r'src="data:video/mp4;base64,([^"]+)"')

@@ -41,8 +41,6 @@ from kling_sweeps.store.state_machine import Stage, fold
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 EXAMPLES = 1500
 PRICE_USD = 1.4
 MANY_TURNS = 10_000

@@ -29,8 +29,6 @@ from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.progress import Progress
 from kling_sweeps.video import MAX_PIXELS
 
-pytestmark = pytest.mark.slow
-
 SILENT = ("drop", "reset", "hang", "error_500", "unavailable_503", "nginx_502", "nginx_504", "html_200")
 SILENT += ("unauthorized_401", "locked_403", "too_many_429", "missing", "lag")
 TALKING = ("small_pages", "unfinished_too")

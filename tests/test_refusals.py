@@ -14,8 +14,6 @@ from kling_sweeps import errors
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
