@@ -242,14 +242,12 @@ def explained(error: OSError) -> str:
 
 def _owner(path: Path) -> str:
     """Tell whose the nearest file or folder is that can be looked at, and its mode."""
-    import pwd
-
     for one in (path, *path.parents):
         with suppress(OSError):
             found = one.stat()
             try:
-                owner = pwd.getpwuid(found.st_uid).pw_name
-            except KeyError:
+                owner = one.owner()
+            except (KeyError, NotImplementedError):  # nobody that the system knows, or Windows
                 owner = f"user {found.st_uid}"
             return f"{one} is {owner}'s, {stat.filemode(found.st_mode)}"
     return "nothing of it can be looked at"

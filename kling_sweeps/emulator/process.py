@@ -98,8 +98,9 @@ class EmulatorProcess:
             stdout=subprocess.PIPE,
             stderr=said,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            # Ctrl-C is for the harness, which has to collect before the emulator ends.
+            # Ctrl-C is for the harness, which has to collect before the emulator ends: POSIX's way, and Windows'.
             start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
     def _first_line(self, child: subprocess.Popen[bytes]) -> bytes:

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 TIMEOUT_S = 900
 
 
+def cores() -> int:
+    """Return how many cores this process may use, or, where only Linux would tell, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers:
     """As many processes as there are cores or videos; they start when they are first needed."""
 
     def __init__(
         self, videos: int, timeout_s: float | None = TIMEOUT_S, max_pixels: int = MAX_PIXELS
     ) -> None:
-        self.number = max(1, min(len(os.sched_getaffinity(0)), videos))
+        self.number = max(1, min(cores(), videos))
         self.timeout_s = timeout_s
         self.max_pixels = max_pixels
 

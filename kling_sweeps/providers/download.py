@@ -58,7 +58,7 @@ class _Part:
         self.path = path
         self.note = path.with_name(f"{path.name}.version")
         self.first = max(0, path.stat().st_size - OVERLAP) if path.exists() else 0
-        self.version = self.note.read_text() if self.first and self.note.exists() else ""
+        self.version = self.note.read_text(encoding="utf-8") if self.first and self.note.exists() else ""
 
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest, or for all where little or nothing is here."""
@@ -72,7 +72,7 @@ class _Part:
     def begin(self, version: str) -> None:
         """Begin the file anew."""
         self.path.write_bytes(b"")
-        self.note.write_text(version)
+        self.note.write_text(version, encoding="utf-8")
         self.first = 0
 
     def discard(self) -> None:

@@ -116,6 +116,8 @@ class Journal:
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to disk, so that a new file's name survives a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder, and writes its entries without being asked
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -283,8 +283,9 @@ def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
     task = loop.create_task(work)
 
     def run() -> None:
-        # Ctrl-C is the main thread's: a worker that is starting would print a traceback.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C is the main thread's: a worker that is starting would print a traceback. Windows has no masks.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             loop.run_until_complete(task)
             finished.put(None)

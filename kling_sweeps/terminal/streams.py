@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kling_sweeps.untrusted import mask, printable
 
@@ -30,10 +30,10 @@ def settle(drops_stdout: bool = True) -> None:
     _open_closed()
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):
+        if stream is getattr(sys, f"__{name}__") and not _is_windows_console(stream):
             file = _Unheard if drops_stdout or name == "stderr" else io.FileIO
             setattr(sys, name, _opened(file(number, "wb", closefd=False), stream))
-        elif isinstance(stream, io.TextIOWrapper):  # somebody else's, who collects what is said
+        elif isinstance(stream, io.TextIOWrapper):  # or somebody else's, who collects what is said
             stream.reconfigure(errors=_shown_otherwise.__name__)
 
 
@@ -42,6 +42,13 @@ def _open_closed() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def _is_windows_console(stream: io.TextIOWrapper | None) -> bool:
+    """Tell whether a stream writes characters to Windows' console, which reads bytes by a code page of its own."""
+    buffer: Any = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw is not None and not isinstance(raw, io.FileIO)
 
 
 def _opened(file: io.FileIO, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:

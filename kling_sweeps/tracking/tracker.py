@@ -291,8 +291,23 @@ def _make_database(address: Address) -> None:
 
             part.unlink(missing_ok=True)
             uri = URL.create("sqlite", database=str(part)).render_as_string()
-            mlflow_client(uri).search_experiments(max_results=1)
+            with _no_pool():
+                mlflow_client(uri).search_experiments(max_results=1)
             os.replace(part, path)
+
+
+@contextmanager
+def _no_pool() -> Iterator[None]:
+    """Let MLflow close each connection after its use: Windows renames no file that is open."""
+    name = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
+    given = os.environ.get(name)
+    os.environ[name] = "NullPool"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if given is not None:
+            os.environ[name] = given
 
 
 def connect(uri: str) -> set[str]:

@@ -6,6 +6,7 @@ boxes promise, and for no other reason: how many frames its header counts says n
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,8 +158,15 @@ def _demuxer(file: BinaryIO, max_pixels: int, **options: str) -> av.container.In
     # By its descriptor: FFmpeg takes a path for an address, and judges by its end. A coded picture may be
     # padded beyond its size, so that the decoder's own limit, which it has while it looks, is no sharp one.
     file.seek(0)
-    options |= {"fd": str(file.fileno()), "max_pixels": str(2 * max_pixels)}
-    return av.open("fd:", options=options, metadata_errors="replace")
+    options |= {"max_pixels": str(2 * max_pixels)}
+    descriptor = {"fd": str(file.fileno())}
+    try:
+        return av.open("fd:", options=options | descriptor, metadata_errors="replace")
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    # On Windows FFmpeg's C library need not be Python's, and then has descriptors of its own.
+    return av.open(file, options=options, metadata_errors="replace")
 
 
 def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
