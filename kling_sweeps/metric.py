@@ -37,13 +37,15 @@ if TYPE_CHECKING:
 PLANES_VERSION = 1
 
 Direction = Literal["higher", "lower", "neither"]
+Scale = Literal["raw", "log"]
 
 
 @dataclass(frozen=True)
 class Value:
     """One number that a metric produces, as the tables of the documentation show it.
 
-    `range` is what it can be, both ends included, and `direction` which way is better, if any.
+    `range` is what it can be, both ends included, and `direction` which way is better, if any. `scale` is
+    log for what is above 0 and varies by factors, not by steps: its differences are told in percent.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Value:
     range: tuple[float, float] = (-inf, inf)
     direction: Direction = "neither"
     source: str = ""
+    scale: Scale = "raw"
 
 
 @dataclass(frozen=True)

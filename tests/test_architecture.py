@@ -27,7 +27,7 @@ ROOMS = {
     "measurement": "metrics metric store video",
     "generation": "provider providers measurement experiment store",
     "tracking": "measurement experiment store",
-    "analysis": "tracking experiment video",
+    "analysis": "tracking experiment metrics video",
     "sweep": "tracking terminal generation measurement metrics provider providers experiment store video",
     "measure": "measurement metrics store video terminal",
     "ledger": "store terminal",

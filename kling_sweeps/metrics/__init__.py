@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,12 @@ def describe(spec: Spec | str | Path = "full") -> list[Row]:
         for metric in build(spec)
         for value in metric.values
     ]
+
+
+@cache
+def declared() -> Mapping[str, Value]:
+    """Return every value that the metrics here produce, by name."""
+    return {value.name: value for kind in METRICS.values() for value in kind.values}
 
 
 def measure(

@@ -21,7 +21,7 @@ FACTS = (
     Value("fps", "frames a second", "1/s", (0, inf), "neither", "time stamps"),
     Value("frames", "frames that could be decoded", "1", (1, inf), "neither", DECODED),
     Value("duration_s", "until the last frame's end", "s", (0, inf), "neither", "time stamps"),
-    Value("bitrate_mbps", "size over duration", "Mbit/s", (0, inf), "neither", "file size"),
+    Value("bitrate_mbps", "size over duration", "Mbit/s", (0, inf), "neither", "file size", "log"),
 )
 
 

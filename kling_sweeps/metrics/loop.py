@@ -33,6 +33,7 @@ class LoopGap(FrameMetric):
             (0, inf),
             "lower",
             "mean abs(F_T - F_1) / median over t of mean abs(F_t+1 - F_t)",
+            scale="log",
         ),
     )
 

@@ -89,6 +89,7 @@ class Motion(FlowMetric):
             (0, inf),
             "neither",
             "mean length of DIS flow (Kroeger et al. 2016) x fps / diagonal",
+            scale="log",
         ),
         Value(
             "motion_p95",
@@ -97,6 +98,7 @@ class Motion(FlowMetric):
             (0, inf),
             "neither",
             "95th percentile of motion over the frames",
+            scale="log",
         ),
     )
 
@@ -179,6 +181,7 @@ class WarpError(FlowMetric, SampledMetric):
             (0, 1),
             "lower",
             "Lai et al. 2018, occlusions after Ruder et al. 2016, on DIS flow",
+            scale="log",
         ),
     )
 

@@ -36,6 +36,7 @@ class Noise(SampledMetric):
             (0, inf),
             "lower",
             "Immerkaer 1996: sqrt(pi/2) / (6 (W-2) (H-2)) sum abs(Y * mask)",
+            scale="log",
         ),
     )
 

@@ -31,6 +31,7 @@ class Sharpness(FrameMetric):
             (0, inf),
             "higher",
             "variance of the 4-neighbour Laplacian (Pech-Pacheco et al. 2000)",
+            scale="log",
         ),
     )
 

@@ -1,19 +1,11 @@
-"""What notebooks import: the runs, frames and videos of an experiment, and what a setting changes.
-
-    from kling_sweeps.analysis import effects, frames_df, runs_df, video_path
-
-    runs = runs_df("cfg")
-    effects(runs, "cfg_scale", ["luma_contrast", "motion"])
-
-They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`, unless given.
-"""
+"""The runs, frames and videos of an experiment, as MLflow has them."""
 
 from __future__ import annotations
 
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -23,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 import av
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from kling_sweeps.analysis.pairing import listed
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.tracking.tracker import experiment_name, mlflow_client
 from kling_sweeps.video.decode import frames
@@ -33,9 +25,6 @@ from kling_sweeps.video.frame import Frame
 DEFAULT_URI = "sqlite:///mlflow.db"
 # These may look like numbers and are names all the same.
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
-# Two params for the same thing: where one is the factor, the other can't be held constant.
-TWINS = ({"prompt", "prompt_text"}, {"model", "endpoint"})
-BOOKKEEPING = {"cost_usd", "queue_s", "inference_s", "download_s", "measure_s"}
 FOUND = ("run_id", "run_name", "status", "error_type", "provider", "request_key", "artifact_uri")
 TICK = Fraction(1, 90_000)
 
@@ -74,7 +63,7 @@ def frames_df(runs: pd.DataFrame, tracking_uri: str | None = None) -> pd.DataFra
     for row in runs[runs["status"] == "FINISHED"].to_dict("records"):
         with tempfile.TemporaryDirectory() as folder:
             series = pd.read_parquet(client.download_artifacts(row["run_id"], "frames.parquet", folder))
-        labels = {_free(name, series): row[name] for name in ("run_id", *_listed(runs, "params"))}
+        labels = {_free(name, series): row[name] for name in ("run_id", *listed(runs, "params"))}
         tables.append(series.assign(**labels)[[*labels, *series]])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -109,49 +98,6 @@ def preview(video: str | Path, height: int = 240) -> bytes:
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def effects(
-    runs: pd.DataFrame,
-    factor: str,
-    metrics: Sequence[str] | None = None,
-    reference: object = None,
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Return what each level of a factor does to each metric, against a reference level.
-
-    Finished runs that differ in the factor and the sample alone form a block. Its samples are averaged,
-    since they say nothing of other blocks, and a level is compared with the reference by a paired t
-    test of the blocks that have both. Where there is one such block, its samples are compared by Welch's t
-    test, which speaks of that block alone. A row a metric and level, with the columns
-
-    - `n_runs`, `mean`: of all runs of the level that have the metric,
-    - `n`, `unit`: how many `blocks` have both levels, or how many `samples` the level with fewer has,
-    - `difference`: to the reference, over those blocks; 0 in the reference's own row, where `n` is 0,
-    - `low`, `high`: its confidence interval, each row for itself; NaN where n < 2 or nothing varies,
-    - `p_holm`: its p value by Holm's correction for all comparisons of the table; NaN as above.
-
-    `metrics` are all that were measured and `reference` is the lowest level unless given. Raises
-    LookupError for a factor, level or metric that the runs do not have.
-    """
-    levels, names = _levels(runs, factor), _chosen(runs, metrics)
-    reference = levels[0] if reference is None else reference
-    if reference not in levels:
-        raise LookupError(f"{factor} has no level {reference!r}; it has {levels}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
-    finished = runs[runs["status"] == "FINISHED"]
-    labels = pd.DataFrame({"level": finished[factor], "block": _blocks(finished, factor)})
-    rows = []
-    for metric in names:
-        values = labels.assign(value=finished[metric]).dropna()
-        rows += [
-            {"metric": metric, factor: level, **_compare(values, level, reference, confidence)}
-            for level in levels
-        ]
-    table = pd.DataFrame(rows)
-    table["p_holm"] = _holm(table.pop("p"))
-    return table
 
 
 def _uri(tracking_uri: str | None) -> str:
@@ -217,89 +163,9 @@ def _numbers(column: pd.Series) -> pd.Series:
         return column
 
 
-def _listed(runs: pd.DataFrame, kind: str) -> list[str]:
-    if kind not in runs.attrs:
-        raise LookupError(f"the table lacks .attrs[{kind!r}]: copy .attrs from that of runs_df")
-    return [name for name in runs.attrs[kind] if name in runs]
-
-
 def _picture(frame: Frame, height: int) -> av.VideoFrame:
     small = frame.bgr_scaled(min(1.0, height / frame.height))
     rows, columns = (side // 2 * 2 for side in small.shape[:2])  # what yuv420p can hold
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(small[:rows, :columns]), format="bgr24")
     picture.pts, picture.time_base = round(frame.time_s / TICK), TICK
     return picture
-
-
-def _levels(runs: pd.DataFrame, factor: str) -> list:
-    params = _listed(runs, "params")
-    levels = sorted(runs[factor].dropna().unique().tolist()) if factor in params else []
-    if not levels:
-        raise LookupError(f"the runs have no param {factor!r}; they have {params}")
-    return levels
-
-
-def _chosen(runs: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
-    known = _listed(runs, "metrics")
-    if metrics is None:
-        return [name for name in known if name not in BOOKKEEPING]
-    if missing := [name for name in metrics if name not in known]:
-        raise LookupError(f"the runs have no metric {missing[0]!r}; they have {known}")
-    return list(metrics)
-
-
-def _blocks(runs: pd.DataFrame, factor: str) -> pd.Series | int:
-    """Return the number of each run's block."""
-    ignored = {"sample", factor}.union(*(twins for twins in TWINS if factor in twins))
-    # A text that no two levels share is made by the factor, as by one of a template.
-    if "prompt_text" in runs and runs.groupby("prompt_text")[factor].nunique().max() < 2:
-        ignored.add("prompt_text")
-    constant = [name for name in _listed(runs, "params") if name not in ignored]
-    return runs.groupby(constant, dropna=False).ngroup() if constant else 0
-
-
-def _compare(values: pd.DataFrame, level: object, reference: object, confidence: float) -> dict:
-    """Return a row of `effects`, its p value not yet corrected, from the columns level, block and value."""
-    own, others = (values[values["level"] == which] for which in (level, reference))
-    row = {"n_runs": len(own), "mean": own["value"].mean()}
-    if level == reference:
-        return row | {"n": 0, "unit": "", "difference": 0.0, "low": np.nan, "high": np.nan, "p": np.nan}
-    means = [side.groupby("block")["value"].mean() for side in (own, others)]
-    differences = means[0].sub(means[1]).dropna()
-    if len(differences) == 1:
-        own, others = (side.loc[side["block"] == differences.index[0], "value"] for side in (own, others))
-        return row | _welch(own, others, confidence)
-    return row | _paired(differences, confidence)
-
-
-def _paired(differences: pd.Series, confidence: float) -> dict:
-    n = len(differences)
-    error = differences.std() / np.sqrt(n) if n else np.nan
-    return {"n": n, "unit": "blocks"} | _tested(differences.mean(), error, n - 1, confidence)
-
-
-def _welch(own: pd.Series, others: pd.Series, confidence: float) -> dict:
-    shares = [side.var() / len(side) for side in (own, others)]
-    spread = sum(share**2 / max(len(side) - 1, 1) for share, side in zip(shares, (own, others), strict=True))
-    freedom = sum(shares) ** 2 / spread if spread else np.nan
-    tested = _tested(own.mean() - others.mean(), np.sqrt(sum(shares)), freedom, confidence)
-    return {"n": min(len(own), len(others)), "unit": "samples"} | tested
-
-
-def _tested(difference: float, error: float, freedom: float, confidence: float) -> dict:
-    """Return a difference with its interval and p value by Student's t, NaN where its error is none."""
-    row = {"difference": difference, "low": np.nan, "high": np.nan, "p": np.nan}
-    # What is left of equal numbers after rounding is no variation.
-    if not error > 1e-12 * abs(difference):
-        return row
-    margin = error * stats.t.ppf((1 + confidence) / 2, freedom)
-    p = 2 * stats.t.sf(abs(difference) / error, freedom)
-    return row | {"low": difference - margin, "high": difference + margin, "p": p}
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    """Return p values corrected for their number (Holm 1979), NaN kept."""
-    order = p.dropna().sort_values()
-    factors = np.arange(len(order), 0, -1)
-    corrected = np.minimum(np.maximum.accumulate(order.to_numpy() * factors), 1.0)
-    return pd.Series(corrected, index=order.index, dtype=float).reindex(p.index)
