@@ -28,9 +28,11 @@ ROOMS = {
     "generation": "provider providers measurement experiment store",
     "tracking": "measurement experiment store",
     "analysis": "tracking experiment metrics video",
+    "reports": "analysis tracking metrics store video",
     "sweep": "tracking terminal generation measurement metrics provider providers experiment store video",
     "measure": "measurement metrics store video terminal",
     "ledger": "store terminal",
+    "report": "reports terminal",
     "__main__": "sweep experiment terminal",
     "hydra_plugins": "sweep tracking terminal experiment store",
 }

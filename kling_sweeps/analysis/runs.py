@@ -25,7 +25,10 @@ from kling_sweeps.video.frame import Frame
 DEFAULT_URI = "sqlite:///mlflow.db"
 # These may look like numbers and are names all the same.
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
-FOUND = ("run_id", "run_name", "status", "error_type", "provider", "request_key", "artifact_uri")
+FOUND = (
+    *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
+    "start_time",
+)
 TICK = Fraction(1, 90_000)
 
 
@@ -33,9 +36,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """Return the runs of an experiment, a row each, in the order they were begun, failed ones included.
 
     `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
-    Columns: `run_id`, `run_name`, `status`, `error_type`, `provider`, `request_key`, `artifact_uri`,
-    every param by its name, as numbers where all its values are, and every metric by its name, NaN
-    where a run has none. A param whose name is taken is called `params.NAME`. `.attrs["params"]` and
+    Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
+    `start_time` (milliseconds since 1970), every param by its name, as numbers where all its values are, and
+    every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`. `.attrs["params"]` and
     `.attrs["metrics"]` list the columns of each kind. Raises LookupError where there is no such
     experiment, or more than one.
     """

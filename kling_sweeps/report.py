@@ -1,0 +1,58 @@
+"""The report of a sweep, one HTML file, made from what the store and MLflow have; nothing is submitted.
+
+    python -m kling_sweeps.report cfg
+    python -m kling_sweeps.report cfg --out cfg.html
+    python -m kling_sweeps.report "cfg (emulator)"
+
+It may be made at any time, while the sweep runs too: what has landed plays, the rest is shown as on its way.
+MLflow is the one that MLFLOW_TRACKING_URI names, or else sqlite:///mlflow.db. The exit code is 0 when the report
+was made, and 2 when it could not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kling_sweeps.errors import KlingSweepsError, explained
+from kling_sweeps.terminal.streams import Parser, settle
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the report, say where it is, and return the exit code."""
+    settle()
+    parser = Parser(
+        "python -m kling_sweeps.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", help="the name of a sweep, such as cfg, or of its experiment in MLflow")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write it (outputs/SWEEP/report.html)"
+    )
+    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
+    options = parser.parse_args(arguments)
+    try:
+        from kling_sweeps.reports.publish import REPORT, make_report
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        path = options.out or Path("outputs", options.sweep.removeprefix("kling_sweeps/"), REPORT)
+        contents = make_report(options.sweep, options.store, uri, path)
+    except (LookupError, KlingSweepsError) as error:
+        parser.error(str(error.args[0] if isinstance(error, LookupError) else error))
+    except OSError as error:
+        parser.error(f"the report can't be written: {explained(error)}")
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    print(f"{path}: {len(contents.of('finished'))} of {len(contents.videos)} videos")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How report.html is made: what it shows, its clips, its page, and where it is kept."""

@@ -1,0 +1,169 @@
+"""Small copies of videos that fit into a page, cached beside each video, and strips of several side by side."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from kling_sweeps.video import opencv as cv2
+from kling_sweeps.video.decode import frames
+from kling_sweeps.video.frame import Frame
+
+# In pixels: the longer side of a clip and of a picture of a filmstrip, and what decoders take at most.
+LONG, FILM_LONG, WIDEST = 320, 160, 4096
+FILM_PICTURES = 6
+# Clips of one strip, and up to how many each is a file of its own.
+STRIP, SINGLE = 12, 12
+CLIP, FILM = "clip.mp4", "clip.webp"
+TICK = Fraction(1, 90_000)
+# A key frame each second, since clips are scrubbed.
+OPTIONS = {"crf": "26", "preset": "veryfast", "g": "24", "bf": "0"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A small silent copy of a video, as a file, and its filmstrip; `times` are those of its frames, in ticks."""
+
+    path: Path
+    film: Path
+    width: int
+    height: int
+    times: tuple[int, ...]
+
+    @property
+    def duration_s(self) -> float:
+        """Return the seconds until the end of the last frame, which lasts as long as the one before."""
+        last = self.times[-1] - self.times[-2] if len(self.times) > 1 else 3750
+        return float((self.times[-1] + last) * TICK)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Clips of the same times side by side in one video: `clips` are their numbers, `lefts` where each begins."""
+
+    content: bytes
+    clips: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+
+def clip_of(video: Path, folder: Path) -> Clip:
+    """Return the clip of a video in a folder, made unless it is there; raise VideoError or OSError where it can't be."""
+    clip, film = folder / CLIP, folder / FILM
+    made = min((path.stat().st_mtime_ns if path.exists() else 0) for path in (clip, film))
+    if made < video.stat().st_mtime_ns:
+        _make(video, clip, film)
+    with av.open(os.fspath(clip)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+        times = sorted(round((packet.pts or 0) * packet.time_base / TICK) for packet in packets)
+        return Clip(clip, film, stream.width, stream.height, tuple(times))
+
+
+def _make(video: Path, clip: Path, film: Path) -> None:
+    pictures: list[np.ndarray] = []
+
+    def scaled() -> Iterator[av.VideoFrame]:
+        for frame in frames(video, threads=1):
+            picture = _picture(frame)
+            pictures.append(picture.to_ndarray(format="bgr24"))
+            yield picture
+
+    part = clip.with_name(f".{clip.name}.{os.getpid()}.part")
+    try:
+        _encode(part, scaled())
+        os.replace(part, clip)
+    finally:
+        part.unlink(missing_ok=True)
+    part = film.with_name(f".{film.name}.{os.getpid()}.part")
+    part.write_bytes(_film(pictures))
+    os.replace(part, film)
+
+
+def _picture(frame: Frame) -> av.VideoFrame:
+    small = frame.bgr_scaled(min(1.0, LONG / max(frame.width, frame.height)))
+    rows, columns = (max(2, side // 2 * 2) for side in small.shape[:2])  # what yuv420p can hold
+    small = cv2.resize(small, (columns, rows)) if small.shape[:2] != (rows, columns) else small
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(small), format="bgr24")
+    picture.pts, picture.time_base = round(frame.time_s / TICK), TICK
+    return picture
+
+
+def _film(pictures: Sequence[np.ndarray]) -> bytes:
+    """Join evenly spaced pictures, the first and the last among them, into one WebP image."""
+    chosen = np.linspace(0, len(pictures) - 1, FILM_PICTURES).round().astype(int)
+    height, width = pictures[0].shape[:2]
+    share = min(1.0, FILM_LONG / max(height, width))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    joined = np.hstack([cv2.resize(pictures[index], size, interpolation=cv2.INTER_AREA) for index in chosen])
+    return cv2.imencode(".webp", joined, [cv2.IMWRITE_WEBP_QUALITY, 55])[1].tobytes()
+
+
+def _encode(path: Path, pictures: Iterator[av.VideoFrame]) -> None:
+    first = next(pictures)
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=24, options=OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
+        codec = stream.codec_context
+        codec.time_base, codec.thread_count = TICK, 1
+        codec.colorspace, codec.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
+        for picture in chain([first], pictures):
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def groups(clips: Sequence[Clip]) -> list[list[int]]:
+    """Return which clips, by their numbers, go into one video each: alone where they are few, or else in strips."""
+    if len(clips) <= SINGLE:
+        return [[number] for number in range(len(clips))]
+    found: list[list[int]] = []
+    open_strips: dict[tuple, list[int]] = {}
+    for number, clip in enumerate(clips):
+        key = clip.height, clip.times
+        strip = open_strips.get(key, [])
+        width = sum(clips[one].width for one in strip) + clip.width
+        if not strip or len(strip) == STRIP or width > WIDEST:
+            strip = open_strips[key] = []
+            found.append(strip)
+        strip.append(number)
+    return found
+
+
+def strip_of(clips: Sequence[Clip], numbers: Sequence[int]) -> Strip:
+    """Return a video of some of the clips side by side, or the one clip as it is."""
+    chosen = [clips[number] for number in numbers]
+    lefts = tuple(sum(clip.width for clip in chosen[:index]) for index in range(len(chosen)))
+    if len(chosen) == 1:
+        return Strip(chosen[0].path.read_bytes(), tuple(numbers), lefts)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder, "strip.mp4")
+        rows = zip(*(_planes(clip, stack) for clip in chosen), strict=True)
+        _encode(file, map(_joined, rows, chosen[0].times))
+        return Strip(file.read_bytes(), tuple(numbers), lefts)
+
+
+def _planes(clip: Clip, stack: ExitStack) -> Iterator[list[np.ndarray]]:
+    """Yield Y, U and V of each frame."""
+    container = stack.enter_context(av.open(os.fspath(clip.path)))
+    for picture in container.decode(video=0):
+        packed = picture.to_ndarray(format="yuv420p")
+        height, width = picture.height, picture.width
+        chroma = packed[height:].reshape(2, height // 2, width // 2)
+        yield [packed[:height], *chroma]
+
+
+def _joined(row: Sequence[list[np.ndarray]], time: int) -> av.VideoFrame:
+    luma, *chroma = (np.hstack(planes) for planes in zip(*row, strict=True))
+    packed = np.concatenate([luma.ravel(), *(plane.ravel() for plane in chroma)]).reshape(-1, luma.shape[1])
+    picture = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+    picture.pts, picture.time_base = time, TICK
+    return picture

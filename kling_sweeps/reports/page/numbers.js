@@ -1,0 +1,85 @@
+// What the page was given, and how its numbers are read.
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+const { runs, quantities, texts } = data;
+runs.forEach((run, number) => { run.number = number; });
+
+/** Make an element with properties, attributes ("aria-…", "data-…" and SVG's) and children. */
+function el(name, given = {}, ...children) {
+  const isSvg = ["svg", "path", "line", "circle", "rect", "text", "g", "title"].includes(name);
+  const made = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(given)) {
+    if (isSvg || key.includes("-") || key === "role" || key === "for") made.setAttribute(key, value);
+    else if (key === "style") made.style.cssText = value;
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const last = (list) => list[list.length - 1];
+const mean = (list) => list.reduce((sum, one) => sum + one, 0) / list.length;
+const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+/** Write a number in four digits, as a person would. */
+function shown(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const size = Math.abs(value);
+  return size >= 1e-6 && size < 1e6 ? Number(value.toPrecision(size < 0.01 ? 3 : 4)).toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
+}
+
+// The settings that runs differ in; the repeats are one that is stacked in a cell unless it is an axis.
+const samples = [...new Set(runs.map((run) => run.sample))].sort((a, b) => a - b);
+const factors = [...data.factors];
+if (samples.length > 1) {
+  factors.push({ key: "repeat", levels: samples.map((one) => `#${one}`), isNumeric: false, isRepeat: true });
+  for (const run of runs) run.levels = [...run.levels, samples.indexOf(run.sample)];
+}
+factors.forEach((factor, index) => { factor.index = index; });
+const factorOf = (key) => factors.find((factor) => factor.key === key) || null;
+const levelOf = (run, factor) => (factor ? run.levels[factor.index] : 0);
+const labelOf = (factor, level) => factor.levels[level] || "none";
+
+quantities.forEach((quantity, index) => {
+  const values = runs.map((run) => run.values[index]).filter((value) => value !== null);
+  Object.assign(quantity, { index, low: Math.min(...values), high: Math.max(...values), isKnown: values.length > 0 });
+});
+const quantityOf = (name) => quantities.find((quantity) => quantity.name === name) || null;
+const valueOf = (run, quantity) => (quantity ? run.values[quantity.index] : null);
+
+/** Return where a value lies between the least (0) and the most (1) that any run has. */
+const shareOf = (quantity, value) => (quantity.high > quantity.low ? (value - quantity.low) / (quantity.high - quantity.low) : 0.5);
+
+/** Return how good a value is, from 0 to 1; of what has no better, how high it is. */
+const meritOf = (quantity, value) => (quantity.direction === "lower" ? 1 - shareOf(quantity, value) : shareOf(quantity, value));
+
+/** Return a text that was put into the page in Base64 as bytes; none where it is not there. */
+function bytesOf(id) {
+  const found = $(id);
+  return found ? Uint8Array.from(atob(found.textContent), (letter) => letter.charCodeAt(0)) : null;
+}
+
+/** Return a run's series of a metric, evenly spaced in time: from 0 to 1 of what all runs reach, null where there is none. */
+function seriesOf(run, quantity) {
+  const track = quantity ? data.tracks.indexOf(quantity.name) : -1;
+  if (track < 0 || !run.points) return null;
+  run.series ||= bytesOf(`series-${run.number}`);
+  const bytes = run.series.subarray(track * run.points, (track + 1) * run.points);
+  const found = Array.from(bytes, (byte) => (byte === 255 ? null : byte / 254));
+  return found.some((value) => value !== null) ? found : null;
+}
+
+/** Return an SVG path of a series in a box. */
+function pathOf(series, width, height) {
+  let path = "", isDrawn = false;
+  series.forEach((value, index) => {
+    if (value === null) { isDrawn = false; return; }
+    const x = (index / Math.max(1, series.length - 1)) * width, y = (1 - value) * height;
+    path += `${isDrawn ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+    isDrawn = true;
+  });
+  return path;
+}

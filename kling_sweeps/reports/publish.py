@@ -1,0 +1,75 @@
+"""Where a report is kept: a file on disk, and an artifact of a run of its own in MLflow, always the same one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from kling_sweeps.reports.contents import Contents, read_contents
+from kling_sweeps.tracking.tracker import Tracker
+
+# The experiment that has the reports of all sweeps, and the names of a report's artifacts.
+EXPERIMENT = "reports"
+REPORT, CONFIG = "report.html", "config.yaml"
+
+
+def make_report(
+    experiment: str, store_dir: Path, tracking_uri: str, path: Path, config: str = ""
+) -> Contents:
+    """Write the report of a sweep to a file and to MLflow, and return what it shows.
+
+    `config` is the sweep's configuration as YAML, that of the report before where it is empty. Raises
+    LookupError where there is no such sweep, OSError where the file can't be written, and what MLflow raises.
+    """
+    from kling_sweeps.reports.page import render
+
+    contents = read_contents(experiment, store_dir, tracking_uri)
+    tracker = Tracker(tracking_uri, EXPERIMENT, contents.provider)
+    config = config or _config_before(tracker, contents.sweep)
+    _write(path, render(contents, config))
+    _log(tracker, contents, path, config)
+    return contents
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _runs(tracker: Tracker, sweep: str) -> list[str]:
+    """Return the ids of a sweep's report runs, of which there is one unless two were made at once."""
+    found = tracker.client.search_runs([tracker.experiment_id], "tags.kind = 'report'", max_results=1000)
+    return [run.info.run_id for run in found if run.data.tags.get("sweep") == sweep]
+
+
+def _config_before(tracker: Tracker, sweep: str) -> str:
+    for run_id in _runs(tracker, sweep):
+        if any(one.path == CONFIG for one in tracker.client.list_artifacts(run_id)):
+            with tempfile.TemporaryDirectory() as folder:
+                copy = tracker.client.download_artifacts(run_id, CONFIG, folder)
+                return Path(copy).read_text(encoding="utf-8")
+    return ""
+
+
+def _log(tracker: Tracker, contents: Contents, path: Path, config: str) -> None:
+    """Put the report into the sweep's report run, made unless it is there."""
+    client, (run_id, *others) = tracker.client, _runs(tracker, contents.sweep) or [""]
+    if not run_id:
+        tags = {"kind": "report", "sweep": contents.sweep, "provider": contents.provider}
+        run = client.create_run(tracker.experiment_id, tags=tags, run_name=contents.sweep)
+        run_id = run.info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder, REPORT)
+        named.symlink_to(path.resolve())
+        client.log_artifact(run_id, str(named))
+    if config:
+        client.log_text(run_id, config, CONFIG)
+    client.set_terminated(run_id)
+    for other in others:
+        client.delete_run(other)

@@ -1,0 +1,148 @@
+"""What is in a report: everything that was asked for, as text, within its size, however a sweep has gone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import report_data
+
+from kling_sweeps.report import main
+from kling_sweeps.reports.clips import CLIP, SINGLE, clip_of, groups, strip_of
+from kling_sweeps.reports.page import AROUND, render
+
+HOSTILE = "</script><script>alert(1)</script> {{ 7*7 }} <img src=x onerror=alert(2)> & \u202e \x07 'quoted' \"double\" ]]> --> 日本"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make three clips, one of them upright and longer."""
+    folder = tmp_path_factory.mktemp("clips")
+    return [
+        report_data.clip(folder / "a"),
+        report_data.clip(folder / "b", shade=50),
+        report_data.clip(folder / "c", frames=48, size=(180, 320)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Make a clip that takes next to nothing."""
+    return [report_data.clip(tmp_path_factory.mktemp("tiny"), frames=4, size=(64, 36))]
+
+
+def data(page: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    return json.loads(found)
+
+
+def count(page: str, kind: str) -> int:
+    return len(re.findall(rf'<script type="text/plain" id="{kind}-\d+">', page))
+
+
+def test_a_report_has_every_run_with_what_was_asked(made):
+    """Says what was swept, at what price, and holds a clip, a filmstrip and the numbers of every run."""
+    page = render(report_data.contents(made), config="prompt: potter")
+    assert "2 prompts × cfg_scale 0.1, 0.3, 0.5, 0.7, 0.9" in page
+    assert "14.00 USD" in page and ">emulated</span>" in page and "prompt: potter" in page
+    found = data(page)
+    assert [factor["key"] for factor in found["factors"]] == ["prompt", "cfg_scale"]
+    assert len(found["runs"]) == count(page, "film") == count(page, "strip") == 10
+    assert all(run["clip"] and run["values"][0] is not None for run in found["runs"])
+
+
+def test_a_report_asks_nobody_for_anything(made):
+    """Has no address in it that a browser would fetch, and forbids any but a server's videos."""
+    page = render(report_data.contents(made))
+    shell = re.sub(r'<script type="text/plain".*?</script>', "", page, flags=re.DOTALL)
+    assert re.findall(r'(?:src|href|action|poster)="(?!data:)[^"]*"|@import|url\(', shell) == []
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("place", ["prompt", "text", "config"])
+def test_what_others_wrote_is_text(made, place):
+    """Keeps markup in a prompt, its id or the configuration from being any in the page."""
+    hostile = HOSTILE if place != "text" else "{prompt} " + HOSTILE.replace("{", "{{").replace("}", "}}")
+    given = (
+        {"prompts": (hostile, "fox")} if place == "prompt" else {"text": hostile} if place == "text" else {}
+    )
+    page = render(report_data.contents(made, **given), config=HOSTILE if place == "config" else "")
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert page.count("</script>") == page.count("<script")
+    if place != "config":
+        assert any(
+            "</script><script>alert(1)" in text for text in [*data(page)["texts"], *data(page)["prompts"]]
+        )
+
+
+@pytest.mark.parametrize("runs", [1, 10, 300, 1000])
+def test_a_report_has_as_many_runs_as_there_are(tiny, runs):
+    """Takes one run and a thousand, each clip playing, in few videos where they are many."""
+    whole = report_data.contents(tiny, settings=[n / runs for n in range(runs)], prompts=["fox"])
+    page = render(whole)
+    assert len(data(page)["runs"]) == runs
+    assert all(run["clip"] for run in data(page)["runs"])
+    assert count(page, "strip") == runs if runs <= SINGLE else runs / 12 <= count(page, "strip") <= runs / 10
+
+
+def test_a_failed_run_has_its_reason(made):
+    """Shows a run that failed, or is on its way, with what is known of it, and counts them."""
+    page = render(report_data.contents(made, status=lambda n: ["failed", "coming", "finished"][min(n, 2)]))
+    assert "1 failed" in page and "1 on their way" in page
+    runs = data(page)["runs"]
+    assert [run["status"] for run in runs[:2]] == ["failed", "coming"]
+    assert runs[0]["why"] == "content_policy_violation: fal would not" and runs[0]["clip"] is None
+
+
+@pytest.mark.parametrize("status", ["failed", "coming"])
+def test_a_report_without_a_video_is_one(made, status):
+    """Is made of runs that all failed, or that are all on their way."""
+    page = render(report_data.contents(made, status=lambda n: status))
+    assert count(page, "film") == count(page, "strip") == 0
+    assert {run["status"] for run in data(page)["runs"]} == {status}
+
+
+def test_clips_beyond_the_limit_are_filmstrips(tiny):
+    """Leaves clips out, the last repeats first, where the page would become too large, and says so."""
+    whole = report_data.contents(tiny, samples=20)
+    strips = re.findall(r'id="strip-\d+">(.*?)<', render(whole))
+    limit = len(render(whole, limit=0).encode()) + AROUND * 200 + sum(map(len, strips)) // 2
+    page = render(whole, limit=limit)
+    assert len(page.encode()) <= limit
+    playing = [run["sample"] for run in data(page)["runs"] if run["clip"]]
+    assert 0 < len(playing) < 200 and max(playing) < 19
+    assert f"{len(playing)} of 200 videos play" in page and count(page, "film") == 200
+
+
+def test_clips_of_one_shape_and_length_share_a_video(made, tmp_path):
+    """Puts side by side what has the same height and times, and keeps every frame of it."""
+    every = [made[number % 3] for number in range(30)]
+    shared = groups(every)
+    assert sorted(number for group in shared for number in group) == list(range(30))
+    assert all(len({(every[n].height, every[n].times) for n in group}) == 1 for group in shared)
+    strip = strip_of(every, shared[0])
+    path = tmp_path / "video.mp4"
+    path.write_bytes(strip.content)
+    joined = clip_of(path, tmp_path)
+    assert joined.times == made[0].times
+    assert strip.lefts == tuple(320 * n for n in range(len(strip.clips)))
+
+
+def test_a_clip_is_made_once(made, monkeypatch):
+    """Takes a clip from beside its video, unless the video is newer."""
+    folder = made[0].path.parent
+    before = (folder / CLIP).stat().st_mtime_ns
+    assert clip_of(folder / "video.mp4", folder) == made[0]
+    assert (folder / CLIP).stat().st_mtime_ns == before
+
+
+def test_a_sweep_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+    """Ends with 2 and says which sweeps there are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["nothing"])
+    assert "there is no" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
