@@ -220,7 +220,7 @@ class NotTrackedError(RunError):
     error_type = "not_tracked"
 
 
-# Set once this command has submitted anything: from then on no error is a refusal.
+# Set by the first submission of this command in this process, cleared by `main`: from then on no error is a refusal.
 submitted = threading.Event()
 
 

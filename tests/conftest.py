@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from kling_sweeps.emulator.process import EmulatorProcess
+from kling_sweeps.errors import submitted
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell
@@ -117,6 +118,12 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         )
         ledger = Emulator(process.base_url).ledger()
     return Sweep(command, completed, ledger)
+
+
+@pytest.fixture(autouse=True)
+def nothing_submitted() -> None:
+    """Begin each test as `main` begins a command: it has submitted nothing."""
+    submitted.clear()
 
 
 @pytest.fixture

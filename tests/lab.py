@@ -18,7 +18,7 @@ from mlflow.entities import Run
 
 from kling_sweeps import providers
 from kling_sweeps.emulator.process import EmulatorProcess
-from kling_sweeps.errors import RefusedError
+from kling_sweeps.errors import RefusedError, submitted
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
@@ -107,6 +107,7 @@ class Lab:
         )
 
     def begin(self, settings: Settings, *cells: Cell, in_flight: int = IN_FLIGHT) -> Iterator[RunResult]:
+        submitted.clear()  # as `main` does
         return runner.run_all(settings, cells, in_flight)
 
     def run(self, sweep: str, *cells: Cell, in_flight: int = IN_FLIGHT, **given) -> Outcome:

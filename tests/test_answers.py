@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stranger import Answer, Stranger, serving
 from test_generation import REQUEST, SETTINGS
 
-from kling_sweeps import providers
+from kling_sweeps import errors, providers
 from kling_sweeps.errors import (
     GenerationError,
     KlingSweepsError,
@@ -97,6 +97,7 @@ def result(server: Stranger, body, code: int = 200, failed: bool = False):
 
 def generate(server: Stranger, store: Store, policy: Policy = Policy(), **settings):
     """Take one request as far as it comes; return its state, or raise its error."""
+    errors.submitted.clear()  # as `main` does
 
     async def work(provider: FalProvider):
         await provider.check(ENDPOINT)

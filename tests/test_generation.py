@@ -22,6 +22,7 @@ from kling_sweeps.errors import (
     RunError,
     UnknownError,
     VideoError,
+    submitted,
 )
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.request import GenerationRequest
@@ -73,6 +74,8 @@ def generate(
     **settings: float,
 ) -> list[State]:
     """Generate requests at once; return their states, or raise the first error."""
+
+    submitted.clear()  # as `main` does
 
     async def run():
         key = AuthCredentials("Key", "k")

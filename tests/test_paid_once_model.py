@@ -26,11 +26,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interleaving import HERE, Clock, Process, gate
 
-from kling_sweeps.errors import RunError
+from kling_sweeps.errors import RunError, submitted
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Policy, PollSettings, ProviderSettings
-from kling_sweeps.generation import budget, lifecycle, patience, submission, watch
+from kling_sweeps.generation import budget, lifecycle, patience, submitter, watch
 from kling_sweeps.generation.budget import Budget
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.store import folder as store
@@ -95,6 +95,7 @@ class World:
         if not (self.shares_command and self.commands == 1):
             self.commands += 1
         command = f"command-{self.commands}"
+        submitted.clear()
         process = Process(self.fal.clock, lambda: self.work(command, policy))
         process.world, process.policy = self, policy
         self.processes[who] = process
@@ -299,7 +300,7 @@ def gates() -> Iterator[None]:
         patch.setattr(store, "AsyncFileLock", partial(_seldom, store.AsyncFileLock))
         patch.setattr(journal, "_now", lambda: HERE.process.clock.date().isoformat())
         patch.setattr(lifecycle, "datetime", SimpleNamespace(now=lambda zone: HERE.process.clock.date(zone)))
-        for module in (lifecycle, patience, submission, watch):
+        for module in (lifecycle, patience, submitter, watch):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: HERE.process.clock.now))
         yield
 

@@ -185,7 +185,7 @@ def test_one_word_pays_once_and_not_once_a_job(laboratory):
 
 def planned(laboratory: Lab, *cells, **given) -> Runs:
     """Plan a command, which does nothing yet."""
-    runs = Runs(laboratory.settings("at once", retry="failed", **given), cells)
+    runs = Runs.read(laboratory.settings("at once", retry="failed", **given), cells)
     runs.check()
     return runs
 

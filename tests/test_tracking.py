@@ -307,7 +307,7 @@ def test_a_run_of_an_older_layout_is_written_anew(tracker, result, monkeypatch):
 def test_what_stands_is_seen_without_mlflow(tracker, result):
     """Reads from the database what was written, and nothing of a run that is there twice or not whole."""
     uri, name = tracker.uri, "kling_sweeps/cfg"
-    assert tracked.read(uri, name) == tracked.Standing(None, {})
+    assert tracked.read(uri, name) == tracked.TrackedRuns(None, {})
     tracker.track(result)
     stands = tracked.read(uri, name)
     assert stands.experiment_id == tracker.experiment_id
@@ -337,7 +337,7 @@ def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, result
         tracker.track(result)
         assert tracked.read(uri, "kling_sweeps/cfg").contents
         tracker.client.delete_experiment(tracker.experiment_id)
-        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.Standing(None, {})
+        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.TrackedRuns(None, {})
         again = Tracker(uri, "cfg", "fal")
         assert not again.has(result)
         again.track(result)

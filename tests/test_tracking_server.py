@@ -184,7 +184,7 @@ def test_a_workspace_is_asked_for(monkeypatch):
 
     monkeypatch.setenv("MLFLOW_WORKSPACE", "team")
     with answering(answer) as uri:
-        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.Standing(None, {})
+        assert tracked.read(uri, "kling_sweeps/cfg") == tracked.TrackedRuns(None, {})
     assert asked == ["team"]
 
 

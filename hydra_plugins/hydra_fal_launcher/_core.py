@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.errors import HydraException
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +39,8 @@ def launch(
     jobs = _Jobs(launcher, job_overrides, initial_job_idx)
     if launcher.task_function is job:
         return _generate(launcher, jobs)
-    return [jobs.run(number) for number in range(len(job_overrides))]  # there is nothing to generate
+    # There is nothing to generate.
+    return [jobs.run(number, launcher.task_function) for number in range(len(job_overrides))]
 
 
 def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
@@ -63,8 +65,9 @@ def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     for result in runner.run_all(settings, cells, launcher.max_in_flight, is_begun=jobs.first > 0):
         failed = failed or result.error
         for number in numbers[result.cell.request.key]:
-            if not result.was_complete or result.flaws:  # or else no job has anything left to do, or to say
-                results[number] = _slim(jobs.note(number, settings, result))
+            # Of a run that was complete before, Hydra has nothing new to write down.
+            if not result.was_complete or result.flaws:
+                results[number] = _slim(jobs.write_down(number, settings, result))
             if not result.error:
                 results[number].return_value = runner.objective(settings, result)
     if failed and settings.policy.fail_fast:
@@ -93,12 +96,12 @@ class _Jobs:
             config.hydra.job.id = config.hydra.job.num = self.first + number
         return config
 
-    def run(self, number: int) -> JobReturn:
-        """Let Hydra run a job."""
+    def run(self, number: int, task: TaskFunction) -> JobReturn:
+        """Let Hydra write a job's config down and run a task with it."""
         launcher = self.launcher
         returned = run_job(
             hydra_context=launcher.hydra_context,
-            task_function=launcher.task_function,
+            task_function=task,
             config=self.config(number),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
@@ -106,16 +109,24 @@ class _Jobs:
         configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
         return returned
 
-    def note(self, number: int, settings: Settings, result: RunResult) -> JobReturn:
-        """Let Hydra run the job of a run that is over; what Hydra can't write down costs the run nothing."""
+    def write_down(self, number: int, settings: Settings, result: RunResult) -> JobReturn:
+        """Let Hydra write down the job of a run that is over; where Hydra can't, the run is as good."""
+        failure, objective = runner.error_of(result), runner.objective(settings, result)
         try:
-            return self.run(number)
+            return self.run(number, partial(_end, failure, objective))
         except OSError as error:
             log.warning("Hydra could not note the run %s: %s", result.cell.name, error)
-        returned = JobReturn(status=JobStatus.FAILED if result.error else JobStatus.COMPLETED)
-        returned.return_value = result.error or runner.objective(settings, result)
+        returned = JobReturn(status=JobStatus.FAILED if failure else JobStatus.COMPLETED)
+        returned.return_value = failure or objective
         self.launcher.hydra_context.callbacks.on_job_end(config=self.launcher.config, job_return=returned)
         return returned
+
+
+def _end(failure: RunError | None, objective: float | None, config: DictConfig) -> float | None:
+    """End a job, as Hydra's task function, as its run ended: raise its failure or return its objective."""
+    if failure:
+        raise failure
+    return objective
 
 
 def _slim(returned: JobReturn) -> JobReturn:

@@ -207,7 +207,7 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
     if problems:
         raise ConfigError(*problems)
     if cells and not is_alone:  # our launcher does so itself, where it has them all at once
-        _check_runs(Runs(settings, cells), settings.dry_run)
+        _check_runs(Runs.read(settings, cells), settings.dry_run)
     if machines != "local":
         cluster.announce(settings)
 

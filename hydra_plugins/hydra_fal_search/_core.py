@@ -34,7 +34,7 @@ def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
     """
     composer = Composer(sweeper.hydra_context.config_loader)
     asked = read_asked(sweeper.config, composer, arguments)
-    runs = Runs(asked.settings, [])
+    runs = Runs.read(asked.settings, [])
     journal = SearchJournal(runs.store.root / "searches" / asked.name)
     if asked.settings.dry_run:
         planned = _Search(sweeper, asked, journal, runs)
@@ -148,7 +148,7 @@ class _Search:
         """Return the runs of all the trials, of whichever command, what is over the budget marked; all count in it."""
         settings = self.asked.settings
         settings = replace(settings, budget=replace(settings.budget, partial=True))
-        runs = Runs(settings, [*self.cells, *new])
+        runs = Runs.read(settings, [*self.cells, *new])
         runs.check()
         self.is_spent = not all(planned.fits for planned in runs.plan.planned)
         return runs

@@ -1,4 +1,4 @@
-"""One video to generate: what is sent, what it costs, and the key it is kept under."""
+"""A request for one video: what is sent to fal, its price, and the key under which the store has it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """An endpoint with checked arguments, and the number of the repeat.
+    """An endpoint, its checked arguments, and the number of the repeat, `sample`.
 
-    `price_usd` is None where nobody knows the price. Equal requests have equal keys, whatever
-    spelling their configuration had.
+    `price_usd` is None where the price is unknown. Requests with equal arguments have equal keys, however the
+    values were written in the configuration.
     """
 
     endpoint: str
@@ -25,7 +25,7 @@ class GenerationRequest:
 
     @cached_property
     def key(self) -> str:
-        """Return the SHA-256, as 64 hexadecimal digits, of all that makes the video what it is."""
+        """Return the SHA-256 of endpoint, arguments and sample, as 64 hexadecimal digits."""
         content = {
             "endpoint": self.endpoint,
             "arguments": dict(self.arguments),

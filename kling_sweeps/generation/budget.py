@@ -1,4 +1,4 @@
-"""What may be spent: one running total of a store, that all commands on it share."""
+"""The budget of a command, checked against one running total of the store, which all its processes share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ AMOUNT = re.compile(rb"(\S+) (\d{1,15})")
 
 
 class Budget:
-    """What a command's requests have cost, or may have, whoever paid; nobody gets the sum past the limit.
+    """The sum of what a command's requests cost, or may cost, whichever command submitted them, and its limit.
 
-    `<root>/spending` has a line `<key> <amount>` for each change of what a request has cost, of any command,
-    and `<root>/budgets/<command>` the keys that the command counts, in all its processes. Both only grow, so
-    that whoever looks reads what was added since. `reserve` and `settle` are for whoever holds the request's
-    lock. What is reserved outlives a crash; the journals, which say what was spent, outlive a power cut too.
+    `<root>/spending` has a line `<key> <amount>` for each change of what a request costs, by any command, and
+    `<root>/budgets/<command>` has the keys that the command counts, in all its processes. Both files only grow, so
+    that a process reads only what was added since it last looked. Call `reserve` and `settle` with the lock of the
+    request held. The files survive a crash of the process, and not always a power cut; the journals survive both.
     """
 
     def __init__(self, root: Path, command: str, max_usd: float) -> None:
@@ -36,7 +36,7 @@ class Budget:
         self.counted.path.parent.mkdir(parents=True, exist_ok=True)
 
     def count(self, costs: Mapping[str, float]) -> list[str]:
-        """Count requests that have cost at least so much in USD; return the keys of what seems to have cost more."""
+        """Count requests that cost at least so much in USD; return the keys of those that cost more by the running total."""
         with self._open() as (spending, counted):
             self._write_keys(counted, costs)
             least = {key: round(usd * UNIT) for key, usd in costs.items()}
@@ -45,7 +45,7 @@ class Budget:
         return more
 
     def reserve(self, key: str, usd: float) -> None:
-        """Add to what a request costs; raise OverBudgetError, and add nothing, where it does not fit."""
+        """Add to the cost of a request; raise OverBudgetError, and add nothing, where the sum would exceed the limit."""
         with self._open() as (spending, counted):
             self._write_keys(counted, [key])
             more = round(usd * UNIT)
@@ -57,13 +57,13 @@ class Budget:
             self._write(spending, {key: self.amounts.get(key, 0) + more})
 
     def settle(self, key: str, usd: float) -> None:
-        """Set what a request has cost, as its journal says, fit or not."""
+        """Set the cost of a request to what its journal says, even beyond the limit."""
         with self._open() as (spending, _):
             self._write(spending, {key: round(usd * UNIT)})
 
     @contextmanager
     def _open(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-        """Lock the store's spending, and read what others have added to it."""
+        """Lock the files, and read what other processes have added to them."""
         lock = FileLock(self.spending.path.with_suffix(".lock"))
         with lock, self.spending.opened() as spending, self.counted.opened() as counted:
             self._take(self.spending.read(spending))
@@ -91,7 +91,7 @@ class Budget:
 
 
 class _Lines:
-    """A file of lines that only grows, read from where it was read before; its first line tells it from others."""
+    """A file of lines that only grows, read on from where it was read before; its first line is its random id."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,7 +100,7 @@ class _Lines:
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """Open the file; raise StoreError where it is not the one that it was."""
+        """Open the file; raise StoreError where it is another one than before."""
         with open(self.path, "ab+") as file:
             size = file.tell()
             first = self._first(file)
@@ -121,7 +121,7 @@ class _Lines:
 
     @staticmethod
     def _begin(file: BinaryIO) -> bytes:
-        """Write the first line, of a file that is new or was given up before."""
+        """Write the first line of a file that is new, or whose first line was cut off."""
         first = f"# {uuid.uuid4().hex}\n".encode()
         file.truncate(0)
         file.write(first)
@@ -129,7 +129,7 @@ class _Lines:
         return first
 
     def read(self, file: BinaryIO) -> list[bytes]:
-        """Return the whole lines that were added, and cut off what somebody who was killed left of one."""
+        """Return the lines that were added, and cut off the part of a line that a killed process left."""
         file.seek(self.offset)
         added = file.read()
         whole = added[: added.rfind(b"\n") + 1]
@@ -139,7 +139,7 @@ class _Lines:
         return whole.splitlines()
 
     def add(self, file: BinaryIO, lines: Iterable[str]) -> list[bytes]:
-        """Write lines; return them as they are read."""
+        """Write lines; return them as `read` does."""
         added = "".join(f"{line}\n" for line in lines).encode()
         file.write(added)
         file.flush()

@@ -18,8 +18,8 @@ from kling_sweeps.store.state_machine import State
 class GenerationContext:
     """What all the generations of a command work with.
 
-    `planned` is the state of each request when the command was planned, by key. Until `has_submitted` is set,
-    by the first submission that the provider took, the lock `first_submission` lets one at a time submit.
+    `planned` is the state of each request when the command was planned, by key. `first_submission` is held by
+    whoever submits while nothing was submitted yet.
     """
 
     provider: Provider
@@ -32,11 +32,17 @@ class GenerationContext:
     policy: Policy = Policy()
     planned: Mapping[str, State] = field(default_factory=dict)
     first_submission: asyncio.Lock = field(default_factory=asyncio.Lock)
-    has_submitted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def may_pay_again(self, key: str, state: State) -> bool:
-        """Tell whether the user's word covers a failure: the one that was known when the command was planned, once."""
+        """Tell whether `retry=failed` pays again for a failure: once, and for one from before the command was planned."""
         planned = self.planned.get(key, State())
         is_covered = planned.is_failed and planned.request_id == state.request_id
         is_own = (state.lost_by or state.attempted_by) == self.command
         return self.policy.retry == "failed" and is_covered and not is_own
+
+    def may_resubmit(self, key: str, state: State) -> bool:
+        """Tell whether `unknown=resubmit` pays again for a submission whose answer was lost: once since the plan."""
+        lost = len(state.unanswered)
+        is_own = state.attempted_by == self.command
+        is_used_up = lost > 1 and (is_own or lost > len(self.planned.get(key, State()).unanswered))
+        return self.policy.unknown == "resubmit" and not is_used_up

@@ -1,4 +1,4 @@
-"""One generation, step by step, from whatever its journal says was done last."""
+"""One generation, step by step, from the stage that its journal says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.patience import Notify, Patience
-from kling_sweeps.generation.submission import LARGEST_SKEW, Submission
+from kling_sweeps.generation.submitter import LARGEST_SKEW, Submitter
 from kling_sweeps.generation.watch import Watch
 from kling_sweeps.provider import CANCELLED, Status
 from kling_sweeps.providers.answers import video_url
@@ -33,17 +33,17 @@ from kling_sweeps.store.folder import Entry
 from kling_sweeps.store.state_machine import Stage, State, Ticket
 from kling_sweeps.untrusted import clean
 
-# How often the same bytes have to come before they are what fal has, though no whole video.
+# How often in a row the same broken bytes have to be downloaded before they are taken for what fal has.
 VIDEO_ATTEMPTS = 3
-# How often what fal failed, and does not charge, is begun anew without anybody's word.
+# How often a request that fal failed and does not charge is submitted again without the user asking for it.
 FREE_RETRIES = 2
 
 
 async def generate(context: GenerationContext, request: GenerationRequest, notify: Notify) -> State:
-    """Take a request to a video in the store, paid for once; return its state, finished or failed.
+    """Generate the video of a request into the store, paid for once; return its state, finished or failed.
 
-    A RunError ends the run and leaves the journal where it was, so that the next call goes on from
-    there; what fal itself failed is journalled. `notify(stage, text)` hears of progress.
+    Goes on from what the journal says. Where it raises RunError, the next call does the same; only what fal itself
+    fails is journalled as failed. `notify(stage, text)` is called with every progress.
     """
     entry = context.store.entry(request)
     if entry.state().stage in (Stage.FINISHED, Stage.DAMAGED):
@@ -63,7 +63,7 @@ async def generate(context: GenerationContext, request: GenerationRequest, notif
 
 
 def _check_there(entry: Entry, context: GenerationContext) -> None:
-    """Raise StoreError where nothing is known of what was bought: it would be bought again."""
+    """Raise StoreError where the journal of what was bought is damaged or gone, since it would be bought again."""
     state, planned = entry.state(), context.planned.get(entry.key, State())
     if state.stage is Stage.DAMAGED:
         raise state.error
@@ -76,7 +76,7 @@ def _check_there(entry: Entry, context: GenerationContext) -> None:
 
 
 def _begin_anew(entry: Entry, context: GenerationContext) -> None:
-    """Begin anew where the user asked to pay again, or where a new emulator can't know what an old one had."""
+    """Begin anew where the user's policy pays again, or where the request was an earlier emulator's, which has ended."""
     state = entry.state()
     if context.provider.is_ephemeral and state.is_open:
         entry.journal.append("forgotten")
@@ -87,12 +87,12 @@ def _begin_anew(entry: Entry, context: GenerationContext) -> None:
 def _steps(
     context: GenerationContext, request: GenerationRequest, entry: Entry, notify: Notify
 ) -> dict[Stage, Callable[[], Awaitable[None]]]:
-    """Return what leads from each stage to the next."""
-    submission = Submission(context, request, entry, notify)
+    """Return the step that leads from each stage to the next."""
+    submitter = Submitter(context, request, entry, notify)
     generation = _Generation(context, request, entry, notify)
     return {
-        Stage.NEW: submission.submit,
-        Stage.UNKNOWN: submission.look_up,
+        Stage.NEW: submitter.submit,
+        Stage.UNKNOWN: submitter.look_up,
         Stage.SUBMITTED: generation.wait,
         Stage.COMPLETED: generation.fetch,
         Stage.FETCHED: generation.download,
@@ -100,7 +100,7 @@ def _steps(
 
 
 class _Generation:
-    """One request that fal has; each step leads to the next stage or raises."""
+    """A request that fal has accepted; each step leads to the next stage or raises."""
 
     def __init__(
         self, context: GenerationContext, request: GenerationRequest, entry: Entry, notify: Notify
@@ -113,7 +113,7 @@ class _Generation:
         self.request = request
         self.entry = entry
         self.notify = notify
-        # It is asked for once more before it is paid for once more.
+        # A lost result is asked for once more before it is paid for once more.
         state = entry.state()
         self.may_pay_again = state.lost_by is not None and context.may_pay_again(entry.key, state)
 
@@ -124,7 +124,7 @@ class _Generation:
         return ticket
 
     async def wait(self) -> None:
-        """Look until the request is completed; silence and a locked account are waited out."""
+        """Ask for the status until the request is completed; no answers and a locked account are waited out."""
         with Watch(self.provider, self.ticket, self.settings.poll) as watch:
             while watch.age_s < self.settings.timeout_s:
                 try:
@@ -151,7 +151,7 @@ class _Generation:
             raise PollError(str(error)) from None
 
     def _is_completed(self, status: Status) -> bool:
-        """Journal and tell what a status says that was not known."""
+        """Journal a status that is new, and notify of it; return whether the request is completed."""
         if status.stage == "COMPLETED":
             self.entry.journal.append("completed", inference_s=status.inference_s, failed=status.failed)
             return True
@@ -165,7 +165,7 @@ class _Generation:
         return False
 
     async def fetch(self) -> None:
-        """Fetch the result; what failed at fal is journalled as failed."""
+        """Fetch the result; a failure that fal reports is journalled."""
         self.notify("fetching result", "")
         patience = Patience(self.settings, self.notify)
         failed = self.entry.state().failed
@@ -192,7 +192,7 @@ class _Generation:
         self.entry.journal.append("fetched")
 
     def _unreadable(self, error: UnreadableResultError) -> None:
-        """Keep what was delivered and can't be read, which nothing pays for again, and raise."""
+        """Save a result that names no video, which is not paid for again, and raise the error."""
         self.entry.write_json("result.json", error.result)
         if not self.entry.state().is_unreadable:
             self.entry.journal.append("unreadable")
@@ -200,9 +200,10 @@ class _Generation:
         raise error
 
     async def _is_recovered(self, lost: LostResultError) -> bool:
-        """Take what fal does not know from its history; what was begun just now may be there yet, all else is lost.
+        """Look in fal's history for a result that fal says it does not have; return whether the stage has changed.
 
-        Raises the error where the history can't be read, which confirms nothing.
+        A request of less than `late_s` ago may only be late, and returns False. Raises the error where the history
+        can't be read, or does not have the result either, which is journalled as lost.
         """
         is_confirmed, output = True, None
         try:
@@ -228,12 +229,12 @@ class _Generation:
 
     @property
     def _is_recent(self) -> bool:
-        """Tell whether what fal does not have is late for all that is known, and not gone."""
+        """Tell whether fal completed the request less than `late_s` ago, so that its result may only be late."""
         age = datetime.now(UTC) - self.entry.state().at_fal_since
         return age.total_seconds() < self.settings.late_s
 
     def _lost(self, error: LostResultError | DownloadError | VideoError) -> None:
-        """Note what fal does not know any more, and raise; what was lost before is paid again where told."""
+        """Journal that fal no longer has the result, and raise; where `may_pay_again`, begin anew instead, once."""
         if self.may_pay_again:
             self.may_pay_again = False
             self.entry.journal.append("retrying")
@@ -243,7 +244,7 @@ class _Generation:
         raise error
 
     def _failed(self, error: GenerationError) -> None:
-        """Journal a failure; one that fal does not charge is begun anew, twice at the most."""
+        """Journal a failure; one that fal does not charge is submitted again, `FREE_RETRIES` times at the most."""
         state = self.entry.state()
         if error.error_type == CANCELLED and state.is_cancelled:
             self.entry.journal.append("cancelled")
@@ -260,7 +261,7 @@ class _Generation:
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
 
     async def download(self) -> None:
-        """Fetch the video; one that is not whole is fetched anew until the same bytes came again."""
+        """Download the video; a broken one is downloaded again, until the same bytes came `VIDEO_ATTEMPTS` times."""
         self.notify("downloading", "")
         begin, patience, came = time.monotonic(), Patience(self.settings, self.notify), []
         while True:
@@ -284,9 +285,10 @@ class _Generation:
         self.entry.journal.append("downloaded", seconds=seconds, bytes=size, problem=problem)
 
     async def _download_once(self, came: list[str]) -> str:
-        """Fetch the video and return what is wrong with it, which is nothing, or what comes each time.
+        """Download the video; return "", or what is wrong with it where fal has no better one.
 
-        Raises VideoError where it may come better; what never does and can't be decoded is kept aside.
+        Raises VideoError where another download may be whole, and where no frame of the video can be decoded, which
+        is then kept as `undecodable.mp4`.
         """
         with self.entry.replacing("video.mp4") as part:
             await self.provider.download(video_url(self.entry.read_json("result.json")), part)
@@ -307,12 +309,12 @@ class _Generation:
 
 
 def _came_again(came: list[str]) -> bool:
-    """Tell whether the same bytes came often enough to be all that there is."""
+    """Tell whether the last `VIDEO_ATTEMPTS` downloads were the same bytes."""
     return came[-VIDEO_ATTEMPTS:] == [came[-1]] * VIDEO_ATTEMPTS
 
 
 def _beginning(path: Path) -> str:
-    """Say how a file begins that is text, such as a page in place of a video."""
+    """Return, for an error message, the beginning of a file that is text in place of a video; "" for any other."""
     with open(path, "rb") as file:
         head = file.read(200).strip()
     return (

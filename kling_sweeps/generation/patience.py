@@ -1,4 +1,4 @@
-"""Waiting for what costs nothing to wait for: one rule for submissions, results and files."""
+"""The pauses between two tries of a step, and when it is given up: one rule for submissions, results and files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Notify = Callable[[str, str], None]
 
 
 class Patience:
-    """Lets one step be tried again, ever more seldom, for `timeout_s` seconds from its first trouble."""
+    """The tries of one step: at growing intervals, for `timeout_s` seconds from its first error."""
 
     def __init__(self, settings: ProviderSettings, notify: Notify) -> None:
         self.settings = settings
@@ -24,7 +24,7 @@ class Patience:
         self.begin: float | None = None
 
     async def wait(self, error: RunError, stage: str = "no answer") -> None:
-        """Tell why, and wait before the next try; raise the error where the time is up."""
+        """Notify of the error and wait before the next try; raise the error where the time is up."""
         if self.begin is None:
             self.begin = time.monotonic()
         age_s = time.monotonic() - self.begin

@@ -1,8 +1,8 @@
-"""Looking after one request: often enough to be there when it is done, and seldom enough to be polite.
+"""When to ask for the status of one request.
 
-A request that waits in the queue is asked after in steps that are a share of what it still has to wait,
-by its place and the pace at which places were gained. Once it runs, the provider's status stream tells of
-its end at once, and questions are a precaution; where there is no stream they are a share of its age.
+While it waits in the queue, the interval is a share of the time that it probably still has to wait, by its position
+and the pace at which that went down. Once it runs, the provider's status stream reports its end at once, and
+asking is a precaution; where there is no stream, the interval is a share of the time that it has run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kling_sweeps.experiment.settings import PollSettings
 from kling_sweeps.provider import Provider, Status
 from kling_sweeps.store.state_machine import Ticket
 
-# How many seconds a place in the queue is taken for until it is seen.
+# The assumed seconds per position in the queue, until the position has changed.
 PLACE_S = 1.0
 
 
 class Watch:
-    """What is seen of one request."""
+    """The status of one request, followed by asking and by the provider's status stream."""
 
     def __init__(self, provider: Provider, ticket: Ticket, poll: PollSettings) -> None:
         self.provider = provider
@@ -44,11 +44,11 @@ class Watch:
 
     @property
     def age_s(self) -> float:
-        """Return for how long it has been watched."""
+        """Return for how many seconds it has been watched."""
         return time.monotonic() - self.begin
 
     async def next(self) -> Status:
-        """Return the next status, after a while; raise what `Provider.status` raises."""
+        """Wait for and return the next status; raise what `Provider.status` raises."""
         status = await self._pause()
         if status is None:
             self.pause_s = self.poll.interval(self.age_s)  # should there be no answer
@@ -63,7 +63,7 @@ class Watch:
         return await self.stream.next(self.pause_s)
 
     def _until_next(self, status: Status) -> float:
-        """Return how many seconds to wait for the next look."""
+        """Return how many seconds to wait before the status is asked for again."""
         if status.stage != "IN_PROGRESS":
             return self.poll.interval(self._wait_s(status.queue_position or 0))
         if self.running_since is None:
@@ -74,7 +74,7 @@ class Watch:
         return self.poll.max_s if is_told else self.poll.interval(time.monotonic() - self.running_since)
 
     def _wait_s(self, place: int) -> float:
-        """Return how many seconds the request still has to wait in the queue, as far as can be told."""
+        """Return an estimate of the seconds that the request still has to wait in the queue."""
         if self.first_place is None:
             self.first_place = place
         gained = self.first_place - place
@@ -84,9 +84,10 @@ class Watch:
 
 
 class _Stream:
-    """A provider's status stream, read in a task of its own; `is_reporting` while it does.
+    """A provider's status stream, read in a task of its own.
 
-    One that `broke_off` has told something before, so that another may do so again.
+    `is_reporting` tells that it has reported and goes on, `broke_off` that it has reported and ended, so that a
+    new stream is worth a try.
     """
 
     def __init__(self, provider: Provider, ticket: Ticket) -> None:
@@ -100,13 +101,13 @@ class _Stream:
                 self.is_reporting = True
                 self.told.put_nowait(status)
         except Exception:
-            pass  # there are questions still
+            pass  # the status is asked for instead
         finally:
             self.broke_off, self.is_reporting = self.is_reporting, False
-            self.told.put_nowait(None)  # ask
+            self.told.put_nowait(None)  # ask now
 
     async def next(self, timeout_s: float) -> Status | None:
-        """Return what is told next, None where nothing is for so long."""
+        """Return the next status of the stream, None where it ended or none came within the time-out."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.told.get()

@@ -45,10 +45,10 @@ class Store:
         self.root = root
 
     def check_readable(self) -> None:
-        """Raise UnavailableError where the folder is there and can't be read, or has bytes for a name."""
+        """Raise UnavailableError where the folder exists and can't be read, or its name is no UTF-8."""
         try:
             str(self.root).encode()
-        except UnicodeEncodeError:  # which Arrow, to name one, can't write to
+        except UnicodeEncodeError:  # Arrow, for one, can't write to it
             raise UnavailableError(
                 f"store.dir: the name {clean(self.root)} is no UTF-8; choose another"
             ) from None
@@ -85,7 +85,7 @@ class Store:
         return Entry(self.root / key[:2] / key, self)
 
     def claim(self, request_id: str, key: str) -> bool:
-        """Note that a request at fal belongs to `key`; return False where another key has it."""
+        """Write down that a request at fal belongs to `key`; return False where it belongs to another key."""
         claims = self.root / "claims"
         path = claims / _file_name(request_id)
         part = claims / f".{key}.part"
@@ -102,7 +102,7 @@ class Store:
         return True
 
     def has_claim(self, key: str) -> bool:
-        """Tell whether fal has had a request of a key; looks at every claim."""
+        """Tell whether a request at fal belongs to a key; looks at every claim."""
         return any((claim / key).exists() for claim in (self.root / "claims").glob("*"))
 
 
@@ -114,7 +114,7 @@ def _probe(folder: Path) -> None:
 
 
 def _file_name(request_id: str) -> str:
-    """Return a request id as it is where every file system takes it, otherwise its hash."""
+    """Return a request id as a file name: itself where every file system takes it, otherwise its hash."""
     if PLAIN_ID.fullmatch(request_id):
         return request_id
     return f"sha256-{sha256(request_id.encode(errors='replace')).hexdigest()}"
@@ -134,9 +134,9 @@ class Entry:
         return self.folder.name
 
     def state(self) -> State:
-        """Return what the journal and the files say: damaged where they can't be trusted.
+        """Return the state by the journal and the files, with the stage DAMAGED where they can't be trusted.
 
-        A video that is not as it came is to be fetched again, and so is a result that can't be read.
+        A video that is gone or has changed leads back to FETCHED, a result that can't be read to COMPLETED.
         """
         try:
             return self._by_files(self.journal.state())
@@ -158,7 +158,7 @@ class Entry:
         return state
 
     def _has_video(self, size: int | None) -> bool:
-        """Tell whether the video has the size that it came with, and more than zeros at its beginning."""
+        """Tell whether the video has the size that was downloaded, and does not begin with zeros only."""
         try:
             with open(self.video, "rb") as file:
                 begin = file.read(64)
@@ -167,19 +167,19 @@ class Entry:
             return False
 
     def attempts(self, command: str) -> list[Attempt]:
-        """Return the submissions that a command made; none where the journal can't be trusted, as `state` says."""
+        """Return the submissions that a command made; none where the journal can't be trusted."""
         try:
             return [one for one in fold(self.journal.events()).attempts if one.command == command]
         except StoreError:
             return []
 
     def has_lost_journal(self) -> bool:
-        """Tell whether fal has had the request, while the journal says nothing; looks at every claim."""
+        """Tell whether fal has had the request though the journal has no events; looks at every claim."""
         is_begun = (self.folder / "request.json").exists()
         return is_begun and self.journal.state().is_blank and self.store.has_claim(self.key)
 
     def make_folder(self) -> None:
-        """Make the folder, which outlives a power cut from here on."""
+        """Make the folder, and force it to disk, so that it survives a power cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
         sync_folder(self.folder.parent)
         sync_folder(self.store.root)
@@ -195,7 +195,7 @@ class Entry:
         self.write_request(request)
 
     def write_request(self, request: GenerationRequest) -> None:
-        """Write `request.json`, unless it is there and says what makes the key."""
+        """Write `request.json`, unless it is there and is right but for the price."""
         saved = self.read_json("request.json")
         if saved.keys() != request.as_dict().keys() or saved != {
             **request.as_dict(),
@@ -221,20 +221,20 @@ class Entry:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Yield a name for what becomes `name` when the block ends; what a block that broke off left is there."""
+        """Yield a path to write to, which becomes `name` when the block ends, and is kept where the block raises."""
         part = self._part(name)
         yield part
         force(part, self.folder / name)
 
     def discard_part(self, name: str) -> None:
-        """Remove what a `replacing` that broke off has left."""
+        """Remove the file that a `replacing` that raised has kept."""
         self._part(name).unlink(missing_ok=True)
 
     def _part(self, name: str) -> Path:
         return self.folder / f"{name}.part"
 
     def submitted(self, ticket: Ticket, how: str) -> bool:
-        """Journal that fal has the request under this ticket, unless another key has taken it over."""
+        """Claim a ticket and journal it as submitted; return False where another key has claimed it."""
         try:
             is_mine = self.store.claim(ticket.request_id, self.key)
             if is_mine:
@@ -248,12 +248,12 @@ class Entry:
         return is_mine
 
     def measurements(self, fingerprint: str) -> Path:
-        """Return the folder of a measurement, which is there once it has been made."""
+        """Return the folder of a measurement, which exists once it has been made."""
         return self.folder / "measurements" / fingerprint
 
     @contextmanager
     def tracking_lock(self) -> Iterator[None]:
-        """Hold what whoever writes the generation to MLflow holds, where the folder can be written."""
+        """Hold the lock for writing the generation to MLflow; no lock in a folder that can't be written."""
         lock = FileLock(self.folder / "tracking.lock")
         with suppress(OSError):  # a store that can only be read has no other writer here
             lock.acquire()
@@ -263,10 +263,10 @@ class Entry:
             lock.release()
 
     def lock(self, timeout_s: float) -> FileLock:
-        """Return what `async_lock` does, for code that has no event loop."""
+        """Return the same lock as `async_lock`, for code that has no event loop."""
         return FileLock(self.folder / "lock", timeout=timeout_s)
 
     def async_lock(self, timeout_s: float = -1) -> AsyncFileLock:
-        """Return what is held by whoever works on the generation; a negative time-out waits for ever."""
+        """Return the lock of whoever works on the generation; a negative time-out waits for ever."""
         path = self.folder / "lock"
         return AsyncFileLock(path, timeout=timeout_s, poll_interval=0.2, run_in_executor=False)

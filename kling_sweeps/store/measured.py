@@ -1,4 +1,4 @@
-"""The folder of one measurement, read without decoding what is in it."""
+"""The folder of one measurement, read without decoding its files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 VALUES, FRAMES, FILMSTRIP = "values.json", "frames.parquet", "filmstrip.png"
-# What a record has, and of what type.
+# The parts of a record, and their types.
 RECORD = dict.fromkeys(("values", "errors", "facts", "versions"), dict)
 
 
 def is_measured(folder: Path) -> bool:
-    """Tell, without decoding them, whether a folder's files are those of a whole measurement."""
+    """Tell, without decoding them, whether a folder has all files of a measurement, each with its beginning and end."""
     try:
         read_record(folder)
         has_strip = _ends(folder / FILMSTRIP, b"\x89PNG", b"IEND\xaeB`\x82")
@@ -23,7 +23,7 @@ def is_measured(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read what `Measurement.record` gave when it was saved; raise OSError or ValueError where that is torn."""
+    """Read a saved `Measurement.record`; raise OSError or ValueError where it is incomplete."""
     saved = json.loads((folder / VALUES).read_bytes())
     if not isinstance(saved, dict) or {name: type(part) for name, part in saved.items()} != RECORD:
         raise ValueError(f"{folder / VALUES} is no record of a measurement")
@@ -31,14 +31,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_values(folder: Path) -> dict[str, float]:
-    """Read the values alone, without those that could not be measured; none where the record is gone."""
+    """Read the values, without those that could not be measured; none where the record can't be read."""
     with suppress(OSError, ValueError):
         return {name: value for name, value in read_record(folder)["values"].items() if value is not None}
     return {}
 
 
 def read_flaws(folder: Path) -> str:
-    """Read what went wrong, in one line: the name of a metric, or `video`, and why; "" where nothing did."""
+    """Read the errors in one line, each with the name of its metric or `video`; "" where there are none."""
     try:
         errors = read_record(folder)["errors"]
     except (OSError, ValueError) as error:

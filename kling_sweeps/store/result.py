@@ -14,9 +14,9 @@ from kling_sweeps.store.state_machine import Attempt, State
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that is over: its video measured in `measurement`, a folder, or an error.
+    """A run that is over: `measurement` is the folder of its measurement, unless there is an error.
 
-    `was_complete` tells that it was so before, in MLflow too, and nothing was done.
+    `was_complete` tells that the store and MLflow had it before, so that nothing was done for it.
     """
 
     cell: Cell
@@ -28,7 +28,7 @@ class RunResult:
 
     @property
     def flaws(self) -> str:
-        """Return what could not be measured and why, in one line; "" where all was, or nothing."""
+        """Return in one line what could not be measured and why; "" where nothing is to be said."""
         return read_flaws(self.measurement) if self.measurement else ""
 
     def attempts(self, command: str) -> list[Attempt]:

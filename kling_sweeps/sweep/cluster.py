@@ -1,4 +1,4 @@
-"""Whether the machines of a cluster see one store, without which each would buy for itself."""
+"""Checks that all machines of a cluster use one store, since each would buy every video otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kling_sweeps.experiment.settings import Settings
 
 
 def problems(settings: Settings, cluster: str) -> Iterator[str]:
-    """Yield what many machines can't share."""
+    """Yield the settings that are not the same on every machine, each with what to do."""
     if settings.provider.name == "auto":
         yield (
             f"cluster={cluster} has many machines, and with provider=auto each would decide alone whether it "
@@ -25,7 +25,7 @@ def problems(settings: Settings, cluster: str) -> Iterator[str]:
 
 
 def announce(settings: Settings) -> None:
-    """Leave a mark in the store, by which a job on another machine knows it."""
+    """Write a file into the store that `check` looks for on the other machines."""
     try:
         _mark(settings).parent.mkdir(parents=True, exist_ok=True)
         _mark(settings).touch()

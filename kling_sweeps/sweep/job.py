@@ -1,4 +1,16 @@
-"""One job of Hydra's: what any launcher runs."""
+"""One job of Hydra's, and how a job and a launcher meet.
+
+A launcher calls Hydra's `run_job` for each job, which writes the job's config down and calls a task function.
+
+- Our launcher (`hydra/launcher=fal`) reads the configs of all jobs, unless the guard has before the sweep began,
+  and gives their cells to `runner.run_all` together. Once a run is over, it calls `run_job` with a task function
+  that only returns the run's objective or raises its error. The config is composed again for that, since a
+  composed config is larger than what it takes to compose it, and a sweep may have thousands.
+- Any other launcher (basic, joblib, Ray, submitit), and a command of a single run, has Hydra call `job`: in this
+  process, in another one or on another machine. It reads its config and gives its one cell to `runner.run_all`.
+
+Both come to the same: what is in the store is not bought again, and what is in MLflow is not written again.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +22,8 @@ from typing import Any
 def job(cfg: Any) -> float | None:
     """Generate, measure and track one video; return its objective, for a sweeper that searches.
 
-    What a launcher has completed for it is not done again. In a sweep it raises RunError, a single run ends
-    the process, since Hydra would print the overrides with an error.
+    A failure raises RunError in a sweep. In a command of a single run it raises SystemExit, since Hydra would print
+    the overrides with any other exception.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

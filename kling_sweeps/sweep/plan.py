@@ -1,4 +1,4 @@
-"""What a command would do: every cell, what is here already, and what the rest costs."""
+"""The plan of a command: its cells, how far the store has each, and what the rest costs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WORDS = {
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and how far it has come; a second cell with the same request is a repeat and costs nothing.
+    """A cell and its state in the store; `is_repeat` tells that an earlier cell has the same request.
 
-    `is_retried` tells that one that failed, or whose answer was lost, may be generated again, `fits` that
-    the budget allows it.
+    `is_retried` tells that the user's policy pays again for one that failed or whose answer was lost, `fits` that
+    the budget allows the cell.
     """
 
     cell: Cell
@@ -55,7 +55,7 @@ class PlannedCell:
 
     @property
     def cost_usd(self) -> float | None:
-        """Return what the cell is going to cost in USD, None where nobody knows."""
+        """Return what the cell is going to cost in USD, None where it has no known price."""
         return self.cell.request.price_usd if self.is_new else 0.0
 
 
@@ -67,21 +67,21 @@ class Plan:
 
     @property
     def total_usd(self) -> float:
-        """Return what the plan costs in USD, without what has no price."""
+        """Return what the plan costs in USD, without cells that have no known price."""
         return round(sum(planned.cost_usd or 0.0 for planned in self.planned), 4)
 
     @property
     def committed_usd(self) -> float:
-        """Return what its cells have cost already, or may have, in USD."""
+        """Return what the cells have cost before, or may have, in USD."""
         return round(sum(p.state.committed_usd for p in self.planned if not p.is_repeat), 4)
 
     @property
     def pending(self) -> bool:
-        """Tell whether anything is left to ask a provider for."""
+        """Tell whether a cell is left that takes a provider."""
         return any(p.is_new or p.state.stage not in OVER for p in self.planned)
 
     def check_price(self) -> None:
-        """Raise BudgetError where nobody knows what a cell costs."""
+        """Raise BudgetError where a cell has no known price."""
         for planned in self.planned:
             if planned.cost_usd is None:
                 raise BudgetError(
@@ -90,7 +90,7 @@ class Plan:
                 )
 
     def check_budget(self, max_usd: float) -> None:
-        """Raise BudgetError where the plan, with what its cells have cost already, is over budget."""
+        """Raise BudgetError where the plan, with what its cells have cost before, is over budget."""
         whole = round(self.committed_usd + self.total_usd, 4)
         if not any(planned.fits for planned in self.planned):
             raise BudgetError(f"nothing of this fits into budget.max_usd={max_usd:g}")
@@ -102,7 +102,7 @@ class Plan:
             )
 
     def fitted(self, max_usd: float) -> Plan:
-        """Return the plan with what does not fit marked, one repeat of every cell before the next."""
+        """Return the plan with `fits` set: cells in the order of their sample, as long as the budget lasts."""
         left = round(max_usd - self.committed_usd, 4)
         fits = {}
         for planned in sorted(self.planned, key=lambda planned: planned.cell.request.sample):
@@ -114,9 +114,9 @@ class Plan:
 
 
 def make_plan(cells: Sequence[Cell], store: Store, policy: Policy, is_ephemeral: bool) -> Plan:
-    """Look each cell up in the store; the policy may be to pay again.
+    """Look each cell up in the store, and plan what is to be done for it.
 
-    A provider that `is_ephemeral` is an emulator started for the command, which has none of the earlier requests.
+    `is_ephemeral` tells that the provider is an emulator started for this command, which has no earlier requests.
     """
     planned: list[PlannedCell] = []
     seen: set[str] = set()

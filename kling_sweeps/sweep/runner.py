@@ -1,13 +1,12 @@
-"""One command from its plan to its results, whoever runs the jobs."""
+"""One command from its plan to its results, for all its runs or for one job's."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from contextvars import ContextVar
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 from kling_sweeps.errors import (
     FlawedError,
@@ -32,10 +31,10 @@ def run_all(
 ) -> Iterator[RunResult]:
     """Print the plan, then yield each run as it completes, tracked, then print the results.
 
-    What stands in MLflow as it should comes first. A dry run yields nothing. Raises RefusedError before
-    anything is submitted; a command that `is_begun`, with other cells, no longer minds where MLflow is.
+    Runs that are complete in the store and in MLflow come first. A dry run yields nothing. Raises RefusedError
+    before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow.
     """
-    runs = Runs(settings, cells)
+    runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
     if settings.dry_run:
         summary.show_refusal(runs)
@@ -45,28 +44,26 @@ def run_all(
     if not is_begun:
         tracker.check()
     results = [replace(result, was_complete=True) for result in runs.finished() if tracker.has(result)]
-    standing = {result.cell.request.key for result in results}
-    left = [cell for cell in runs.cells if cell.request.key not in standing]
+    complete = {result.cell.request.key for result in results}
+    left = [cell for cell in runs.cells if cell.request.key not in complete]
     try:
-        for result in tuple(results):
-            with _handing_over(result):
-                yield result
+        yield from tuple(results)
         if left:
             for result in _completed(runs, left, tracker, max_in_flight):
                 results.append(result)
-                with _handing_over(result):
-                    yield result
+                yield result
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
 
 
 def _completed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: int) -> Iterator[RunResult]:
-    """Yield each run that is left once it is over and tracked; a first failure ends it where it shall."""
+    """Yield each run that is left once it is over and tracked; with `fail_fast`, the first that failed is the last."""
     progress = Progress(left, len(runs.cells) - len(left), runs.settings.command)
-    completed = runs.complete(left, progress, max_in_flight)
+    may_open = threading.Event()
+    completed = runs.complete(left, _Observer(progress, may_open), max_in_flight)
     # Whatever ends the loop, nothing is submitted any more when the results are shown.
-    with opening(tracker, progress.has_submitted) as opener, progress.shown(), closing(completed):
+    with opening(tracker, may_open) as opener, progress.shown(), closing(completed):
         for result in _tracked(tracker, opener, progress, completed):
             progress.over(result)
             yield result
@@ -74,10 +71,23 @@ def _completed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight
                 return
 
 
+@dataclass(frozen=True)
+class _Observer:
+    """Shows the stage of each run; the first that is past its submission sets `may_open`, for MLflow's import."""
+
+    progress: Progress
+    may_open: threading.Event
+
+    def update(self, cell: Cell, stage: str, text: str) -> None:
+        if stage not in ("waiting", "submitting"):
+            self.may_open.set()
+        self.progress.update(cell, stage, text)
+
+
 def _tracked(
     tracker: Tracker, opener: threading.Thread, progress: Progress, completed: Iterator[RunResult]
 ) -> Iterator[RunResult]:
-    """Yield each run once it is tracked; what MLflow did not take at first is tried again at the end."""
+    """Yield each run once it is tracked; where MLflow failed, track it again after all others."""
     later = []
     for result in completed:
         progress.update(result.cell, "tracking", "")
@@ -93,42 +103,35 @@ def _tracked(
 
 
 def run_one(settings: Settings, cell: Cell) -> float | None:
-    """Do one job and return its objective; raise its RunError. What a launcher has completed is not done again.
+    """Generate, measure and track one cell; return its objective, None of a dry run. Raises RunError.
 
-    A run that is flawed raises too, unless somebody who takes an error for a failure searches by its objective.
+    FlawedError is not raised where there is an objective: a sweeper that searches would take it for a failure.
     """
-    result = is_handed_over = _handed_over.get()
-    if result is None:
-        result = next(iter(list(run_all(settings, [cell], max_in_flight=1))), None)
-    if result is None:
-        return None
-    if result.error:
-        raise result.error
-    if result.flaws and (is_handed_over or not settings.objective):
-        raise FlawedError(f"{result.cell.name}: {result.flaws}")
-    return objective(settings, result)
+    for result in list(run_all(settings, [cell], max_in_flight=1)):
+        error = error_of(result)
+        if error and not (settings.objective and isinstance(error, FlawedError)):
+            raise error
+        return objective(settings, result)
+    return None
+
+
+def error_of(result: RunResult) -> RunError | None:
+    """Return what a run failed with, FlawedError where some of its video could not be measured, else None."""
+    if result.error or not result.flaws:
+        return result.error
+    return FlawedError(f"{result.cell.name}: {result.flaws}")
 
 
 def objective(settings: Settings, result: RunResult) -> float | None:
-    """Return the metric that a sweeper searches by, None where none is wanted or it could not be measured."""
-    return read_values(result.measurement).get(settings.objective) if settings.objective else None
-
-
-_handed_over: ContextVar[RunResult | None] = ContextVar("completed_run", default=None)
-
-
-@contextmanager
-def _handing_over(result: RunResult) -> Iterator[None]:
-    token = _handed_over.set(result)
-    try:
-        yield
-    finally:
-        _handed_over.reset(token)
+    """Return the metric that a sweeper searches by, None where there is none or it could not be measured."""
+    if settings.objective is None or result.measurement is None:
+        return None
+    return read_values(result.measurement).get(settings.objective)
 
 
 def _track(tracker: Tracker, result: RunResult) -> RunError | None:
-    """Track a run that was submitted; return the error where MLflow failed, which costs nothing."""
-    if isinstance(result.error, (OverBudgetError, StoreError)):  # what stands in MLflow is as good as ever
+    """Track a run; return the error where MLflow failed, which costs nothing."""
+    if isinstance(result.error, (OverBudgetError, StoreError)):  # an earlier run in MLflow is still right
         return None
     try:
         tracker.track(result)

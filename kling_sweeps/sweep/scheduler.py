@@ -1,4 +1,4 @@
-"""The runs of a command: all generated and measured at once, each handed over as it completes."""
+"""The runs of a command: all generated and measured concurrently, each yielded as it completes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from filelock import Timeout
 
@@ -24,6 +24,7 @@ from kling_sweeps.errors import (
     StoreError,
     UnavailableError,
     explained,
+    submitted,
 )
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.generation.budget import Budget
@@ -43,32 +44,50 @@ log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Hears how the runs of a command come along; called from any thread."""
+    """Is told the stage of each run; called from any thread."""
 
     def update(self, cell: Cell, stage: str, text: str) -> None: ...
 
 
+@dataclass(frozen=True)
 class Runs:
     """The runs of one command, on one store and one provider."""
 
-    def __init__(self, settings: Settings, cells: Sequence[Cell]) -> None:
-        self.settings = settings
-        self.provider_name = providers.resolve(settings.provider)
-        self.is_ephemeral = self.provider_name == "emulator" and not settings.provider.base_url
-        self.store = Store(settings.store_dir / self.provider_name)
-        self.store.check_readable()
-        self.plan: Plan = make_plan(cells, self.store, settings.policy, self.is_ephemeral)
+    settings: Settings
+    provider_name: str
+    store: Store
+    plan: Plan
+
+    @classmethod
+    def read(cls, settings: Settings, cells: Sequence[Cell]) -> Self:
+        """Read from the store how far each cell has come, and plan the rest; raise RefusedError where it can't be read."""
+        provider_name = providers.resolve(settings.provider)
+        store = Store(settings.store_dir / provider_name)
+        store.check_readable()
+        plan = make_plan(cells, store, settings.policy, _is_ephemeral(settings, provider_name))
         if settings.budget.partial:
-            self.plan = self.plan.fitted(settings.budget.max_usd)
-        fitting = [planned.cell for planned in self.plan.planned if planned.fits]
-        self.cells = list({cell.request.key: cell for cell in reversed(fitting)}.values())[::-1]
+            plan = plan.fitted(settings.budget.max_usd)
+        return cls(settings, provider_name, store, plan)
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Tell whether the provider is an emulator that is started for this command and ends with it."""
+        return _is_ephemeral(self.settings, self.provider_name)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Return the cells that fit into the budget, without repeats of a request."""
+        fitting = {
+            planned.cell.request.key: planned.cell for planned in reversed(self.plan.planned) if planned.fits
+        }
+        return [*fitting.values()][::-1]
 
     @cached_property
     def fingerprint(self) -> str:
         return metrics.fingerprint(self.settings.metrics)
 
     def check(self) -> None:
-        """Raise RefusedError where the plan is over budget, or the store can't be written and has to be."""
+        """Raise RefusedError where the plan is over budget, or where it submits and the store can't be written."""
         self.check_price()
         try:
             self.store.check()
@@ -79,7 +98,7 @@ class Runs:
 
     @cached_property
     def budget(self) -> Budget:
-        """Return the command's budget, in which all that the plan's cells have cost counts, here or not."""
+        """Return the command's budget, in which what the plan's cells have cost before is counted."""
         budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
         for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
             entry = self.store.find(key)
@@ -91,18 +110,18 @@ class Runs:
         return budget
 
     def check_price(self) -> None:
-        """Raise BudgetError where the plan costs more than it may, or nobody knows what."""
+        """Raise BudgetError where the plan is over budget, or a price is unknown and has to be known."""
         if not self.settings.budget.allow_unknown_price:
             self.plan.check_price()
         self.plan.check_budget(self.settings.budget.max_usd)
 
     def in_flight(self) -> list[tuple[Cell, State]]:
-        """Return the cells that fal has, or may have, and that are not here yet."""
+        """Return the cells that fal has, or may have, and whose videos are not in the store."""
         states = ((cell, self.store.entry(cell.request).state()) for cell in self.cells)
         return [(cell, state) for cell, state in states if state.is_open]
 
     def finished(self) -> Iterator[RunResult]:
-        """Yield what is generated and measured already."""
+        """Yield the runs that the store has, generated and measured."""
         for planned in self.plan.planned:
             entry = self.store.entry(planned.cell.request)
             folder = entry.measurements(self.fingerprint)
@@ -112,7 +131,7 @@ class Runs:
                 yield RunResult(planned.cell, entry, planned.state, folder)
 
     def complete(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Iterator[RunResult]:
-        """Generate and measure each of some cells, and yield it as soon as it is over.
+        """Generate and measure cells concurrently, and yield each as soon as it is over.
 
         Raises RefusedError where the provider can't be used; then nothing was submitted.
         """
@@ -145,6 +164,10 @@ class Runs:
             settings.policy,
             {planned.cell.request.key: planned.state for planned in self.plan.planned},
         )
+
+
+def _is_ephemeral(settings: Settings, provider_name: str) -> bool:
+    return provider_name == "emulator" and not settings.provider.base_url
 
 
 @dataclass(frozen=True)
@@ -185,7 +208,7 @@ class _Scheduler:
             raise refused.exceptions[0] from None
 
     async def _cancel(self, cell: Cell) -> None:
-        """Cancel a request that waits in fal's queue; one that runs is paid for in any case."""
+        """Cancel a request that waits in fal's queue; one that runs is charged in any case."""
         entry = self.runs.store.entry(cell.request)
         try:
             async with entry.async_lock(timeout_s=0):
@@ -223,7 +246,7 @@ class _Scheduler:
         except RunError as failed:
             error = failed
         except RefusedError as refused:
-            if self.context and not self.context.has_submitted.is_set():
+            if self.context and not submitted.is_set():
                 raise  # nothing was submitted, and nothing can be
             error = RunError(str(refused), error_type="refused")
         except Exception as unexpected:  # one run's bad luck must not cost the others
@@ -242,7 +265,7 @@ class _Scheduler:
         )
 
     async def _measure(self, cell: Cell, entry: Entry) -> Path:
-        """Return the folder of a measurement; of several commands that want it one makes it."""
+        """Return the folder of the measurement; make it, unless another command has."""
         folder = entry.measurements(self.runs.fingerprint)
         if await _is_whole(folder):
             return folder
@@ -269,7 +292,7 @@ async def _is_whole(folder: Path) -> bool:
 
 
 def _unexpected(cell: Cell, error: Exception) -> RunError:
-    """Return the record of what nobody foresaw, logged with its place, or of what a disk refused."""
+    """Return an unexpected exception as a RunError, logged with its traceback, or as StoreError where a disk refused."""
     if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
         return StoreError(explained(error))
     log.error("%s failed unexpectedly", cell.name, exc_info=error)
@@ -278,7 +301,7 @@ def _unexpected(cell: Cell, error: Exception) -> RunError:
 
 @contextmanager
 def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
-    """Run a coroutine in a thread of its own, cancelled when the block ends; None or its error follows."""
+    """Run a coroutine in a thread, cancelled when the block ends; at its end, put None or its error into `finished`."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal before the runs, the plan, and after them, the results."""
+"""What is printed before the runs, the plan, and after them, the results."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
 
 
 def show_sweep(runs: Runs) -> None:
-    """Print how all the runs of a sweep stand that processes of its launcher made, what they cost, and where they are."""
+    """Print the stages, the cost and the MLflow address of all runs of a sweep, after other processes have made them."""
     states = [runs.store.entry(cell.request).state() for cell in runs.cells]
     counts = Counter(WORDS[state.stage] for state in states)
     summary = ", ".join(f"{n} {word}" for word, n in counts.items())
@@ -168,14 +168,14 @@ def show_sweep(runs: Runs) -> None:
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
-    """Return the submissions of this command for a run, whether or not it came to its end."""
+    """Return the submissions that this command made for a run, which may not be over."""
     return runs.store.entry(cell.request).attempts(runs.settings.command)
 
 
 def _row(
     cell: Cell, ends: Mapping[str, RunResult], made: Mapping[str, list[Attempt]], runs: Runs
 ) -> Row | None:
-    """Return the row of a run that is over, or whose video is paid for; None of any other."""
+    """Return the row of a run that is over or that fal has charged; None for any other."""
     key = cell.request.key
     prices = [attempt.price_usd for attempt in made[key] if attempt.cost is not Cost.FREE]
     usd = None if None in prices else sum(prices)
@@ -189,7 +189,7 @@ def _row(
 
 
 def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Column]:
-    """Return the columns of what was measured, the user's own first; as many are shown as fit."""
+    """Return the columns of the metrics, those of the user's own first; the table shows as many as fit."""
     own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
     names = dict.fromkeys([*(value.name for metric in build(own) for value in metric.values), *METRICS])
     measured = [read_values(one.measurement) if one and one.measurement else {} for one in ends]
@@ -232,7 +232,7 @@ def _say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
 
 
 def show_in_flight(runs: Runs) -> None:
-    """Say what fal still has, what it costs, and how it is collected; nothing where there is nothing."""
+    """Say which requests fal still has, what they cost, and how they are collected, where there are any."""
     in_flight = runs.in_flight()
     if not in_flight:
         return

@@ -49,10 +49,7 @@ class _Line:
 
 
 class Progress:
-    """The runs of a command, `command` by its id; `done` were finished before it.
-
-    `moving` is set once something was submitted, or is past that.
-    """
+    """The live display of a command's runs; `command` is its id, and `done` of them were complete before it."""
 
     def __init__(self, cells: Sequence[Cell], done: int, command: str) -> None:
         self.lines = {cell.request.key: _Line(cell) for cell in cells}
@@ -63,7 +60,6 @@ class Progress:
         self.begin = time.monotonic()
         self.finished_at: list[float] = []
         self.prices: list[float | None] = []
-        self.has_submitted = threading.Event()
         self.lock = threading.Lock()
 
     @contextmanager
@@ -88,8 +84,6 @@ class Progress:
             if stage in OVER:
                 del self.lines[cell.request.key]
                 self.over_counts[stage] += 1
-        if stage not in ("waiting", "submitting"):
-            self.has_submitted.set()
         if changed and self._is_worth_a_line(line):
             self._say(line)
 

@@ -1,4 +1,4 @@
-"""Which runs of an experiment stand in MLflow already, read without MLflow, whose import takes seconds."""
+"""Which runs of an experiment are in MLflow already, read without MLflow, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ RUNS = """
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The runs of an experiment: request key -> tag `content`, for whatever is there once and whole."""
+class TrackedRuns:
+    """The runs of an experiment: the tag `content` by request key, where exactly one complete run has the key."""
 
     experiment_id: str | None
     contents: dict[str, str]
 
 
-def read(uri: str, experiment: str) -> Standing | None:
-    """Read what stands in a SQLite file or on a server; None where only MLflow itself can tell."""
+def read(uri: str, experiment: str) -> TrackedRuns | None:
+    """Read the runs in a SQLite file or on a server; return None where only MLflow itself can read them."""
     address = Address(uri)
     try:
         if address.is_sqlite and address.file and not has_workspaces():
@@ -49,24 +49,24 @@ def read(uri: str, experiment: str) -> Standing | None:
     return None
 
 
-def _in_file(path: Path, experiment: str) -> Standing | None:
+def _in_file(path: Path, experiment: str) -> TrackedRuns | None:
     if not path.exists():
-        return Standing(None, {})
+        return TrackedRuns(None, {})
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
             return None
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:
-            return Standing(None, {})
-        return Standing(str(found[0]), _once(database.execute(RUNS, [found[0]])))
+            return TrackedRuns(None, {})
+        return TrackedRuns(str(found[0]), _once(database.execute(RUNS, [found[0]])))
 
 
-def _on_server(server: TrackingServer, experiment: str) -> Standing:
+def _on_server(server: TrackingServer, experiment: str) -> TrackedRuns:
     found = server.experiment(experiment)
     if found is None or found["lifecycle_stage"] != "active":
-        return Standing(None, {})
+        return TrackedRuns(None, {})
     tags = server.runs(found["experiment_id"])
-    return Standing(
+    return TrackedRuns(
         found["experiment_id"], _once((run.get("request_key"), run.get("content")) for run in tags)
     )
 

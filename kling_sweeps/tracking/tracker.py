@@ -119,6 +119,8 @@ class Tracker:
 
     @cached_property
     def experiment_id(self) -> str:
+        if self._read and self._read.experiment_id is not None:
+            return self._read.experiment_id
         name = experiment_name(self.sweep, self.provider)
         found = self.client.get_experiment_by_name(name)
         if found is None:
@@ -145,7 +147,7 @@ class Tracker:
             _ = self.client, self.experiment_id, self.known
 
     def has(self, result: RunResult) -> bool:
-        """Tell, without MLflow where that can be, whether a run stands there as it is."""
+        """Tell, without importing MLflow where that is possible, whether MLflow has a run as it is now."""
         return self.known.get(result.cell.request.key) == run_data.content(result)
 
     @cached_property
@@ -156,14 +158,16 @@ class Tracker:
         except Exception:  # which is seen where a run is tracked
             return {}
 
-    def _known(self) -> dict[str, str]:
+    @cached_property
+    def _read(self) -> tracked.TrackedRuns | None:
+        """Return what can be read of the experiment without MLflow, None where nothing can."""
         if self.is_away:
             self._ask()
-        name = experiment_name(self.sweep, self.provider)
-        if (found := tracked.read(self.uri, name)) is not None:
-            if found.experiment_id is not None:
-                self.experiment_id = found.experiment_id
-            return found.contents
+        return tracked.read(self.uri, experiment_name(self.sweep, self.provider))
+
+    def _known(self) -> dict[str, str]:
+        if self._read is not None:
+            return self._read.contents
         return {run.data.tags["request_key"]: run.data.tags.get("content", "") for run in self._search("")}
 
     def _search(self, filter_string: str) -> Iterator[Run]:
@@ -178,7 +182,7 @@ class Tracker:
                 return
 
     def track(self, result: RunResult) -> None:
-        """Write a run, unless it stands there as it is; one that was begun or has changed is replaced."""
+        """Write a run, unless MLflow has it as it is now; one that is incomplete or has changed is replaced."""
         with self._trying():
             if self.is_away:
                 self._ask()  # answers at once, where MLflow would try again for a minute
@@ -188,7 +192,7 @@ class Tracker:
 
     @contextmanager
     def _trying(self) -> Iterator[None]:
-        """Keep in mind whether MLflow was away the last time."""
+        """Note in `is_away` whether MLflow failed the last time."""
         try:
             yield
         except Exception:
@@ -197,7 +201,7 @@ class Tracker:
         self.is_away = False
 
     def _replace(self, result: RunResult) -> None:
-        """Write a run with what people gave the ones that stand for it, and delete those only then."""
+        """Write a run with the tags and the name that people gave earlier runs of its request, then delete those."""
         there = list(self._search(f"tags.request_key = '{result.cell.request.key}'"))
         there.sort(key=lambda run: (run.data.tags.get("content") == run_data.content(result), _ended(run)))
         theirs: dict[str, str] = {}
@@ -212,7 +216,7 @@ class Tracker:
             self.client.delete_run(run.info.run_id)
 
     def _add_tags(self, run: Run, theirs: dict[str, str]) -> None:
-        """Give a run what people gave another one that stood for it."""
+        """Add the tags that people gave to another run of the same request."""
         for key, value in theirs.items():
             if run.data.tags.get(key) != value:
                 self.client.set_tag(run.info.run_id, key, value)

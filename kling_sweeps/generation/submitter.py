@@ -1,4 +1,4 @@
-"""Submitting a request, once; and finding it again where the answer was lost."""
+"""Submits a request once, and finds it in fal's history where the answer was lost."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.patience import Notify, Patience
 from kling_sweeps.store.folder import Entry
-from kling_sweeps.store.state_machine import State, Ticket
+from kling_sweeps.store.state_machine import Ticket
 
-# fal may note a request a little before it was noted here.
+# How much earlier than here fal may have noted a submission.
 NOTED_BEFORE = timedelta(minutes=5)
 # How far this machine's clock may be ahead where nobody said what time it is at fal.
 LARGEST_SKEW = timedelta(hours=25)
-# What a submission may end in without having been bought; anything else is unknown.
+# The errors of a submission that fal certainly did not accept; after any other it may have.
 NOT_BOUGHT = (NeverSentError, RejectedError, RateLimitedError, LockedAccountError, CredentialsError)
 
 
 @dataclass(frozen=True)
-class Submission:
-    """One request that is to be submitted, or was, nobody knows how it ended."""
+class Submitter:
+    """The steps of a request that fal has not accepted yet, or whose acceptance is unknown."""
 
     context: GenerationContext
     request: GenerationRequest
@@ -43,7 +43,7 @@ class Submission:
     notify: Notify
 
     async def submit(self) -> None:
-        """Send the request; what was certainly not bought, and may be taken later, is sent again."""
+        """Send the request; again after errors that say that fal has not accepted it and may do so later."""
         self.notify("submitting", "")
         patience = Patience(self.context.settings, self.notify)
         while True:
@@ -53,17 +53,16 @@ class Submission:
                 await patience.wait(error, "not submitted")
 
     async def _submit_after_the_first(self) -> None:
-        """Submit; the first submission of a command alone, so that a wrong key is refused with nothing sent."""
-        if self.context.has_submitted.is_set():
+        """Submit; the first submission of a command alone, so that a wrong key is refused before any other is sent."""
+        if submitted.is_set():
             try:
                 await _to_its_end(self._submit_once())
                 return
             except CredentialsError as error:
                 raise RejectedError(str(error), error_type="unauthorized") from None
         async with self.context.first_submission:
-            if not self.context.has_submitted.is_set():
+            if not submitted.is_set():
                 await _to_its_end(self._submit_once())
-                self.context.has_submitted.set()
                 submitted.set()
                 return
         await self._submit_after_the_first()
@@ -81,7 +80,7 @@ class Submission:
         try:
             ticket = await self.context.provider.submit(self.request)
         except UnknownError:
-            return  # which is what "submitting" stands for
+            return  # the last event is "submitting", so that the stage is UNKNOWN
         except NOT_BOUGHT as error:
             self.entry.journal.append("not_submitted", error=str(error))
             self.context.budget.settle(self.entry.key, self.entry.state().committed_usd)
@@ -90,9 +89,10 @@ class Submission:
         self.entry.submitted(ticket, how="answered")
 
     async def look_up(self) -> None:
-        """Find a submission whose answer was lost in fal's history, for as long as that may lag.
+        """Look for a submission whose answer was lost in fal's history, for `history_wait_s` after it was sent.
 
-        A history that can't be read proves nothing: it is asked again for as long, and then given up.
+        Raises UnknownError where the history does not list it and the user's policy does not pay again, and where
+        the history can't be read for `history_wait_s` from now on.
         """
         self.notify("looking up", "its answer was lost")
         since, *again = self.entry.state().unanswered
@@ -113,16 +113,16 @@ class Submission:
                     raise self._unknown(since, f"can't be read ({error})") from None
                 self.notify("looking up", str(error))
             await asyncio.sleep(self.context.settings.poll.interval(wait_s))
-        if not self._may_resubmit:
+        if not self.context.may_resubmit(self.entry.key, self.entry.state()):
             raise self._unknown(since, "does not list it")
         await self.submit()
 
     async def _adopt(self, since: datetime, margin: timedelta) -> bool:
-        """Take over the request of the history that has these arguments, no owner, and the nearest time."""
+        """Claim the request in the history that has these arguments, is no other key's, and was sent nearest to `since`."""
         history = self.context.provider.history(self.request.endpoint, since - margin)
         mine = [past async for past in history if past.arguments == self.request.arguments]
         mine.sort(key=lambda past: abs((past.sent_at or since) - since))
-        # What an earlier attempt of this key was given is no answer to this one.
+        # An id that an earlier attempt of this key was given is not this one's.
         earlier = {attempt.request_id for attempt in self.entry.journal.state().attempts}
         tickets = (Ticket(self.request.endpoint, past.request_id) for past in mine)
         return any(
@@ -130,15 +130,6 @@ class Submission:
             for ticket in tickets
             if ticket.request_id not in earlier
         )
-
-    @property
-    def _may_resubmit(self) -> bool:
-        """Tell whether the user's word to pay again was given, and no command has used it up since the plan."""
-        lost = len(self.entry.state().unanswered)
-        is_own = self.entry.state().attempted_by == self.context.command
-        planned = self.context.planned.get(self.entry.key, State())
-        is_used_up = lost > 1 and (is_own or lost > len(planned.unanswered))
-        return self.context.policy.unknown == "resubmit" and not is_used_up
 
     def _unknown(self, since: datetime, history: str) -> UnknownError:
         cost = "what it costs" if self.request.price_usd is None else f"{self.request.price_usd:.2f} USD"
@@ -150,7 +141,7 @@ class Submission:
 
 
 async def _to_its_end(work: Awaitable[None]) -> None:
-    """Await work that a cancellation does not break off, but only follows."""
+    """Await work to its end, and only then raise a cancellation that came meanwhile."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
