@@ -14,18 +14,18 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 from . import endpoints, outcomes
 from .faults import Faults
-from .journal import Journal
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
 from .submission import IN_QUEUE, Outcome, Submission
+from .submission_log import SubmissionLog
 
 
 class RequestQueue:
     """All submissions; at most `settings.slots` of them run, the others wait in their order."""
 
-    def __init__(self, settings: EmulatorSettings, folder: Path, journal: Journal, faults: Faults) -> None:
+    def __init__(self, settings: EmulatorSettings, folder: Path, log: SubmissionLog, faults: Faults) -> None:
         self.folder = folder
-        self._settings, self._journal, self._faults = settings, journal, faults
-        self._submissions = {known.request_id: known for known in journal.read()}
+        self._settings, self._log, self._faults = settings, log, faults
+        self._submissions = {known.request_id: known for known in log.read()}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(render_workers(settings.slots), "render")
         self._stopping = threading.Event()
@@ -66,7 +66,7 @@ class RequestQueue:
     ) -> Submission:
         """Accept a submission: from here on it is run and charged, whatever the client hears of it."""
         accepted = Submission(len(self._submissions), endpoint, arguments, low_priority, start_timeout_s)
-        self._journal.accepted(accepted)
+        self._log.accepted(accepted)
         self._submissions[accepted.request_id] = accepted
         if start_timeout_s is not None:
             asyncio.get_running_loop().call_later(start_timeout_s, self._expire, accepted)
@@ -76,7 +76,7 @@ class RequestQueue:
     def mark_answered(self, submission: Submission) -> None:
         """Note that the client was sent the request id."""
         submission.answered = True
-        self._journal.answered(submission)
+        self._log.answered(submission)
 
     def position(self, submission: Submission) -> int:
         """Return how many requests are before this one; 0 when it isn't waiting."""
@@ -154,7 +154,7 @@ class RequestQueue:
 
     def _end(self, submission: Submission, outcome: Outcome) -> None:
         submission.end(outcome)
-        self._journal.ended(submission)
+        self._log.ended(submission)
         self._fill_slots()
 
     def _expire(self, submission: Submission) -> None:

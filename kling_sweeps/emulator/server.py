@@ -21,9 +21,9 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from . import control, files, platform_api, queue_api
 from .connection import BreakableProtocol
 from .faults import Faults
-from .journal import Journal
 from .queue import RequestQueue
 from .state import Emulator
+from .submission_log import SubmissionLog
 
 Endpoint = Callable[[Emulator, Request], Awaitable[Response]]
 RUN_HOSTS = ("fal.run", "falrun.com")
@@ -107,7 +107,7 @@ def _route(emulator: Emulator, path: str, method: str, endpoint: Endpoint) -> Ro
 
 def _emulator(settings: EmulatorSettings, folder: Path) -> Emulator:
     faults = Faults()
-    queue = RequestQueue(settings, folder, Journal(settings.state_dir), faults)
+    queue = RequestQueue(settings, folder, SubmissionLog(settings.state_dir), faults)
     return Emulator(settings, queue, faults)
 
 

@@ -11,7 +11,7 @@ from .submission import Outcome, Submission
 NAME = "submissions.jsonl"
 
 
-class Journal:
+class SubmissionLog:
     """The events of all submissions; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
