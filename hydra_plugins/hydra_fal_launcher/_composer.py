@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -36,6 +36,11 @@ class Composer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
+    @property
+    def loader(self) -> ConfigLoader:
+        """Itself, as what it is registered as."""
+        return cast(ConfigLoader, self)
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose one job; raise what Hydra raises.
 
@@ -64,11 +69,11 @@ class Composer:
 
     def _compose(self, master: DictConfig, overrides: Sequence[Override]) -> DictConfig:
         values = [override for override in overrides if self._is_value(override)]
-        fixed = tuple(o.input_line for o in overrides if not self._is_value(o))
+        fixed = tuple(written(o) for o in overrides if not self._is_value(o))
         if fixed not in self._bases:
             base = self._loader.load_sweep_config(master, list(fixed))
             self._bases[fixed] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL)
-        config = pickle.loads(self._bases[fixed])
+        config: DictConfig = pickle.loads(self._bases[fixed])
         OmegaConf.copy_cache(from_config=master, to_config=config)
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         task = [override for override in overrides if not override.is_hydra_override()]
@@ -83,6 +88,12 @@ class Composer:
         if override.is_sweep_override() or override.is_hydra_override():
             return False
         return override.package is None and not self._is_group(override.key_or_group)
+
+
+def written(override: Override) -> str:
+    """Return an override as it was given."""
+    assert override.input_line is not None  # as the parser leaves it
+    return override.input_line
 
 
 ConfigLoader.register(Composer)

@@ -85,13 +85,13 @@ class _Jobs:
 
     def read(self, number: int) -> tuple[Settings, Cell]:
         """Read a job, unless that was done before the sweep began."""
-        known = self.launcher.hydra_context.config_loader.known(list(self.overrides[number]))
+        known: tuple[Settings, Cell] | None = self.launcher.composer.known(list(self.overrides[number]))
         return known or read_job(self.config(number))
 
     def config(self, number: int) -> DictConfig:
         launcher = self.launcher
         overrides = list(self.overrides[number])
-        config = launcher.hydra_context.config_loader.compose(launcher.config, overrides)
+        config = launcher.composer.compose(launcher.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = self.first + number
         return config

@@ -21,8 +21,9 @@ class FalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from ._composer import Composer
 
-        if not isinstance(hydra_context.config_loader, Composer):  # the guard's, which has read every job
-            hydra_context.config_loader = Composer(hydra_context.config_loader)
+        loader = hydra_context.config_loader  # maybe the guard's, which has read every job
+        self.composer: Composer = loader if isinstance(loader, Composer) else Composer(loader)
+        hydra_context.config_loader = self.composer.loader
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

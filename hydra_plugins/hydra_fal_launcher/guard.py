@@ -6,6 +6,7 @@ import atexit
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -36,7 +37,7 @@ from kling_sweeps.experiment.config import (
     read_job,
     read_settings,
 )
-from kling_sweeps.experiment.reader import leaves, said
+from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
@@ -45,7 +46,7 @@ from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
 
 from . import _outputs
-from ._composer import Composer
+from ._composer import Composer, written
 
 # More can't be looked over by anybody, and composing them takes minutes.
 MOST_RUNS = 20_000
@@ -118,11 +119,11 @@ def _take_params(config: DictConfig) -> list[str]:
 
     The sweeper is given them all as if from the command line: it would resolve the file's before any job.
     """
-    params = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("params") or {}
+    params = unresolved(config.hydra.sweeper).get("params") or {}
     if not isinstance(params, dict):
         raise ConfigError(f"hydra.sweeper.params is {params}, not a mapping of keys to values")
     given = [f"{key}={_values(key, value)}" for key, value in params.items()]
-    overrides = [*given, *OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
+    overrides = [*given, *unresolved(config.hydra.overrides)["task"]]
     with open_dict(config):
         config.hydra.overrides.task, config.hydra.sweeper.params = overrides, {}
     return overrides
@@ -167,7 +168,7 @@ def _tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
 def _problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str]:
     if (number := prod(map(_number_of_values, overrides))) > MOST_RUNS:
         yield f"the sweep has {number:,} runs; at most {MOST_RUNS:,} are taken at once"
-    texts = _text_keys(config, "\n".join(override.input_line for override in overrides))
+    texts = _text_keys(config, "\n".join(map(written, overrides)))
     for override in overrides:
         if not isinstance(override.value(), ChoiceSweep):
             continue
@@ -182,18 +183,18 @@ def _problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str
 
 def _number_of_values(override: Override) -> int:
     value = override.value()
-    if isinstance(value, RangeSweep):
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
         return max(0, ceil((value.stop - value.start) / value.step))
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _is_ours(config: DictConfig) -> bool:
-    return config.hydra.launcher._target_.startswith(__package__)
+    return str(config.hydra.launcher._target_).startswith(__package__)
 
 
 def _is_known(config: DictConfig) -> bool:
     """Tell whether all the jobs of a sweep are known beforehand."""
-    return config.hydra.sweeper._target_.endswith("BasicSweeper")
+    return str(config.hydra.sweeper._target_).endswith("BasicSweeper")
 
 
 def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
@@ -237,9 +238,10 @@ def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
 def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settings, list[Cell]]:
     """Read every job of a sweep; what is read here is known to our launcher."""
     hydra = GlobalHydra.instance().hydra
+    assert hydra  # it runs
     composer = Composer(hydra.config_loader)
-    lines = [override.input_line for override in overrides]
-    parsed = OverridesParser.create(config_loader=composer).parse_overrides(lines)
+    lines = [*map(written, overrides)]
+    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
 
     def read(number: int) -> tuple[Settings, Cell]:
@@ -247,17 +249,19 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
         with open_dict(job):
             job.hydra.job.id = job.hydra.job.num = number
         _refuse_folder(job)
-        return composer.keep(jobs[number], read_job(job))
+        found = read_job(job)
+        composer.keep(jobs[number], found)
+        return found
 
-    found = read_all(lambda number=number: read(number) for number in range(len(jobs)))
+    found = read_all(partial(read, number) for number in range(len(jobs)))
     if _is_ours(config):
-        hydra.config_loader = composer
+        hydra.config_loader = composer.loader
     return found
 
 
 def _text_keys(config: DictConfig, overrides: str) -> set[str]:
     """Return the keys whose values are texts: prompts, and whatever else a model or template takes."""
-    arguments = OmegaConf.to_container(config.model, resolve=False).get("arguments") or {}
+    arguments = unresolved(config.model).get("arguments") or {}
     strings = {name for name, argument in arguments.items() if argument.get("type") == "string"}
     prompts = str(OmegaConf.to_container(config.prompts, resolve=False))
     return strings | {"prompt"} | set(FACTOR.findall(prompts + overrides))
@@ -268,13 +272,18 @@ def _is_quoted(override: Override) -> bool:
     return all(
         isinstance(element, QuotedString)
         or (override.key_or_group == "prompt" and ID.fullmatch(str(element)))
-        for element in override.value().list
+        for element in _choices(override)
     )
 
 
+def _choices(override: Override) -> list[Any]:
+    value = override.value()
+    return list(value.list) if isinstance(value, ChoiceSweep) else []
+
+
 def _split_text(override: Override) -> str:
-    key, text = override.input_line.split("=", 1)
-    each = ",".join(f"'{str(element).strip()}'" for element in override.value().list)
+    key, text = written(override).split("=", 1)
+    each = ",".join(f"'{str(element).strip()}'" for element in _choices(override))
     return (
         f"{override.input_line} has a comma outside of quotes, where Hydra splits it into several "
         f"values.\n  For one text write    {key}=\"'{text.strip()}'\"\n"

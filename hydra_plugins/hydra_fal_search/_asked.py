@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.hydra_fal_launcher._composer import Composer
+from hydra_plugins.hydra_fal_launcher._composer import Composer, written
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.config import read_all, read_job
 from kling_sweeps.experiment.settings import Cell, Settings
@@ -53,14 +53,20 @@ class Asked:
     @property
     def options(self) -> DictConfig:
         """Return conf/hydra/sweeper/optuna.yaml, as it was changed."""
-        return self.jobs.config.hydra.sweeper
+        options: DictConfig = self.jobs.config.hydra.sweeper
+        return options
+
+    @property
+    def objective(self) -> str:
+        """Return the metric that is searched by, which read_asked has seen to be given."""
+        return self.settings.objective or ""
 
     @property
     def n_trials(self) -> int:
         """Return how many trials there shall be in all, no more than there are different ones."""
         if self.options.custom_search_space:
-            return self.options.n_trials
-        return min(self.options.n_trials, math.prod(map(sampling.size, self.space.values())))
+            return int(self.options.n_trials)
+        return int(min(self.options.n_trials, math.prod(map(sampling.size, self.space.values()))))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -86,12 +92,13 @@ class Asked:
         values = {name: sampling.edges(found)[0] for name, found in self.space.items()}
         price = None
         for name, found in self.space.items():
-            prices = {
-                v: self.jobs.read(values | {name: v})[1].request.price_usd for v in sampling.edges(found)
-            }
-            if None in prices.values():
-                return None
-            values[name] = max(prices, key=prices.get)
+            prices: dict[Any, float] = {}
+            for value in sampling.edges(found):
+                usd = self.jobs.read(values | {name: value})[1].request.price_usd
+                if usd is None:
+                    return None
+                prices[value] = usd
+            values[name] = max(prices, key=prices.__getitem__)
             price = prices[values[name]]
         return price
 
@@ -102,7 +109,7 @@ def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str])
     `arguments` are a sweep file's params as well, which the guard has put before those of the command line.
     """
     _check(config.hydra.sweeper)
-    parser = OverridesParser.create(config_loader=composer)
+    parser = OverridesParser.create(config_loader=composer.loader)
     overrides = {o.key_or_group: o for o in parser.parse_overrides(list(arguments))}
     swept = {
         o.get_key_element(): sampling.distribution(o) for o in overrides.values() if o.is_sweep_override()
@@ -111,9 +118,7 @@ def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str])
         raise ConfigError(
             "nothing is searched: give a key an interval, like 'cfg_scale=interval(0, 1)', or values"
         )
-    jobs = Jobs(
-        config, composer, {k: o.input_line for k, o in overrides.items() if not o.is_sweep_override()}
-    )
+    jobs = Jobs(config, composer, {k: written(o) for k, o in overrides.items() if not o.is_sweep_override()})
     firsts = {name: sampling.edges(found)[0] for name, found in swept.items()}
     declared = jobs.compose(firsts).model.get("arguments") or {}
     space = {n: sampling.stepped(found, declared.get(n.lstrip("+")) or {}) for n, found in swept.items()}

@@ -32,6 +32,7 @@ def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
 
     Raises RefusedError before anything is submitted, and RunError where a run failed.
     """
+    assert sweeper.hydra_context and sweeper.config  # as setup() leaves them
     composer = Composer(sweeper.hydra_context.config_loader)
     asked = read_asked(sweeper.config, composer, arguments)
     runs = Runs.read(asked.settings, [])
@@ -55,7 +56,7 @@ class _Search:
         self.asked = asked
         self.journal = journal
         self.runs = runs
-        self.asker = Asker(sweeper.config, asked.space, asked.jobs.fixed)
+        self.asker = Asker(asked.jobs.config, asked.space, asked.jobs.fixed)
         self.tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name)
         self.proposals: list[Proposal] = []
         self.cells: list[Cell] = []
@@ -155,6 +156,7 @@ class _Search:
 
     def _launch(self, numbers: Sequence[int], first: int) -> None:
         overrides = [self.asked.jobs.overrides(self.proposals[number].values) for number in numbers]
+        assert self.sweeper.launcher  # as setup() leaves it
         returns = self.sweeper.launcher.launch(overrides, initial_job_idx=first)
         self.is_begun = True
         failed = 0
@@ -171,7 +173,7 @@ class _Search:
 
     @property
     def found(self) -> Found:
-        return Found(self.asked.settings.objective, self.asked.options.direction, self.trials)
+        return Found(self.asked.objective, self.asked.options.direction, self.trials)
 
     def say_plan(self) -> None:
         """Say how many trials there are, and what the others cost at most."""
@@ -210,7 +212,8 @@ class _Search:
         if found.trial:
             best = {"name": "optuna", "best_params": found.trial.settings, "best_value": found.trial.value}
             OmegaConf.save(
-                OmegaConf.create(best), Path(self.sweeper.config.hydra.sweep.dir, "optimization_results.yaml")
+                OmegaConf.create(best),
+                Path(self.asked.jobs.config.hydra.sweep.dir, "optimization_results.yaml"),
             )
         self.asker.export(found.trials)
         try:

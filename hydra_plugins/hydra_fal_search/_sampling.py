@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from kling_sweeps.sweep.search import Proposal, Trial
 
 Space = Mapping[str, BaseDistribution]
 # What Optuna says of itself at every start.
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 # How often a sampler may propose what is there already before chance chooses, and chance before it ends.
 PATIENCE, LAST_PATIENCE = 50, 2000
@@ -46,7 +47,8 @@ KEY = "request_key"
 def distribution(override: Override) -> BaseDistribution:
     """Return what is searched by an override; raise ConfigError for a sweep that can't be."""
     try:
-        return create_optuna_distribution_from_override(override)
+        found: BaseDistribution = create_optuna_distribution_from_override(override)
+        return found
     except (NotImplementedError, AssertionError, ValueError) as error:
         raise ConfigError(f"{override.input_line} can't be searched: {error}") from None
 
@@ -72,9 +74,14 @@ def _multiples(found: UniformDistribution, step: Decimal) -> tuple[float, float]
     return (float(low), float(high)) if low < high else None
 
 
+def _ends(found: BaseDistribution) -> tuple[Any, Any]:
+    """Return the ends of an interval; every distribution but that of choices has them."""
+    return found.low, found.high  # type: ignore[attr-defined]  # not of their common base
+
+
 def edges(found: BaseDistribution) -> list[Any]:
     """Return all choices, or the ends of an interval."""
-    return list(found.choices) if isinstance(found, CategoricalDistribution) else [found.low, found.high]
+    return list(found.choices) if isinstance(found, CategoricalDistribution) else list(_ends(found))
 
 
 def size(found: BaseDistribution) -> float:
@@ -105,7 +112,7 @@ class Asker:
 
     @property
     def direction(self) -> str:
-        return self.config.hydra.sweeper.direction
+        return str(self.config.hydra.sweeper.direction)
 
     def propose(self, trials: Sequence[Trial]) -> Iterator[Proposal]:
         """Yield proposals for as long as the sampler, or else chance, has any; some may be there already."""
@@ -141,8 +148,9 @@ class Asker:
         given = self.config.hydra.sweeper.sampler
         sampler = instantiate(given, **({} if given.get("seed") is None else {"seed": self._seed(done)}))
         if isinstance(sampler, functools.partial):  # of a grid, which is to be told what is searched
-            return sampler({name: _grid(name, found) for name, found in self.space.items()})
-        return sampler
+            sampler = sampler({name: _grid(name, found) for name, found in self.space.items()})
+        made: optuna.samplers.BaseSampler = sampler
+        return made
 
     @cached_property
     def own_study(self) -> optuna.Study | None:
@@ -178,7 +186,7 @@ def _frozen(trial: Trial) -> optuna.trial.FrozenTrial | None:
     """Return a trial that is over as Optuna has it, None for another."""
     if trial.state == "open":
         return None
-    return create_trial(
+    frozen: optuna.trial.FrozenTrial = create_trial(
         state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
         value=trial.value,
         params=dict(trial.proposal.values),
@@ -186,6 +194,7 @@ def _frozen(trial: Trial) -> optuna.trial.FrozenTrial | None:
         user_attrs={KEY: trial.cell.request.key},
         system_attrs=dict(trial.proposal.notes),
     )
+    return frozen
 
 
 def _tidy(value: Any, found: BaseDistribution) -> Any:
@@ -194,13 +203,16 @@ def _tidy(value: Any, found: BaseDistribution) -> Any:
         return value
     if isinstance(found, DiscreteUniformDistribution):
         return round(value, 10)
-    return min(max(float(f"{value:.3g}"), found.low), found.high)
+    low, high = _ends(found)
+    return min(max(float(f"{value:.3g}"), low), high)
 
 
 def _grid(name: str, found: BaseDistribution) -> list[Any]:
     if isinstance(found, CategoricalDistribution):
         return list(found.choices)
-    if math.isinf(size(found)):
+    number = size(found)
+    if math.isinf(number):
         raise ConfigError(f"hydra/sweeper/sampler=grid: {name} has no step")
     step = getattr(found, "q", getattr(found, "step", 1))
-    return [_tidy(found.low + n * step, found) for n in range(size(found))]
+    low, _ = _ends(found)
+    return [_tidy(low + n * step, found) for n in range(int(number))]

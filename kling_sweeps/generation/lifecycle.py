@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kling_sweeps.errors import (
     DownloadError,
@@ -66,6 +67,7 @@ def _check_there(entry: Entry, context: GenerationContext) -> None:
     """Raise StoreError where the journal of what was bought is damaged or gone, since it would be bought again."""
     state, planned = entry.state(), context.planned.get(entry.key, State())
     if state.stage is Stage.DAMAGED:
+        assert state.error  # damage is told as one
         raise state.error
     is_gone = state.is_blank and not planned.is_blank
     if is_gone or (context.budget.amounts.get(entry.key) and entry.has_lost_journal()):
@@ -186,7 +188,7 @@ class _Generation:
             if not await self._is_recovered(error):
                 raise PollError(str(error)) from None
 
-    def _keep(self, result: dict) -> None:
+    def _keep(self, result: dict[str, Any]) -> None:
         self.entry.discard_part("video.mp4")  # it was another attempt's
         self.entry.write_json("result.json", result)
         self.entry.journal.append("fetched")
@@ -220,18 +222,18 @@ class _Generation:
             self._lost(lost)
         return True
 
-    async def _output_in_history(self) -> dict | None:
+    async def _output_in_history(self) -> dict[str, Any] | None:
         since = self.entry.state().submitting_at or self.provider.now()
         async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
-            if past.request_id == self.ticket.request_id and video_url(past.output):
+            if past.request_id == self.ticket.request_id and past.output and video_url(past.output):
                 return dict(past.output)
         return None
 
     @property
     def _is_recent(self) -> bool:
         """Tell whether fal completed the request less than `late_s` ago, so that its result may only be late."""
-        age = datetime.now(UTC) - self.entry.state().at_fal_since
-        return age.total_seconds() < self.settings.late_s
+        since = self.entry.state().at_fal_since
+        return since is not None and (datetime.now(UTC) - since).total_seconds() < self.settings.late_s
 
     def _lost(self, error: LostResultError | DownloadError | VideoError) -> None:
         """Journal that fal no longer has the result, and raise; where `may_pay_again`, begin anew instead, once."""
@@ -263,7 +265,8 @@ class _Generation:
     async def download(self) -> None:
         """Download the video; a broken one is downloaded again, until the same bytes came `VIDEO_ATTEMPTS` times."""
         self.notify("downloading", "")
-        begin, patience, came = time.monotonic(), Patience(self.settings, self.notify), []
+        begin, patience = time.monotonic(), Patience(self.settings, self.notify)
+        came: list[str] = []
         while True:
             try:
                 problem = await self._download_once(came)
@@ -291,7 +294,7 @@ class _Generation:
         is then kept as `undecodable.mp4`.
         """
         with self.entry.replacing("video.mp4") as part:
-            await self.provider.download(video_url(self.entry.read_json("result.json")), part)
+            await self.provider.download(video_url(self.entry.read_json("result.json")) or "", part)
             try:
                 await self.workers.verify(part)
             except VideoError as error:

@@ -145,8 +145,8 @@ class Entry:
         except OSError as error:
             problem = explained(error)
         remedy = f"bring the file back, or move {self.folder} away, and it is generated and paid for anew"
-        error = StoreError(f"{problem}. Nothing is done for this run while it is so: {remedy}")
-        return State(stage=Stage.DAMAGED, error=error)
+        damage = StoreError(f"{problem}. Nothing is done for this run while it is so: {remedy}")
+        return State(stage=Stage.DAMAGED, error=damage)
 
     def _by_files(self, state: State) -> State:
         if state.is_blank and (self.video.exists() or (self.folder / "result.json").exists()):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kling_sweeps.errors import StoreError, explained
 from kling_sweeps.store.state_machine import COMPLETED, Stage, State, fold
@@ -101,7 +101,7 @@ class Journal:
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            event = json.loads(line)
+            event: dict[str, Any] = json.loads(line)
         except (ValueError, RecursionError):
             raise StoreError(f"{self.path}, line {number}: it is no JSON") from None
         if problem := _problem(event):
@@ -109,7 +109,7 @@ class Journal:
         return event
 
     @staticmethod
-    def _ends_whole(file: Any) -> bool:
+    def _ends_whole(file: BinaryIO) -> bool:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 

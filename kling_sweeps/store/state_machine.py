@@ -155,7 +155,7 @@ class State:
 
     @property
     def request_id(self) -> str | None:
-        return self.ticket and self.ticket.request_id
+        return self.ticket.request_id if self.ticket else None
 
     @property
     def attempted_by(self) -> str | None:
@@ -247,7 +247,7 @@ def _facts(last: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if inference_s is None and completed:
         inference_s = _seconds(started, completed)
     queue_s = _seconds(submitted, started) if submitted and started else None
-    if queue_s is not None and started is completed:
+    if queue_s is not None and inference_s is not None and started is completed:
         queue_s = max(0.0, queue_s - inference_s)
     at_fal = completed or submitted
     return {

@@ -104,7 +104,7 @@ class Plan:
     def fitted(self, max_usd: float) -> Plan:
         """Return the plan with `fits` set: cells in the order of their sample, as long as the budget lasts."""
         left = round(max_usd - self.committed_usd, 4)
-        fits = {}
+        fits: dict[str, bool] = {}
         for planned in sorted(self.planned, key=lambda planned: planned.cell.request.sample):
             cost = planned.cost_usd or 0.0
             key = planned.cell.request.key

@@ -7,12 +7,12 @@ import logging
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from filelock import Timeout
 
@@ -41,6 +41,9 @@ from kling_sweeps.sweep.plan import Plan, make_plan
 from kling_sweeps.video import opencv
 
 log = logging.getLogger(__name__)
+
+# What is over, in the order in which it came to its end; then an error that ended all, or None.
+Finished = queue.SimpleQueue[RunResult | BaseException | None]
 
 
 class Observer(Protocol):
@@ -130,18 +133,18 @@ class Runs:
                     entry.write_request(planned.cell.request)
                 yield RunResult(planned.cell, entry, planned.state, folder)
 
-    def complete(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Iterator[RunResult]:
+    def complete(self, cells: Sequence[Cell], observer: Observer, max_in_flight: int) -> Generator[RunResult]:
         """Generate and measure cells concurrently, and yield each as soon as it is over.
 
         Raises RefusedError where the provider can't be used; then nothing was submitted.
         """
-        finished: queue.SimpleQueue[RunResult | BaseException | None] = queue.SimpleQueue()
+        finished: Finished = queue.SimpleQueue()
         with ExitStack() as stack:
             provider = None
             if self.plan.pending:
                 provider = stack.enter_context(providers.opened(self.settings.provider, self.provider_name))
             workers = stack.enter_context(Workers(len(cells), max_pixels=self.settings.max_pixels))
-            context = provider and self._context(provider, workers)
+            context = self._context(provider, workers) if provider else None
             scheduler = _Scheduler(
                 self, cells, context, workers, observer, asyncio.Semaphore(max_in_flight), finished
             )
@@ -180,7 +183,7 @@ class _Scheduler:
     workers: Workers
     observer: Observer
     slots: asyncio.Semaphore
-    finished: queue.SimpleQueue
+    finished: Finished
     failed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self) -> None:
@@ -194,7 +197,7 @@ class _Scheduler:
             await self._run_all()
         except asyncio.CancelledError:
             if self.context.policy.on_interrupt == "cancel":
-                await asyncio.gather(*(self._cancel(cell) for cell, _ in self.runs.in_flight()))
+                await asyncio.gather(*(self._cancel(cell, provider) for cell, _ in self.runs.in_flight()))
             raise
         finally:
             await provider.close()
@@ -207,20 +210,22 @@ class _Scheduler:
         except* RefusedError as refused:
             raise refused.exceptions[0] from None
 
-    async def _cancel(self, cell: Cell) -> None:
+    async def _cancel(self, cell: Cell, provider: Provider) -> None:
         """Cancel a request that waits in fal's queue; one that runs is charged in any case."""
         entry = self.runs.store.entry(cell.request)
         try:
             async with entry.async_lock(timeout_s=0):
-                await self._cancel_queued(cell, entry)
+                await self._cancel_queued(cell, entry, provider)
         except Timeout:
             pass  # another command works on it
         except (RunError, OSError) as error:
             log.warning("%s could not be cancelled: %s", cell.name, error)
 
-    async def _cancel_queued(self, cell: Cell, entry: Entry) -> None:
-        provider, state = self.context.provider, entry.state()
-        if state.stage is not Stage.SUBMITTED or (await provider.status(state.ticket)).stage != "IN_QUEUE":
+    async def _cancel_queued(self, cell: Cell, entry: Entry, provider: Provider) -> None:
+        state = entry.state()
+        if state.stage is not Stage.SUBMITTED or state.ticket is None:
+            return
+        if (await provider.status(state.ticket)).stage != "IN_QUEUE":
             return
         entry.journal.append("cancelling")
         try:
@@ -300,7 +305,7 @@ def _unexpected(cell: Cell, error: Exception) -> RunError:
 
 
 @contextmanager
-def _in_thread(work, finished: queue.SimpleQueue) -> Iterator[None]:
+def _in_thread(work: Coroutine[Any, Any, None], finished: Finished) -> Iterator[None]:
     """Run a coroutine in a thread, cancelled when the block ends; at its end, put None or its error into `finished`."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)

@@ -105,7 +105,7 @@ class SearchJournal:
 
 def read_trial(number: int, proposal: Proposal, cell: Cell, runs: Runs, error: str = "") -> Trial:
     """Read from the store what came of a proposal; `error` is what its run ended with in this command, if it failed."""
-    entry, objective = runs.store.entry(cell.request), runs.settings.objective
+    entry, objective = runs.store.entry(cell.request), runs.settings.objective or ""
     state, folder = entry.state(), entry.measurements(runs.fingerprint)
     is_over = state.stage is Stage.FINISHED
     if is_over and is_measured(folder):

@@ -31,9 +31,11 @@ class Found:
 
     @cached_property
     def trial(self) -> Trial | None:
-        complete = [trial for trial in self.trials if trial.state == "complete"]
-        sign = 1 if self.direction == "minimize" else -1
-        return min(complete, key=lambda trial: sign * trial.value, default=None)
+        values = [trial.value for trial in self.trials if trial.value is not None]
+        if not values:
+            return None
+        best = min(values) if self.direction == "minimize" else max(values)
+        return next(trial for trial in self.trials if trial.value == best)
 
     def __str__(self) -> str:
         if self.trial is None:
@@ -85,12 +87,12 @@ def _write(tracker: Tracker, name: str, found: Found, theirs: Mapping[str, str],
         "named": title,
     }
     run_id = client.create_run(
-        tracker.experiment_id, tags=ours | theirs, run_name=theirs.get(run_data.NAME, title)
+        tracker.experiment_id, tags={**ours, **theirs}, run_name=theirs.get(run_data.NAME, title)
     ).info.run_id
     settings = found.trial.settings if found.trial else {}
     for key, value in {"objective": found.objective, "direction": found.direction, **settings}.items():
         client.log_param(run_id, key, value)
-    if found.trial:
+    if found.trial and found.trial.value is not None:
         client.log_metric(run_id, found.objective, found.trial.value)
     client.log_metric(run_id, "trials", len(found.trials))
     client.log_text(run_id, found.csv(), "trials.csv")

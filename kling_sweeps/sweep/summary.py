@@ -178,7 +178,8 @@ def _row(
     """Return the row of a run that is over or that fal has charged; None for any other."""
     key = cell.request.key
     prices = [attempt.price_usd for attempt in made[key] if attempt.cost is not Cost.FREE]
-    usd = None if None in prices else sum(prices)
+    known = [price for price in prices if price is not None]
+    usd = sum(known) if len(known) == len(prices) else None
     if key in ends:
         error = ends[key].error
         return Row(cell, error.error_type, "red", usd) if error else Row(cell, "tracked", "green", usd)
@@ -203,7 +204,9 @@ def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Colum
 
 def _say_ends(over: Sequence[RunResult]) -> None:
     """Name the runs that failed and those that something went wrong with, and say why."""
-    said = [(("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error]
+    said: list[tuple[str | tuple[str, str], ...]] = [
+        (("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error
+    ]
     said += [
         ((f"flawed {one.cell.name}: {one.flaws}", "yellow"),) for one in over if one.flaws and not one.error
     ]

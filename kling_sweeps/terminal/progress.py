@@ -68,8 +68,13 @@ class Progress:
             yield self
             return
         # What is redirected to a file stays there.
-        where = {"redirect_stderr": sys.stderr.isatty(), "transient": True}
-        with Live(get_renderable=self.render, console=console, refresh_per_second=4, **where):
+        with Live(
+            get_renderable=self.render,
+            console=console,
+            refresh_per_second=4,
+            redirect_stderr=sys.stderr.isatty(),
+            transient=True,
+        ):
             yield self
 
     def update(self, cell: Cell, stage: str, text: str) -> None:
@@ -142,12 +147,17 @@ class Progress:
         table = Table(box=None, pad_edge=False, show_edge=False)
         widths = self._widths()
         for name, width in zip(("run", "stage", "", "elapsed"), widths, strict=True):
-            justify = "right" if name == "elapsed" else "left"
-            table.add_column(name, width=width, no_wrap=True, overflow="ellipsis", justify=justify)
+            table.add_column(
+                name,
+                width=width,
+                no_wrap=True,
+                overflow="ellipsis",
+                justify="right" if name == "elapsed" else "left",
+            )
         for line in active[:room]:
-            name = Text(shortened(line.cell.name, widths[0]))
+            run = Text(shortened(line.cell.name, widths[0]))
             elapsed = Text(_duration(time.monotonic() - line.begin))
-            table.add_row(name, Text(line.stage, style="cyan"), Text(line.text), elapsed)
+            table.add_row(run, Text(line.stage, style="cyan"), Text(line.text), elapsed)
         idle = [line for line in lines if line.stage in IDLE]
         counts = Counter([*(line.stage for line in active[room:]), *("waiting" for _ in idle)])
         rest = ", ".join(f"{n} more {stage}" for stage, n in counts.items())

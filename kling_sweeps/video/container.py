@@ -166,7 +166,7 @@ def _demuxer(file: BinaryIO, max_pixels: int, **options: str) -> av.container.In
         if error.errno != errno.EBADF:
             raise
     # On Windows FFmpeg's C library need not be Python's, and then has descriptors of its own.
-    return av.open(file, options=options, metadata_errors="replace")
+    return av.open(file, "r", options=options, metadata_errors="replace")
 
 
 def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
