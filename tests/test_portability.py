@@ -41,6 +41,7 @@ pathlib.Path(os.environ["STARTED"], str(os.getpid())).touch()
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_without_what_windows_lacks(command, tmp_path):
     """Generates on the emulator, measures and tracks, in processes that can't use any of it."""
     started = tmp_path / "started"

@@ -26,11 +26,11 @@ class Composer:
     What was read of a job before the sweep begins is kept for the launcher, which then need not compose it.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
-        self._loader = loader
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = cast(ConfigLoaderImpl, loader)
         self._known: dict[tuple[str, ...], Any] = {}
         self._parser = OverridesParser.create()
-        self._is_group = cache(loader.repository.group_exists)
+        self._is_group = cache(self._loader.repository.group_exists)
         self._bases: dict[tuple[str, ...], bytes] = {}
 
     def __getattr__(self, name: str) -> Any:

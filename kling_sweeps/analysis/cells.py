@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -66,7 +67,8 @@ def cells(
     for factor in factors:
         levels_of(runs, factor)
     known = runs.dropna(subset=factors)
-    joint = known.assign(**{CELL: list(known[factors].itertuples(index=False, name=None))})
+    cell = pd.Series(list(known[factors].itertuples(index=False, name=None)), known.index, object)
+    joint = known.assign(**{CELL: cell})
     held = set(factors).union(*(twins for twins in TWINS if twins & set(factors)))
     joint.attrs = {**runs.attrs, "params": [*(p for p in listed(runs, "params") if p not in held), CELL]}
     pairing = paired(joint, CELL)
@@ -91,7 +93,7 @@ def cells(
     return Cells(metric, factors, scope, pd.DataFrame(rows))
 
 
-def _told(row: dict[str, float]) -> str:
+def _told(row: Mapping[Hashable, Any]) -> str:
     if not row["n"]:
         return f"– ({row['failed']} failed)"
     interval = f"{row['low']:.3g} to {row['high']:.3g}, " if row["low"] == row["low"] else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from kling_sweeps.analysis.pairing import Pairing
@@ -48,7 +49,8 @@ class Estimate:
 
     def p(self) -> np.ndarray:
         """Return the two-sided p value of no difference."""
-        return 2 * stats.t.sf(np.abs(self.value) / self.tested_error, self.freedom)
+        p: np.ndarray = 2 * stats.t.sf(np.abs(self.value) / self.tested_error, self.freedom)
+        return p
 
     @property
     def tested_error(self) -> np.ndarray:
@@ -116,7 +118,8 @@ def detectable(error: np.ndarray, freedom: np.ndarray, alpha: float, power: floa
         _factor(round(df, 2), alpha, power) if is_known else np.nan
         for df, is_known in zip(freedom, known, strict=True)
     ]
-    return error * np.array(factors)
+    smallest: np.ndarray = error * np.array(factors)
+    return smallest
 
 
 def power_of(effect: float, error: float, freedom: float, alpha: float) -> float:
@@ -134,7 +137,7 @@ def _factor(freedom: float, alpha: float, power: float) -> float:
     return float(optimize.brentq(lambda size: power_of(size, 1.0, freedom, alpha) - power, 0.0, high))
 
 
-def _ratio(numerator, denominator, otherwise: float = np.nan) -> np.ndarray:
+def _ratio(numerator: ArrayLike, denominator: ArrayLike, otherwise: float = np.nan) -> np.ndarray:
     """Divide where that can be done."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     result = np.full(denominator.shape, otherwise)

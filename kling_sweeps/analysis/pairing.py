@@ -34,7 +34,8 @@ class Pairing:
     def runs_of(self, level: int) -> np.ndarray:
         """Return a row for each block and a column for each run, 1 where the run is of both block and level."""
         blocks = np.arange(self.prompts.shape[1])[:, None]
-        return ((self.block == blocks) & (self.level == level)).astype(float)
+        is_of: np.ndarray = (self.block == blocks) & (self.level == level)
+        return is_of.astype(float)
 
 
 def paired(runs: pd.DataFrame, factor: str) -> Pairing:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -21,6 +22,10 @@ from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.tracking.tracker import experiment_name, mlflow_client
 from kling_sweeps.video.decode import frames
 from kling_sweeps.video.frame import Frame
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 # These may look like numbers and are names all the same.
@@ -66,7 +71,7 @@ def frames_df(runs: pd.DataFrame, tracking_uri: str | None = None) -> pd.DataFra
     for row in runs[runs["status"] == "FINISHED"].to_dict("records"):
         with tempfile.TemporaryDirectory() as folder:
             series = pd.read_parquet(client.download_artifacts(row["run_id"], "frames.parquet", folder))
-        labels = {_free(name, series): row[name] for name in ("run_id", *listed(runs, "params"))}
+        labels = {_free(name, series.columns): row[name] for name in ("run_id", *listed(runs, "params"))}
         tables.append(series.assign(**labels)[[*labels, *series]])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -112,22 +117,22 @@ def _uri(tracking_uri: str | None) -> str:
     return uri
 
 
-def _experiment_id(client, experiment: str) -> str:
+def _experiment_id(client: MlflowClient, experiment: str) -> str:
     meant = [experiment, *(experiment_name(experiment, provider) for provider in ("fal", "emulator"))]
     known = filter(None, map(client.get_experiment_by_name, meant))
-    found = {one.name: one.experiment_id for one in known if one.lifecycle_stage == "active"}
+    found: dict[str, str] = {one.name: one.experiment_id for one in known if one.lifecycle_stage == "active"}
     if experiment in found:
         return found[experiment]
     if len(found) > 1:
         names = " or ".join(map(repr, found))
         raise LookupError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
-        names = sorted(one.name for one in _all(client.search_experiments))
-        raise LookupError(f"there is no experiment {experiment!r}; there are {names}")
+        there = sorted(one.name for one in _all(client.search_experiments))
+        raise LookupError(f"there is no experiment {experiment!r}; there are {there}")
     return next(iter(found.values()))
 
 
-def _runs(client, experiment_id: str) -> list:
+def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     """Return the videos' runs as they were begun, one a request: the last where a replaced one still stands."""
     every = _all(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"]))
     found = [run for run in every if "kind" not in run.data.tags]
@@ -137,7 +142,7 @@ def _runs(client, experiment_id: str) -> list:
     return [run for run in found if run.info.run_id in kept]
 
 
-def _all(search: Callable) -> Iterator:
+def _all(search: Callable[..., Any]) -> Iterator[Any]:
     """Yield all that a search of MLflow's finds, page by page."""
     token = None
     while True:
@@ -148,7 +153,7 @@ def _all(search: Callable) -> Iterator:
             return
 
 
-def _row(run, taken: set[str]) -> dict:
+def _row(run: Run, taken: set[str]) -> dict[str, Any]:
     found = {name: getattr(run.info, name, None) or run.data.tags.get(name) for name in FOUND}
     params = {_free(name, taken): value for name, value in run.data.params.items()}
     return {**found, **params, **run.data.metrics}

@@ -38,7 +38,9 @@ def statements(table: pd.DataFrame, most: int = MOST) -> list[str]:
 
     Where metrics were asked for, it is of them that it is told what was not distinguishable.
     """
-    rows = table.to_dict("records")
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()} for row in table.to_dict("records")
+    ]
     found = [row for row in rows if row["verdict"] in (FOUND, WORTH_A_LOOK)]
     found.sort(key=lambda row: (row["verdict"] != FOUND, row["p_adjusted"], row["p"]))
     lines = [statement(row) for row in found[:most]]

@@ -105,7 +105,8 @@ def _film(pictures: Sequence[np.ndarray]) -> bytes:
     share = min(1.0, FILM_LONG / max(height, width))
     size = max(1, round(width * share)), max(1, round(height * share))
     joined = np.hstack([cv2.resize(pictures[index], size, interpolation=cv2.INTER_AREA) for index in chosen])
-    return cv2.imencode(".webp", joined, [cv2.IMWRITE_WEBP_QUALITY, 55])[1].tobytes()
+    encoded: np.ndarray = cv2.imencode(".webp", joined, [cv2.IMWRITE_WEBP_QUALITY, 55])[1]
+    return encoded.tobytes()
 
 
 def _encode(path: Path, pictures: Iterator[av.VideoFrame]) -> None:
@@ -126,7 +127,7 @@ def groups(clips: Sequence[Clip]) -> list[list[int]]:
     if len(clips) <= SINGLE:
         return [[number] for number in range(len(clips))]
     found: list[list[int]] = []
-    open_strips: dict[tuple, list[int]] = {}
+    open_strips: dict[tuple[object, ...], list[int]] = {}
     for number, clip in enumerate(clips):
         key = clip.height, clip.times
         strip = open_strips.get(key, [])

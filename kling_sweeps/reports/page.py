@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.reports.clips import Strip, groups, strip_of
 from kling_sweeps.reports.contents import EXPENSES, NOTHING, Contents, Factor, Video
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FOLDER = Path(__file__).parent / "page"
 SCRIPTS = ("numbers.js", "clock.js", "matrix.js", "theatre.js", "charts.js", "start.js")
@@ -97,7 +100,7 @@ def _tracks(contents: Contents) -> Tracks:
     return Tracks(ranges, texts, points)
 
 
-def _bytes(values, low: float, high: float) -> bytes:
+def _bytes(values: np.ndarray, low: float, high: float) -> bytes:
     import numpy as np
 
     share = (values - low) / ((high - low) or 1.0)
