@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
+
+import clips
 import pytest
 from hydra import initialize_config_dir, version
 from hydra.core.global_hydra import GlobalHydra
@@ -12,10 +16,13 @@ from hydra.test_utils.launcher_common_tests import (
     LauncherTestSuite,
 )
 from hydra.types import RunMode
+from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps import CONF
+from kling_sweeps.experiment import hydra_private
+from kling_sweeps.measurement.workers import Workers
 
 # What Hydra's suite says of its own old defaults.
 old_defaults = pytest.mark.filterwarnings("ignore:Future Hydra versions:UserWarning")
@@ -100,13 +107,51 @@ def test_what_cannot_be_composed_is_refused_as_hydra_refuses_it(loader, master, 
 
 
 def test_hydra_reads_its_files_once(loader, master, monkeypatch):
-    """Composes what jobs share a single time."""
+    """Composes what jobs share a single time, and the first job to compare with."""
     composer, composed = Composer(loader), []
     original = loader.load_sweep_config
     monkeypatch.setattr(loader, "load_sweep_config", lambda *args: composed.append(args) or original(*args))
     for cfg_scale in range(10):
         composer.load_sweep_config(master, [f"cfg_scale={cfg_scale / 10}", "prompt=potter"])
-    assert len(composed) == 1
+    assert len(composed) == 2
+
+
+def _raise(*_):
+    raise TypeError("changed")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("apply_values", _raise),
+        ("apply_values", lambda values, config: None),
+        ("override_dirname", _raise),
+        ("override_dirname", lambda task, options: "other"),
+        ("is_group", _raise),
+        ("is_group", lambda loader, name: False),
+    ],
+)
+def test_jobs_are_left_to_hydra_after_a_surprise(loader, master, monkeypatch, name, changed):
+    """Gives what Hydra gives where a private part of it is gone, raises, or does something else than it did."""
+    monkeypatch.setattr(hydra_private, name, changed)
+    composer = Composer(loader)
+    for job in (["model=kling_v2_master", "cfg_scale=0.3"], ["cfg_scale=0.4", "sample=1"]):
+        ours, theirs = composer.compose(master, list(job)), loader.load_sweep_config(master, list(job))
+        assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+
+
+def test_a_process_of_joblib_measures_too(tmp_path):
+    """Starts workers where the process has a start method that a spawned one would look for in vain."""
+    video = clips.write(tmp_path / "grey.mp4", clips.grey())
+    assert Parallel(n_jobs=2)(delayed(verified)(video) for _ in range(2)) == ["loky", "loky"]
+
+
+def verified(video):
+    """Verify a video in a worker process; return the start method that was found."""
+    method = multiprocessing.get_start_method()
+    with Workers(1) as workers:
+        asyncio.run(workers.verify(video))
+    return method
 
 
 def test_what_was_read_is_known_once(loader, master):

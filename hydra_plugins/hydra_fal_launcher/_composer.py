@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, cast
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+
+from kling_sweeps.experiment import hydra_private
 
 
 class Composer:
@@ -21,16 +21,18 @@ class Composer:
 
     Hydra reads every file and builds the defaults list anew for every job, and then changes single
     values. What was composed before the values is the same for all jobs with the same choices of
-    config groups, and is kept. A job that can't be composed this way is left to Hydra.
+    config groups, and is kept. A job that can't be composed this way is left to Hydra, and so are all where the
+    first is composed otherwise than by Hydra.
 
     What was read of a job before the sweep begins is kept for the launcher, which then need not compose it.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
-        self._loader = cast(ConfigLoaderImpl, loader)
+        self._loader = loader
         self._known: dict[tuple[str, ...], Any] = {}
         self._parser = OverridesParser.create()
-        self._is_group = cache(self._loader.repository.group_exists)
+        self._is_group = cache(partial(hydra_private.is_group, loader))
+        self._is_like_hydra: bool | None = None
         self._bases: dict[tuple[str, ...], bytes] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -58,10 +60,15 @@ class Composer:
 
     def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose one job, and keep nothing; raise what Hydra raises."""
-        try:
-            return self._compose(master_config, self._parser.parse_overrides(sweep_overrides))
-        except (HydraException, OmegaConfBaseException):
-            return self._loader.load_sweep_config(master_config, sweep_overrides)
+        if self._is_like_hydra is not False:
+            with suppress(Exception):  # whatever it is, Hydra goes on or says what is wrong
+                config = self._compose(master_config, self._parser.parse_overrides(sweep_overrides))
+                if self._is_like_hydra is None:
+                    theirs = self._loader.load_sweep_config(master_config, sweep_overrides)
+                    self._is_like_hydra = _content(config) == _content(theirs)
+                if self._is_like_hydra:
+                    return config
+        return self._loader.load_sweep_config(master_config, sweep_overrides)
 
     def known(self, sweep_overrides: list[str]) -> Any:
         """Return, once, what was read of a job before, None where nothing was."""
@@ -75,11 +82,11 @@ class Composer:
             self._bases[fixed] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL)
         config: DictConfig = pickle.loads(self._bases[fixed])
         OmegaConf.copy_cache(from_config=master, to_config=config)
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        hydra_private.apply_values(values, config)
         task = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in task]
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            task, **config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = hydra_private.override_dirname(
+            task, config.hydra.job.config.override_dirname
         )
         return config
 
@@ -94,6 +101,10 @@ def written(override: Override) -> str:
     """Return an override as it was given."""
     assert override.input_line is not None  # as the parser leaves it
     return override.input_line
+
+
+def _content(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=False)
 
 
 ConfigLoader.register(Composer)

@@ -10,7 +10,6 @@ from functools import partial
 from math import ceil, prod
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,6 +25,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kling_sweeps.errors import ConfigError, say_refused
+from kling_sweeps.experiment import hydra_private
 from kling_sweeps.experiment.config import (
     COMMAND_ID,
     FACTOR,
@@ -242,7 +242,9 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
     composer = Composer(hydra.config_loader)
     lines = [*map(written, overrides)]
     parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    jobs = hydra_private.jobs(parsed)
+    if jobs is None:
+        return read_settings(config), []  # our launcher reads them when it has them
 
     def read(number: int) -> tuple[Settings, Cell]:
         job = composer.compose(config, jobs[number])

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
+
+from kling_sweeps.experiment.hydra_private import yaml_loader
 
 LARGEST = 1e15
 LITERAL = "where the characters ${ are meant, write \\${"
@@ -136,7 +137,7 @@ def meant(value: Any, names: Iterable[str]) -> str | None:
 
 def _scalar(name: str) -> Any:
     try:
-        return yaml.load(name, Loader=get_yaml_loader())
+        return yaml.load(name, Loader=yaml_loader())
     except yaml.YAMLError:
         return name
 

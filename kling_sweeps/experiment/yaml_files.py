@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import os
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins import file_config_source
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment import hydra_private
 
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # which begins as UTF-16's does
@@ -29,8 +25,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 def install() -> None:
     """Let Hydra read its files by `FileConfigSource`."""
-    Plugins.instance()  # which registers Hydra's own
-    SourcesRegistry.instance().types["file"] = FileConfigSource
+    hydra_private.register(FileConfigSource)
 
 
 def load(path: str) -> tuple[str, DictConfig]:
@@ -59,7 +54,7 @@ def _encoding(path: str) -> str:
     return next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8-sig")
 
 
-class _Loader(get_yaml_loader()):  # type: ignore[misc]  # a class that a function makes
+class _Loader(hydra_private.yaml_loader()):  # type: ignore[misc]  # a class that a function makes
     """OmegaConf's loader, for which `1`, `007`, `no` and `~` are texts where they are keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
@@ -73,14 +68,17 @@ class _Loader(get_yaml_loader()):  # type: ignore[misc]  # a class that a functi
         return yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark, key.style)
 
 
-class FileConfigSource(file_config_source.FileConfigSource):
+class FileConfigSource(hydra_private.FileSource):
     """A folder of YAML files. It has the name of Hydra's own, whose registry in a worker process refuses another."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        path = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
-        head, config = load(path)
         try:
-            header = self._get_header_dict(head)
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
+            path = hydra_private.file_path(self, config_path)
+            head, config = load(path)
+            try:
+                header = hydra_private.header(self, head)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
+            return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
+        except hydra_private.GONE:
+            return super().load_config(config_path)

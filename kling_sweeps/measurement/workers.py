@@ -52,8 +52,11 @@ class Workers:
 
     @cached_property
     def _pool(self) -> ProcessPool:
-        if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "forkserver"):
-            # joblib's processes have a method of their own, which a spawned one would look for in vain.
+        if multiprocessing.get_start_method(allow_none=True) not in (
+            None,
+            *multiprocessing.get_all_start_methods(),
+        ):
+            # A process of joblib's has a method of its own, which a spawned one is told of and looks for in vain.
             multiprocessing.set_start_method("spawn", force=True)
         context = multiprocessing.get_context("spawn")
         return ProcessPool(self.number, initializer=_start, context=context)

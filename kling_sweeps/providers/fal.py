@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fal_client import AsyncClient, AsyncRequestHandle
+from fal_client import AsyncRequestHandle
 from fal_client.auth import (
     AuthCredentials,
     MissingCredentialsError,
@@ -25,7 +25,7 @@ from kling_sweeps.errors import (
 )
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import PastRequest, Status
-from kling_sweeps.providers import answers
+from kling_sweeps.providers import answers, fal_client_private
 from kling_sweeps.providers.download import download
 from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
@@ -60,18 +60,6 @@ def find_credentials() -> AuthCredentials | None:
     return found
 
 
-class _Client(AsyncClient):
-    """fal-client on an HTTP client of ours."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        super().__init__()
-        self._http = http
-
-    @property
-    async def _client(self) -> httpx.AsyncClient:
-        return self._http
-
-
 class FalProvider:
     """fal's queue, or a server at `base_url` that speaks its protocol."""
 
@@ -89,7 +77,6 @@ class FalProvider:
         streamed = headers | {"Accept-Encoding": "identity"}
         self._streams = client(Route(base_url, Way(base_url)), streamed, read_timeout_s=None)
         self._files = client(Way(base_url))
-        self._fal = _Client(self._http)
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -107,9 +94,11 @@ class FalProvider:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
 
     async def submit(self, request: GenerationRequest) -> Ticket:
-        handle = await self._fal.submit(request.endpoint, dict(request.arguments), headers=SUBMIT_HEADERS)
-        urls = (handle.status_url, handle.response_url, handle.cancel_url)
-        return self._addressed(Ticket(request.endpoint, handle.request_id, *urls))
+        accepted = await fal_client_private.submit(
+            self._http, request.endpoint, request.arguments, SUBMIT_HEADERS
+        )
+        urls = (accepted[name] for name in fal_client_private.ADDRESSES)
+        return self._addressed(Ticket(request.endpoint, accepted["request_id"], *urls))
 
     async def status(self, ticket: Ticket) -> Status:
         response = await self._ask("GET", self._addressed(ticket).status_url, "status", logs=1)
@@ -185,8 +174,9 @@ class FalProvider:
         made = AsyncRequestHandle.from_request_id(
             self._http, ticket.endpoint, answers.in_path(ticket.request_id)
         )
-        names = ("status_url", "response_url", "cancel_url")
-        foreign = [name for name in names if not self._route.is_own(getattr(ticket, name))]
+        foreign = [
+            name for name in fal_client_private.ADDRESSES if not self._route.is_own(getattr(ticket, name))
+        ]
         return replace(ticket, **{name: getattr(made, name) for name in foreign})
 
 

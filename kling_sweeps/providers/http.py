@@ -12,7 +12,8 @@ from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 
 import httpx
-from fal_client.client import AsyncBackupDomainTransport
+
+from kling_sweeps.providers import fal_client_private
 
 # Seconds: for a connection to be made, and, once a request is sent, for its answer to be here whole.
 ANSWER_TIMEOUT_S = 60.0
@@ -68,7 +69,7 @@ def _by_environment() -> httpx.AsyncBaseTransport:
     """Return what honours the environment's proxies; raise ProxyError where they can't be used."""
     named = ", ".join(name for name in PROXY_VARIABLES if os.environ.get(name))
     try:
-        return AsyncBackupDomainTransport()
+        return fal_client_private.outside()
     except ImportError:
         raise httpx.ProxyError(
             f"{named}: a SOCKS proxy needs one more package: pip install 'httpx[socks]'"

@@ -1,0 +1,82 @@
+"""The private parts of Hydra and OmegaConf that are used, and what stands in for those that are gone or changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
+from omegaconf import DictConfig
+
+try:
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource as FileSource
+except (ImportError, AttributeError):
+    FileSource = ConfigSource  # which is never registered
+# What a use of one of these raises where Hydra or OmegaConf has it no longer, or not in this shape.
+GONE = (ImportError, AttributeError, TypeError)
+
+
+def yaml_loader() -> Any:
+    """Return the class that OmegaConf loads YAML with, or PyYAML's, for which `1e3` is a text."""
+    try:
+        from omegaconf._utils import get_yaml_loader
+
+        return get_yaml_loader()
+    except GONE:
+        return yaml.SafeLoader
+
+
+def register(source: type[ConfigSource]) -> None:
+    """Let Hydra read its files by a source of ours; else it reads them itself, with messages of its own."""
+    try:
+        from hydra._internal.sources_registry import SourcesRegistry
+
+        Plugins.instance()  # which registers Hydra's own
+        if FileSource is not ConfigSource:
+            SourcesRegistry.instance().types["file"] = source
+    except GONE:
+        pass
+
+
+def file_path(source: Any, config_path: str) -> str:
+    """Return the path of a config's file; raise one of GONE."""
+    return os.path.realpath(os.path.join(source.path, source._normalize_file_name(config_path)))
+
+
+def header(source: Any, head: str) -> dict[str, str | None]:
+    """Return what the comment at the head of a config's file says to Hydra; raise ValueError or one of GONE."""
+    return source._get_header_dict(head)
+
+
+def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
+    """Change single values of a composed config; raise what Hydra raises, or whatever it is where that is gone."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def override_dirname(overrides: Sequence[Override], options: Any) -> str:
+    """Return `hydra.job.override_dirname`; raise whatever it is where Hydra has it no longer."""
+    from hydra._internal.config_loader_impl import get_overrides_dirname
+
+    return get_overrides_dirname(list(overrides), **options)
+
+
+def is_group(loader: Any, name: str) -> bool:
+    """Tell whether a config group has this name; raise whatever it is where the loader can't tell."""
+    return bool(loader.repository.group_exists(name))
+
+
+def jobs(overrides: Sequence[Override]) -> list[list[str]] | None:
+    """Return the overrides of each job of a sweep as Hydra's sweeper splits them, None where only it can."""
+    try:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        (found,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
+    except (*GONE, ValueError):
+        return None
+    return found
