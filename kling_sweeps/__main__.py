@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
 import sys
-from typing import Any
+import threading
+from typing import Any, cast
 
 
 def main() -> int:
@@ -27,8 +29,7 @@ def main() -> int:
     # Hydra would write it down before any config is read.
     for argument in filter(holds_password, sys.argv[1:]):
         return say_refused(PASSWORD_IN_CONFIG.format(argument.partition("=")[0].strip("'\"")))
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)  # which raises KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.unraisablehook = _interrupt_again
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
     submitted.clear()
@@ -54,9 +55,18 @@ def main() -> int:
 def _interrupt_again(unraisable: Any) -> None:
     """Repeat a KeyboardInterrupt that struck in a finalizer, where Python swallows it."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        again = threading.Timer(0.05, _interrupt)
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _interrupt() -> None:
+    if hasattr(signal, "pthread_kill"):  # which wakes the main thread, whatever it waits for
+        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _is_override(argument: str) -> bool:
@@ -65,5 +75,5 @@ def _is_override(argument: str) -> bool:
 
 if __name__ == "__main__":
     code = main()
-    gc.freeze()  # on its way out Python would look for garbage in all of MLflow, for most of a second
+    gc.freeze()  # on its way out Python would look for garbage in all of MLflow, for a second or more
     sys.exit(code)

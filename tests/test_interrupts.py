@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from conftest import FOREIGN, Command, Emulator
 from mlflow.tracking import MlflowClient
 from servers import free_port, tracking_server, until
 
+from kling_sweeps import __main__
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
@@ -205,3 +207,35 @@ def test_a_tracking_server_that_goes_away_costs_nothing(command, slow_emulator):
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.tags["request_key"] for run in runs}) == len(runs) == RUNS
     assert len(slow_emulator.ledger()) == RUNS
+
+
+class _Left:
+    """Is interrupted while it is cleaned up."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(100):
+            pass
+
+
+def test_an_interrupt_in_a_finalizer_is_repeated(monkeypatch):
+    """Ends what the main thread waits for, where Python itself would swallow the interrupt and go on waiting."""
+    monkeypatch.setattr(sys, "unraisablehook", __main__._interrupt_again)
+    with pytest.raises(KeyboardInterrupt):
+        _Left()
+        threading.Event().wait(30)
+
+
+def test_a_command_leaves_without_looking_for_garbage(tmp_path):
+    """Ends at once, where Python would go through all that MLflow has imported to free it one by one."""
+    code = """
+import atexit, gc, runpy, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 10_000))
+sys.argv = ["kling_sweeps", "nonsense=1"]
+runpy.run_module("kling_sweeps", run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1] == "True", done.stdout + done.stderr

@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment import hydra_private, yaml_files
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ["-m", "cfg_scale=0.1,0.9", "metrics=fast"]
 # Takes what one file imports away from it and from nobody else, Hydra needing its own parts itself.
 WITHOUT = """
