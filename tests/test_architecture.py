@@ -29,7 +29,7 @@ ROOMS = {
     "tracking": "measurement experiment store",
     "analysis": "tracking experiment metrics video",
     "reports": "analysis tracking metrics store video",
-    "sweep": "tracking terminal generation measurement metrics provider providers experiment store video",
+    "sweep": "reports tracking terminal generation measurement metrics provider providers experiment store video",
     "measure": "measurement metrics store video terminal",
     "ledger": "store terminal",
     "report": "reports terminal",

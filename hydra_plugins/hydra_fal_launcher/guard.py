@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil, prod
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -208,17 +209,17 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
     if problems:
         raise ConfigError(*problems)
     if cells and not is_alone:  # our launcher does so itself, where it has them all at once
-        _check_runs(Runs.read(settings, cells), settings.dry_run)
+        _check_runs(Runs.read(settings, cells), Path(config.hydra.sweep.dir))
     if machines != "local":
         cluster.announce(settings)
 
 
-def _check_runs(runs: Runs, is_dry: bool) -> None:
-    if is_dry:
+def _check_runs(runs: Runs, outputs: Path) -> None:
+    if runs.settings.dry_run:
         summary.show_refusal(runs)
         return
     runs.check()
-    atexit.register(summary.show_sweep, runs)  # Hydra calls nobody at the end where a run failed
+    atexit.register(summary.show_sweep, runs, outputs)  # Hydra calls nobody at the end where a run failed
 
 
 def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:

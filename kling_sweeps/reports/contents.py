@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from kling_sweeps.errors import RefusedError, StoreError, VideoError
+from kling_sweeps.errors import RefusedError, VideoError
 from kling_sweeps.metrics import describe
 from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.store.folder import Entry, Store
-from kling_sweeps.store.journal import Stage, State, attempts
 from kling_sweeps.store.measured import FRAMES
+from kling_sweeps.store.state_machine import Stage, State
 from kling_sweeps.untrusted import clean, mask, printable
 
 if TYPE_CHECKING:
@@ -232,12 +232,9 @@ def _coming(store: Store, sweep: str, tracked: Sequence[Video]) -> list[Video]:
 
 def _state_in(entry: Entry, sweep: str) -> State | None:
     """Return how a generation stands that a sweep was the last to submit and that is on its way, else None."""
-    try:
-        made = attempts(entry.journal.events())
-        state = entry.state() if made and made[-1].sweep == sweep else None
-    except (OSError, StoreError):
-        return None
-    return state if state and state.stage in COMING else None
+    state = entry.state()
+    is_of_it = bool(state.attempts) and state.attempts[-1].sweep == sweep
+    return state if is_of_it and state.stage in COMING else None
 
 
 def _on_its_way(entry: Entry, state: State, tracked: Sequence[Video]) -> Video:

@@ -6,12 +6,17 @@ import os
 import tempfile
 from pathlib import Path
 
+import yaml
+
 from kling_sweeps.reports.contents import Contents, read_contents
 from kling_sweeps.tracking.tracker import Tracker
+from kling_sweeps.untrusted import mask
 
 # The experiment that has the reports of all sweeps, and the names of a report's artifacts.
 EXPERIMENT = "reports"
 REPORT, CONFIG = "report.html", "config.yaml"
+# Where Hydra writes down what a sweep was composed of.
+CONFIG_DUMP = "multirun.yaml"
 
 
 def make_report(
@@ -30,6 +35,17 @@ def make_report(
     _write(path, render(contents, config))
     _log(tracker, contents, path, config)
     return contents
+
+
+def config_of(dump: Path) -> str:
+    """Return a sweep's configuration from what Hydra wrote down of it, without Hydra's own; "" where it has not."""
+    try:
+        config = yaml.safe_load(dump.read_text(encoding="utf-8"))
+        overrides = config.pop("hydra")["overrides"]["task"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return ""
+    asked = "".join(f"# {override}\n" for override in overrides)
+    return mask(asked + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _write(path: Path, text: str) -> None:

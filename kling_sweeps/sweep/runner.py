@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kling_sweeps.errors import (
     FlawedError,
@@ -27,12 +29,17 @@ log = logging.getLogger(__name__)
 
 
 def run_all(
-    settings: Settings, cells: Sequence[Cell], max_in_flight: int, is_begun: bool = False
+    settings: Settings,
+    cells: Sequence[Cell],
+    max_in_flight: int,
+    is_begun: bool = False,
+    outputs: Path | None = None,
 ) -> Iterator[RunResult]:
     """Print the plan, then yield each run as it completes, tracked, then print the results.
 
     Runs that are complete in the store and in MLflow come first. A dry run yields nothing. Raises RefusedError
-    before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow.
+    before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow. A
+    sweep that has a folder for its `outputs` has a report there, made anew where there was anything to do.
     """
     runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
@@ -49,12 +56,17 @@ def run_all(
     try:
         yield from tuple(results)
         if left:
-            for result in _completed(runs, left, tracker, max_in_flight):
-                results.append(result)
-                yield result
+            with _clipping() as clip:
+                for result in _completed(runs, left, tracker, max_in_flight):
+                    results.append(result)
+                    if outputs and result.measurement:
+                        clip(result)
+                    yield result
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
+    if left and outputs:
+        summary.show_report(runs, tracker, outputs)
 
 
 def _completed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: int) -> Iterator[RunResult]:
@@ -100,6 +112,25 @@ def _tracked(
             yield result
     for result in later:
         yield replace(result, error=_track(tracker, result) or result.error)
+
+
+@contextmanager
+def _clipping() -> Iterator[Callable[[RunResult], object]]:
+    """Make the clips of a report in a thread of their own, while fal generates; one that fails is made again there."""
+
+    def make(result: RunResult) -> None:
+        from kling_sweeps.reports.clips import clip_of
+
+        with suppress(Exception):
+            clip_of(result.entry.video, result.entry.folder)
+
+    thread = ThreadPoolExecutor(1, "clips")
+    is_whole = False
+    try:
+        yield lambda result: thread.submit(make, result)
+        is_whole = True
+    finally:
+        thread.shutdown(cancel_futures=not is_whole)
 
 
 def run_one(settings: Settings, cell: Cell) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from rich.text import Text
 
@@ -28,7 +29,7 @@ from kling_sweeps.terminal.tables import (
     show_sums,
     word_column,
 )
-from kling_sweeps.tracking.tracker import Tracker
+from kling_sweeps.tracking.tracker import Tracker, experiment_name
 
 STYLES = {
     "failed": "red",
@@ -154,7 +155,7 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
             _say(tracker.address())
 
 
-def show_sweep(runs: Runs) -> None:
+def show_sweep(runs: Runs, outputs: Path) -> None:
     """Print the stages, the cost and the MLflow address of all runs of a sweep, after other processes have made them."""
     states = [runs.store.entry(cell.request).state() for cell in runs.cells]
     counts = Counter(WORDS[state.stage] for state in states)
@@ -165,6 +166,25 @@ def show_sweep(runs: Runs) -> None:
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
     with suppress(Exception):  # MLflow has gone away meanwhile
         _say(tracker.address())
+    if made:
+        show_report(runs, tracker, outputs)
+
+
+def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
+    """Make the report of a sweep, beside what Hydra keeps of it and in MLflow; say where it is, or why it is not."""
+    settings = runs.settings
+    try:
+        from kling_sweeps.reports.publish import CONFIG_DUMP, REPORT, config_of, make_report
+
+        name = experiment_name(tracker.sweep, tracker.provider)
+        config = config_of(outputs / CONFIG_DUMP)
+        make_report(name, settings.store_dir, settings.tracking_uri, outputs / REPORT, config)
+        _say(f"See the videos in step: {(outputs / REPORT).absolute()}")
+    except Exception as error:  # the runs are as they are
+        _say(
+            (f"The report could not be made: {tracker.said(error)}. ", "yellow"),
+            f"To try again: python -m kling_sweeps.report {tracker.sweep}",
+        )
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
