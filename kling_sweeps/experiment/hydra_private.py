@@ -12,10 +12,13 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
+FileSource: type[ConfigSource] = ConfigSource  # type: ignore[type-abstract]  # never registered
 try:
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource as FileSource
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    FileSource = FileConfigSource
 except (ImportError, AttributeError):
-    FileSource = ConfigSource  # which is never registered
+    pass
 # What a use of one of these raises where Hydra or OmegaConf has it no longer, or not in this shape.
 GONE = (ImportError, AttributeError, TypeError)
 
@@ -44,12 +47,13 @@ def register(source: type[ConfigSource]) -> None:
 
 def file_path(source: Any, config_path: str) -> str:
     """Return the path of a config's file; raise one of GONE."""
-    return os.path.realpath(os.path.join(source.path, source._normalize_file_name(config_path)))
+    return os.path.realpath(os.path.join(source.path, str(source._normalize_file_name(config_path))))
 
 
 def header(source: Any, head: str) -> dict[str, str | None]:
     """Return what the comment at the head of a config's file says to Hydra; raise ValueError or one of GONE."""
-    return source._get_header_dict(head)
+    found: dict[str, str | None] = source._get_header_dict(head)
+    return found
 
 
 def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:

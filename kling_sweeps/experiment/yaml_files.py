@@ -68,7 +68,7 @@ class _Loader(hydra_private.yaml_loader()):  # type: ignore[misc]  # a class tha
         return yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark, key.style)
 
 
-class FileConfigSource(hydra_private.FileSource):
+class FileConfigSource(hydra_private.FileSource):  # type: ignore[misc, valid-type]  # one of two
     """A folder of YAML files. It has the name of Hydra's own, whose registry in a worker process refuses another."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -81,4 +81,5 @@ class FileConfigSource(hydra_private.FileSource):
                 raise ConfigError(f"{path}: {error}") from None
             return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
         except hydra_private.GONE:
-            return super().load_config(config_path)
+            theirs: ConfigResult = super().load_config(config_path)
+            return theirs
