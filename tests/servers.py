@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import socket
 import ssl
@@ -21,8 +22,8 @@ import httpx
 import pytest
 
 
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    """Wait until something holds."""
+def until(holds: Callable[[], object], seconds: float = 200) -> None:
+    """Wait until something holds, however slow the machine is."""
     give_up = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up
@@ -45,7 +46,7 @@ def tracking_server(folder: Path, port: int, database: str | None = None) -> Ite
         start_new_session=True,
     )
     try:
-        until(lambda: _answers(uri), 120)
+        until(lambda: _answers(uri))
         yield uri
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -60,9 +61,14 @@ def _answers(uri: str) -> bool:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    """Return a port that nobody listens on, and that no system gives to who asks for any."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 @contextmanager

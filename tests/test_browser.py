@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from conftest import Sweep
 from playwright.sync_api import Page, sync_playwright
+from servers import free_port
 
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError
@@ -68,11 +68,6 @@ def started(command: list[str], folder: Path, **env: str) -> Iterator[subprocess
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def answers(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -432,13 +433,14 @@ def test_history_lags_as_set() -> None:
 
 
 def test_an_emulator_answers_soon(emulator: EmulatorProcess) -> None:
-    """Polling is not held up by a rendering: the slowest of fifty answers takes half a second at most."""
-    with httpx.Client(base_url=emulator.base_url, headers={"authorization": "Key x"}) as client:
+    """Polling is not held up by a rendering: no answer takes half as long as that, on however slow a machine."""
+    headers = {"authorization": "Key x"}
+    with httpx.Client(base_url=emulator.base_url, headers=headers, timeout=60) as client:
+        finish(client, submit(client))  # the first one loads what all others need
         submitted = submit(client, duration="10")
-        slowest = 0.0
-        for _ in range(50):
-            began = time.perf_counter()
-            client.get(submitted["status_url"])
-            slowest = max(slowest, time.perf_counter() - began)
-        finish(client, submitted)
-    assert slowest < 0.5
+        times_s, status = [time.perf_counter()], ""
+        while status != "COMPLETED":
+            status = client.get(submitted["status_url"]).json()["status"]
+            times_s.append(time.perf_counter())
+    answers_s = [after - before for before, after in itertools.pairwise(times_s)]
+    assert max(answers_s) < (times_s[-1] - times_s[0]) / 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +15,7 @@ import pytest
 from conftest import Emulator
 from filelock import FileLock
 from lab import PRICE_USD, Lab, cell
+from servers import until
 
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.errors import BudgetError, CredentialsError
@@ -393,15 +393,28 @@ def test_a_failed_run_says_what_to_do(laboratory):
     assert "2 left with fal, for 2.80 USD. The same command collects them." in said
 
 
+@contextmanager
+def unlocked_after(refusals: int, laboratory: Lab) -> Iterator[None]:
+    """Unlock the account once it was refused so often."""
+
+    def unlock() -> None:
+        faults = f"{laboratory.emulator.base_url}/_emulator/faults"
+        until(lambda: sum(rule["applied"] for rule in httpx.get(faults).json()) >= refusals)
+        laboratory.emulator.set_faults()
+
+    unlocking = threading.Thread(target=unlock)
+    unlocking.start()
+    yield
+    unlocking.join()
+
+
 def test_a_locked_account_pauses_the_sweep_until_it_is_unlocked(laboratory):
     """Gives nothing up while submissions, statuses and results are refused, says so, and goes on."""
     cells = [cell(f"locked {number}") for number in range(3)]
     places = ("submit", "status", "result", "history")
     laboratory.emulator.set_faults(*({"at": at, "fault": "locked_403"} for at in places))
-    unlocking = threading.Timer(1.5, laboratory.emulator.set_faults)
-    unlocking.start()
-    outcome = laboratory.run("locked", *cells)
-    unlocking.join()
+    with unlocked_after(10, laboratory):
+        outcome = laboratory.run("locked", *cells)
     assert outcome.exit_code == 0
     assert "paused fal refuses the account (403): User is locked. Reason: Exhausted balance" in outcome.said
     assert laboratory.charged(*cells) == len(laboratory.bought(*cells)) == len(cells)
@@ -412,10 +425,8 @@ def test_a_lock_outlasts_what_is_in_flight(laboratory, at):
     """Waits for as long as a video is waited for, wherever the lock is met."""
     one = cell(f"locked while {at}")
     laboratory.emulator.set_faults({"at": at, "fault": "locked_403"})
-    unlocking = threading.Timer(2, laboratory.emulator.set_faults)
-    unlocking.start()
-    outcome = laboratory.run("locked", one, pause_s=0.05)
-    unlocking.join()
+    with unlocked_after(20, laboratory):
+        outcome = laboratory.run("locked", one, pause_s=0.05)
     assert (outcome.exit_code, laboratory.charged(one)) == (0, 1)
 
 
@@ -456,9 +467,9 @@ def test_an_interrupt_forgets_no_money(laboratory, monkeypatch):
     laboratory.emulator.set_faults(slow, {"at": "file", "fault": "error_500", "match": "paid for 2"})
 
     def interrupt(tracker, result) -> None:
-        _wait_until(lambda: laboratory.charged(*cells) == 3)
-        _wait_until(lambda: laboratory.state(cells[1]).stage is Stage.FINISHED)
-        _wait_until(lambda: laboratory.state(cells[2]).stage is Stage.FETCHED)
+        until(lambda: laboratory.charged(*cells) == 3)
+        until(lambda: laboratory.state(cells[1]).stage is Stage.FINISHED)
+        until(lambda: laboratory.state(cells[2]).stage is Stage.FETCHED)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_track", interrupt)
@@ -515,7 +526,7 @@ def _interrupted(laboratory: Lab, *cells) -> str:
     with lab.said() as text:
         completed = laboratory.begin(laboratory.settings("cancel", on_interrupt="cancel"), *cells)
         next(completed)
-        _wait_until(lambda: len(laboratory.bought(*cells)) == len(cells) - 1)
+        until(lambda: len(laboratory.bought(*cells)) == len(cells) - 1)
         completed.close()
     return text.getvalue()
 
@@ -529,7 +540,7 @@ def test_an_interrupt_leaves_alone_what_another_command_works_on(laboratory):
         def interrupted(sweep: str, on_interrupt: str) -> str | None:
             completed = busy.begin(busy.settings(sweep, on_interrupt=on_interrupt), result, running, one)
             next(completed)
-            _wait_until(lambda: len(busy.bought(running, one)) == 2)
+            until(lambda: len(busy.bought(running, one)) == 2)
             completed.close()
             return busy.bought(one)[0]["error_type"]
 
@@ -543,13 +554,6 @@ def test_an_interrupt_leaves_alone_what_another_command_works_on(laboratory):
 def _cancel_rule(fault: str, how: str, prompt: str) -> dict:
     rule = {"at": "cancel", "fault": fault, "match": prompt}
     return rule | ({"times": 1} if how == "once" else {}) | ({"seconds": 0.01} if fault == "hang" else {})
-
-
-def _wait_until(holds) -> None:
-    give_up = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def test_an_interrupt_cancels_what_waits_and_nothing_else(laboratory, cancelled):
