@@ -41,6 +41,8 @@ submitting submitted completed unreadable                               complete
 submitting submitted completed lost                                     completed  1  spent
 submitting submitted completed lost retrying                            new        -  spent
 submitting submitted completed fetched                                  fetched    1  spent
+submitting submitted fetched                                            fetched    1  spent
+submitting submitted fetched downloaded                                 finished   1  spent
 submitting submitted completed fetched downloaded                       finished   1  spent
 submitting submitted completed fetched downloaded measured              finished   1  spent
 submitting submitted completed fetched downloaded retrying submitting   unknown    -  spent, unknown

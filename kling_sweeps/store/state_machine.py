@@ -68,7 +68,8 @@ EVENTS = {
     "submitted": Effect(Stage.SUBMITTED, Cost.IN_FLIGHT),
     "started": Effect(),
     "completed": Effect(Stage.COMPLETED, Cost.SPENT),
-    "fetched": Effect(Stage.FETCHED),
+    # Where fal's history had the result, nothing else says that it was completed.
+    "fetched": Effect(Stage.FETCHED, Cost.SPENT),
     "downloaded": Effect(Stage.FINISHED),
     "measured": Effect(),
     "failed": Effect(Stage.FAILED, Cost.FREE),
