@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from urllib.parse import unquote
 
 import av
@@ -237,16 +238,23 @@ def test_a_failed_run_is_a_record_and_the_others_finish(command, emulator):
 
 
 def test_any_launcher_gives_the_same_numbers_and_names(sweep, runs, tmp_path):
-    """Measures the same, and calls it the same, with Hydra's own launcher, one run after another, on the same videos."""
-    store = sweep.command.folder / "store"
-    basic = Command(tmp_path)("+sweep=cfg", "hydra/launcher=basic", "provider=emulator", f"store.dir={store}")
-    assert basic.returncode == 0, basic.stderr
+    """Measures the same, and calls it the same, with Hydra's own launcher on a store that has the videos alone."""
+    measurements = shutil.ignore_patterns("measurements")
+    shutil.copytree(sweep.command.folder / "store", tmp_path / "store", ignore=measurements)
+    nobody = "provider.base_url=http://127.0.0.1:9"
+    done = Command(tmp_path)(
+        "+sweep=cfg", "prompt=potter", "hydra/launcher=basic", "provider=emulator", nobody
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("kling_sweeps/cfg (emulator)")
     there = {run.data.tags["request_key"]: run for run in client.search_runs([experiment.experiment_id])}
-    for run in runs:
-        other = there[run.data.tags["request_key"]]
-        assert other.data.metrics == run.data.metrics
+    here = {run.data.tags["request_key"]: run for run in runs if run.data.params["prompt"] == "potter"}
+    assert there.keys() == here.keys()
+    for key, run in here.items():
+        other = there[key]
+        assert {**other.data.metrics, "measure_s": 0} == {**run.data.metrics, "measure_s": 0}
+        assert other.data.metrics["measure_s"] != run.data.metrics["measure_s"]
         assert other.info.run_name == run.info.run_name
 
 
@@ -294,18 +302,6 @@ def test_any_launcher_says_what_the_whole_sweep_cost(command):
         "The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD"
     )
     assert where.startswith("Compare the runs: ")
-
-
-RAISING = """
-from kling_sweeps.metric import FrameMetric, Value
-
-class Raising(FrameMetric):
-    version = 1
-    values = (Value("raising", "", unit="1", range=(0, 1), direction="neither", source=""),)
-
-    def per_frame(self, frame):
-        raise ArithmeticError("no such number")
-"""
 
 
 def test_the_store_can_be_read_by_a_person(sweep):
