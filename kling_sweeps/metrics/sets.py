@@ -29,6 +29,7 @@ def specification(name: str | Path) -> Spec:
     return read
 
 
+# Not Hydra's compose: within a command Hydra is at work already, with one search path, and a set may lie anywhere.
 def _read(name: str, folder: Path, seen: tuple[Path, ...]) -> Any:
     """Load a file and what its `defaults` name, as an OmegaConf config."""
     from omegaconf import DictConfig, OmegaConf

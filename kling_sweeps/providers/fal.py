@@ -114,6 +114,7 @@ class FalProvider:
                 kind = told.headers.get("Content-Type", "")
                 if not told.is_success or not kind.startswith("text/event-stream"):
                     raise PollError(f"fal has no status stream: {told.status_code}")
+                # Not httpx-sse, which keeps a line of any length in memory. Each event of fal's is one line of data.
                 async for line in _lines(told):
                     if line.startswith(b"data:"):
                         yield answers.status(answers.read(line.removeprefix(b"data:")))

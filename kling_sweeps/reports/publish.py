@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _log(tracker: Tracker, contents: Contents, path: Path, config: str) -> None:
         run_id = run.info.run_id
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder, REPORT)
-        named.symlink_to(path.resolve())
+        shutil.copyfile(path, named)
         client.log_artifact(run_id, str(named))
     if config:
         client.log_text(run_id, config, CONFIG)
