@@ -21,6 +21,8 @@ from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.providers import download
 from kling_sweeps.store.state_machine import Stage
 
+pytestmark = pytest.mark.timeout(1800)  # the first case waits for all rows of all tables, twice
+
 # Whoever waits long enough.
 PATIENT = """
 at        fault                           how   accepted  charged  stage     error                      costs    said
@@ -293,9 +295,6 @@ def _none(text: str) -> str | None:
 TABLES = {"patient": PATIENT, "impatient": IMPATIENT, "persistent": PERSISTENT, "early": EARLY}
 SWEEPS = {sweep: rows(table) for sweep, table in TABLES.items()}
 ROWS = [(sweep, row) for sweep, swept in SWEEPS.items() for row in swept]
-every_row = pytest.mark.parametrize(
-    ("sweep", "row"), ROWS, ids=lambda value: getattr(value, "cell", None) and value.cell.prompt
-)
 
 
 @dataclass(frozen=True)
@@ -315,11 +314,15 @@ def carried_out(laboratory: Lab, sweep: str, swept: list[Row], *faults: dict, **
     cells = {row.cell.name: row.cell for row in swept}
     laboratory.emulator.set_faults(*faults)
     outcome = laboratory.run(sweep, *cells.values(), **given)
+    ledger = laboratory.emulator.ledger()
     rules = httpx.get(f"{laboratory.emulator.base_url}/_emulator/faults").json()
     return Known(
         outcome,
         applied={rule.get("match"): rule["applied"] for rule in rules},
-        bought={name: laboratory.bought(one) for name, one in cells.items()},
+        bought={
+            name: [entry for entry in ledger if entry["arguments"]["prompt"] == one.prompt_text]
+            for name, one in cells.items()
+        },
         states={
             name: (laboratory.state(one).stage, laboratory.entry(one).video.exists())
             for name, one in cells.items()
@@ -366,62 +369,62 @@ def second(laboratory: Lab, first: dict[str, Known]) -> dict[str, Known]:
     }
 
 
-@every_row
-def test_the_fault_was_met(first, sweep: str, row: Row):
-    """Holds nothing that never happened."""
-    assert first[sweep].applied[row.cell.prompt_text] >= 1
-
-
-@every_row
-def test_fal_was_asked_as_often_as_it_should(first, sweep: str, row: Row):
-    """Submits and pays as the row says, once unless it says why."""
-    bought = first[sweep].bought[row.cell.name]
-    assert len(bought) == row.accepted
-    assert sum(entry["charged_usd"] > 0 for entry in bought) == row.charged
-
-
-@every_row
-def test_the_store_knows_how_far_it_came(first, sweep: str, row: Row):
-    """Ends the journal where the row says, with a video only behind its last step, and counts the money."""
-    known = first[sweep]
-    assert known.states[row.cell.name] == (row.stage, row.is_finished)
-    assert known.costs[row.cell.name] == row.costs
-
-
-@every_row
-def test_mlflow_has_one_run_of_it(first, sweep: str, row: Row):
-    """Tracks each run once, with its error and with what it cost or may have cost."""
-    run = first[sweep].tracked[row.cell.name]
-    assert run.info.status == ("FINISHED" if row.is_finished else "FAILED")
-    assert run.data.tags.get("error_type") == row.error
+@pytest.mark.parametrize(
+    ("sweep", "row"), ROWS, ids=lambda value: getattr(value, "cell", None) and value.cell.prompt
+)
+def test_a_run_under_a_fault_ends_as_its_row_says(first, second, sweep: str, row: Row):
+    """Meets the fault, is paid once, and is told of alike everywhere; the same command then goes on with it."""
+    known, later, name = first[sweep], second[sweep], row.cell.name
+    bought, run, lines = known.bought[name], known.tracked[name], known.outcome.lines(name)
     spent = row.costs.count("spent")
-    assert run.data.metrics["cost_usd"] == spent * lab.PRICE_USD
-    assert ("may_have_cost_usd" in run.data.tags) == (len(row.costs) > spent)
-
-
-@every_row
-def test_the_terminal_says_it(first, sweep: str, row: Row):
-    """Names the run with its end and its reason, and what fal still has."""
-    outcome, name = first[sweep].outcome, row.cell.name
-    lines = outcome.lines(name)
-    assert row.said in lines
-    assert f"{name}: tracked" in lines if row.is_finished else f"{name}: failed {row.error}: " in lines
     is_open = row.stage not in (Stage.NEW, Stage.FINISHED, Stage.FAILED) and row.error != "result_unreadable"
-    assert bool(re.search(rf"to (collect|look up): {re.escape(name)} \(", lines)) == is_open
-
-
-@every_row
-def test_the_same_command_goes_on(second, sweep: str, row: Row):
-    """Collects what fal has, submits what was never bought, and leaves the rest as it was."""
-    known, name = second[sweep], row.cell.name
-    expected = (
-        row.stage
-        if row.stage is Stage.FAILED or not (row.accepted or row.stage is Stage.NEW)
-        else Stage.FINISHED
-    )
-    assert known.states[name] == (expected, expected is Stage.FINISHED)
-    assert len(known.bought[name]) == row.accepted + (row.stage is Stage.NEW)
-    assert known.tracked[name].info.status == ("FINISHED" if expected is Stage.FINISHED else "FAILED")
+    stays = row.stage is Stage.FAILED or not (row.accepted or row.stage is Stage.NEW)
+    end = row.stage if stays else Stage.FINISHED
+    # By name, what is known and what the row says.
+    checks = {
+        "the fault was met": (known.applied[row.cell.prompt_text] >= 1, True),
+        "fal accepted, and charged": (
+            (len(bought), sum(entry["charged_usd"] > 0 for entry in bought)),
+            (row.accepted, row.charged),
+        ),
+        "the store's stage, video and costs": (
+            (*known.states[name], known.costs[name]),
+            (row.stage, row.is_finished, row.costs),
+        ),
+        "MLflow's status, error, cost, and whether it may have cost more": (
+            (
+                run.info.status,
+                run.data.tags.get("error_type"),
+                run.data.metrics["cost_usd"],
+                "may_have_cost_usd" in run.data.tags,
+            ),
+            (
+                "FINISHED" if row.is_finished else "FAILED",
+                row.error,
+                spent * lab.PRICE_USD,
+                len(row.costs) > spent,
+            ),
+        ),
+        "the terminal's end, reason, and whether it names what fal still has": (
+            (
+                f"{name}: tracked" in lines if row.is_finished else f"{name}: failed {row.error}: " in lines,
+                row.said if row.said in lines else lines,
+                bool(re.search(rf"to (collect|look up): {re.escape(name)} \(", lines)),
+            ),
+            (True, row.said, is_open),
+        ),
+        "the same command's stage, video, submissions and status": (
+            (*later.states[name], len(later.bought[name]), later.tracked[name].info.status),
+            (
+                end,
+                end is Stage.FINISHED,
+                row.accepted + (row.stage is Stage.NEW),
+                "FINISHED" if end is Stage.FINISHED else "FAILED",
+            ),
+        ),
+    }
+    seen = {check: pair[0] for check, pair in checks.items()}
+    assert seen == {check: pair[1] for check, pair in checks.items()}
 
 
 def test_a_sweep_with_failures_exits_with_1(first, second):
