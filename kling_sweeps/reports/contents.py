@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
@@ -111,6 +111,14 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What can be concluded on a factor: sentences, and for a metric the mean of each level and its interval."""
+
+    sentences: Sequence[str]
+    means: Mapping[str, Mapping[str, tuple[float, float, float]]]
+
+
+@dataclass(frozen=True)
 class Contents:
     """A sweep as a report shows it; `provider` is fal or emulator, `made_at` when it was looked at."""
 
@@ -122,6 +130,7 @@ class Contents:
     quantities: Sequence[Quantity]
     goals: Sequence[str]
     endpoints: Sequence[str]
+    findings: Mapping[str, Findings] = field(default_factory=dict)
 
     @property
     def is_emulated(self) -> bool:
@@ -152,7 +161,30 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
         clips = threads.map(partial(_clip, store=store, tracking_uri=tracking_uri), videos)
         for video, clip in zip(videos, clips, strict=True):
             video.clip = clip
-    return assemble(sweep, provider, videos, [] if runs is None else runs.attrs["metrics"])
+    contents = assemble(sweep, provider, videos, [] if runs is None else runs.attrs["metrics"])
+    if runs is None:
+        return contents
+    goals = [*runs.attrs.get("goal", {})] or contents.goals
+    settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
+    findings = {key: _findings(runs, key, goals) for key in settings}
+    return replace(contents, goals=goals, findings=findings)
+
+
+def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:
+    """Conclude what there is to conclude on a factor; nothing where the runs don't allow it."""
+    from kling_sweeps.analysis import cells, effects, statements
+
+    factor = key if key in runs else f"params.{key}"
+    try:
+        sentences = statements(effects(runs, factor))
+        means = {}
+        for metric in goals:
+            table = cells(runs, factor, metric).table
+            rows = table[[factor, "mean", "low", "high"]].itertuples(index=False, name=None)
+            means[metric] = {_text(level): (mean, low, high) for level, mean, low, high in rows}
+    except (LookupError, ValueError):
+        return Findings([], {})
+    return Findings(sentences, means)
 
 
 def assemble(sweep: str, provider: str, videos: Sequence[Video], metrics: Iterable[str]) -> Contents:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,10 @@ def _data(contents: Contents, tracks: Tracks) -> dict[str, Any]:
         for video, points in zip(contents.videos, tracks.points, strict=True)
     ]
     return {
+        "means": [
+            {"factor": key, "metric": metric, "level": level, "mean": mean, "low": low, "high": high}
+            for key, metric, level, (mean, low, high) in _means(contents)
+        ],
         "factors": [
             {"key": one.key, "levels": one.levels, "isNumeric": one.is_numeric} for one in contents.factors
         ],
@@ -160,6 +165,20 @@ def _data(contents: Contents, tracks: Tracks) -> dict[str, Any]:
         "prompts": _prompts(contents),
         "runs": runs,
     }
+
+
+def _means(contents: Contents) -> Iterator[tuple[str, str, int, tuple[float | None, ...]]]:
+    """Yield the mean and the interval of each level that has one, by factor and metric."""
+    for factor in contents.factors:
+        found = contents.findings.get(factor.key)
+        for metric, by_level in (found.means if found else {}).items():
+            for level, numbers in by_level.items():
+                if level in factor.levels:
+                    yield factor.key, metric, factor.levels.index(level), tuple(map(_finite, numbers))
+
+
+def _finite(value: float) -> float | None:
+    return _short(value) if isfinite(value) else None
 
 
 def _short(value: float | None) -> float | None:

@@ -23,8 +23,11 @@ function chartOf(quantity, factor) {
   const [first, end] = isNumeric ? [Math.min(...numbers), Math.max(...numbers)] : [0, factor.levels.length - 1];
   const inner = WIDTH - LEFT - RIGHT, pad = 22;
   const xOf = (level) => LEFT + pad + ((isNumeric ? numbers[level] : level) - first) / ((end - first) || 1) * (inner - 2 * pad) + (end === first ? (inner - 2 * pad) / 2 : 0);
-  const margin = (quantity.high - quantity.low) * 0.06 || Math.abs(quantity.high) * 0.1 || 1;
-  const low = quantity.low - margin, high = quantity.high + margin;
+  const reach = data.means.filter((one) => one.metric === quantity.name && one.factor === factor.key && one.low !== null);
+  const span = quantity.high - quantity.low || Math.abs(quantity.high) || 1;
+  // An interval may be many times as wide as the values; it is cut at as much again.
+  const low = Math.max(Math.min(quantity.low, ...reach.map((one) => one.low)), quantity.low - span / 2) - span * 0.06;
+  const high = Math.min(Math.max(quantity.high, ...reach.map((one) => one.high)), quantity.high + span / 2) + span * 0.06;
   const yOf = (value) => TOP + (1 - (value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const parts = [];
   for (const tick of ticksOf(low, high)) {
@@ -44,9 +47,9 @@ function chartOf(quantity, factor) {
     }
   }
   for (const [level, list] of grouped(there, factor)) {
-    const known = (data.means || []).find((one) => one.metric === quantity.name && one.factor === factor.key && one.level === level);
-    const middle = mean(list.map((run) => valueOf(run, quantity)));
-    if (known) parts.push(el("line", { class: "interval", x1: xOf(level), x2: xOf(level), y1: yOf(clamp(known.low, low, high)), y2: yOf(clamp(known.high, low, high)) }));
+    const known = data.means.find((one) => one.metric === quantity.name && one.factor === factor.key && one.level === level);
+    const middle = known && known.mean !== null ? known.mean : mean(list.map((run) => valueOf(run, quantity)));
+    if (known && known.low !== null) parts.push(el("line", { class: "interval", x1: xOf(level), x2: xOf(level), y1: yOf(clamp(known.low, low, high)), y2: yOf(clamp(known.high, low, high)) }));
     parts.push(el("circle", { class: "mean", cx: xOf(level), cy: yOf(middle), r: 5.5 }, el("title", {}, `${factor.key} ${labelOf(factor, level)}: ${shown(middle)} on average, n = ${list.length}`)));
   }
   const words = [...grouped(there, factor)].map(([level, list]) => `${labelOf(factor, level)}: ${shown(mean(list.map((run) => valueOf(run, quantity))))}`).join(", ");

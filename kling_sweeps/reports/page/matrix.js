@@ -1,5 +1,5 @@
 // The matrix: rows, columns and tables of their own for the settings that are neither.
-const state = { rows: "", columns: "", colour: "", order: "", size: 100, pins: [], open: [], mode: "side", theme: "" };
+const state = { rows: "", columns: "", colour: "", order: "", size: 100, pins: [], open: [], mode: "side", theme: "", within: "" };
 const cells = new Map();  // the views of the matrix by their run's number
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) see(Number(target.dataset.run), target, isIntersecting);
@@ -57,7 +57,7 @@ function drawMatrix() {
   $("empty").hidden = runs.length > 0;
   fit();
   for (const rep of document.querySelectorAll(".rep[data-run]")) seen.observe(rep);
-  drawLegend();
+  tintAll();
 }
 
 function compare(a, b) {
@@ -100,12 +100,17 @@ function cellOf(list) {
   if (!list.length) return cell;
   const sorted = [...list].sort((a, b) => a.sample - b.sample);
   const stack = el("div", { className: "stack" }, ...sorted.map(repOf));
-  stack.style.setProperty("--across", sorted.length === 1 ? 1 : Math.min(3, Math.ceil(Math.sqrt(sorted.length))));
+  stack.style.setProperty("--across", acrossIn(sorted));
   const inner = el("div", { className: "cell" }, stack, el("div", { className: "value" }));
   cell.append(inner);
   inner.runs = sorted;
-  tint(inner);
   return cell;
+}
+
+/** Return how many repeats stand side by side in a cell. */
+function acrossIn(list) {
+  const isUpright = list.some((run) => run.size && run.size[1] > run.size[0]);
+  return list.length <= (isUpright ? 5 : 3) ? list.length : Math.ceil(Math.sqrt(list.length * (isUpright ? 3 : 1)));
 }
 
 function repOf(run) {
@@ -159,9 +164,20 @@ hears.add((time) => {
   }
 });
 
-/** Colour a cell by its metric, and write its number below. */
-function tint(cell) {
+/** Colour all cells, by where they lie among all runs, or among those of their row. */
+function tintAll() {
   const quantity = quantityOf(state.colour);
+  for (const body of document.querySelectorAll(".matrix tbody")) {
+    const inRow = [...body.querySelectorAll(".cell")];
+    const means = inRow.map((cell) => cell.runs.map((run) => valueOf(run, quantity)).filter((value) => value !== null)).filter((values) => values.length).map(mean);
+    const scale = quantity && state.within === "row" ? { ...quantity, low: Math.min(...means), high: Math.max(...means) } : quantity;
+    for (const cell of inRow) tint(cell, scale);
+  }
+  drawLegend();
+}
+
+/** Colour a cell by its metric, and write its number below. */
+function tint(cell, quantity) {
   const finished = cell.runs.filter((run) => run.status === "finished");
   const values = cell.runs.map((run) => valueOf(run, quantity)).filter((value) => value !== null);
   const line = cell.querySelector(".value");
@@ -181,10 +197,11 @@ function drawLegend() {
   const quantity = quantityOf(state.colour), legend = $("legend");
   if (!quantity || !quantity.isKnown) { legend.replaceChildren(); return; }
   const isEven = quantity.direction === "neither", isLower = quantity.direction === "lower";
-  const [low, high] = isLower ? [quantity.high, quantity.low] : [quantity.low, quantity.high];
+  const ends = state.within === "row" ? ["the row's least", "the row's most"] : [shown(quantity.low), shown(quantity.high)];
+  const [low, high] = isLower ? [...ends].reverse() : ends;
   legend.replaceChildren(
     el("span", { className: "what" }, `${quantity.name}${quantity.meaning ? `: ${quantity.meaning}` : ""}${quantity.unit ? `, ${quantity.unit}` : ""}`),
-    el("span", { className: "scale" }, isEven ? `${shown(low)} ` : `worse ${shown(low)} `, el("i", { className: isEven ? "ramp even" : "ramp" }), isEven ? ` ${shown(high)}` : ` ${shown(high)} better`));
+    el("span", { className: "scale" }, isEven ? `${low} ` : `worse ${low} `, el("i", { className: isEven ? "ramp even" : "ramp" }), isEven ? ` ${high}` : ` ${high} better`));
 }
 
 /** Make columns as wide as all of them fit, within reason; what is wider scrolls in a box of its own. */
@@ -193,7 +210,8 @@ function fit() {
     const across = Math.max(1, ...[...box.querySelectorAll("tbody tr")].map((row) => row.cells.length));
     const room = $("matrix").clientWidth, gap = 8;
     const even = (room - gap * (across - 1)) / across;
-    const width = clamp(Math.floor(even), room < 600 ? 148 : 112, 340) * (state.size / 100);
+    const inside = Math.max(...[...box.querySelectorAll(".cell")].map((cell) => acrossIn(cell.runs)), 1);
+    const width = clamp(Math.floor(even), room < 600 ? 148 : 112, Math.max(360, 260 * inside)) * (state.size / 100);
     box.style.setProperty("--w", `${Math.floor(Math.min(width, room))}px`);
     box.classList.toggle("wider", across * (Math.min(width, room) + gap) - gap > room + 1);
   }

@@ -1,5 +1,5 @@
 // What is chosen is kept in the address; keys; and what a person's own script may ask of the page.
-const LISTS = ["pins", "open"], KEPT_KEYS = ["rows", "columns", "colour", "order", "size", "pins", "open", "mode", "theme", "setting"];
+const LISTS = ["pins", "open"], KEPT_KEYS = ["rows", "columns", "colour", "order", "size", "pins", "open", "mode", "theme", "setting", "within"];
 let untouched = {};
 
 function load() {
@@ -41,6 +41,7 @@ function setView() {
   options($("colour"), [["", "none"], ...known.map((quantity) => [quantity.name, quantity.name + arrow[quantity.direction]])]);
   options($("setting"), factors.filter((factor) => !factor.isRepeat).map((factor) => [factor.key, factor.key]));
   for (const key of ["rows", "columns", "colour", "order", "size", "setting"]) $(key).value = state[key];
+  $("within").checked = state.within === "row";
   document.documentElement.style.colorScheme = state.theme || "light dark";
 }
 
@@ -52,14 +53,15 @@ function change(key, value) {
   if (key === "rows" || key === "columns") state.setting = (state.columns && !factorOf(state.columns).isRepeat && state.columns) || state.setting;
   setView();
   if (key === "size") fit();
-  else if (key === "colour" && !state.order) { for (const cell of document.querySelectorAll(".cell")) tint(cell); drawLegend(); }
+  else if (key === "within" || (key === "colour" && !state.order)) tintAll();
   else if (key !== "setting" && key !== "theme") drawMatrix();
-  if (key !== "size") drawCharts();
+  if (key !== "size" && key !== "within") drawCharts();
   drawPins();
   save();
 }
 
 for (const key of ["rows", "columns", "colour", "order", "setting"]) $(key).addEventListener("change", () => change(key, $(key).value));
+$("within").addEventListener("change", () => change("within", $("within").checked ? "row" : ""));
 $("size").addEventListener("input", () => change("size", Number($("size").value)));
 $("swap").addEventListener("click", () => {
   [state.rows, state.columns] = [state.columns, state.rows];
@@ -127,7 +129,7 @@ function faster(direction) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const { target, key } = event;
-  if (target.matches("select, textarea") || (target.matches("input") && key.startsWith("Arrow"))) return;
+  if (target.matches("select, textarea") || (target.matches("input") && (key.startsWith("Arrow") || target.type === "checkbox"))) return;
   const cell = target.closest(".rep[data-run]");
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
   if (key === " " && !target.matches("button, summary")) toggle();
@@ -152,6 +154,7 @@ addEventListener("beforeprint", fillFilms);
 chooseAxes();
 state.setting = state.columns || (factors.find((factor) => !factor.isRepeat) || { key: "" }).key;
 state.colour = (quantities.find((quantity) => quantity.isGoal && quantity.isKnown) || quantities.find((quantity) => quantity.isKnown) || { name: "" }).name;
+state.within = state.rows === "prompt" ? "row" : "";
 untouched = { ...state };
 load();
 setView();
