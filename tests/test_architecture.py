@@ -48,7 +48,11 @@ ONLY = {
     "omegaconf": ("kling_sweeps/experiment/", "kling_sweeps/metrics/sets.py", "hydra_plugins/"),
     "optuna": ("hydra_plugins/hydra_fal_search/_sampling.py",),
     "fal_client": ("kling_sweeps/providers/",),
-    "mlflow": ("kling_sweeps/tracking/tracker.py", "kling_sweeps/analysis"),
+    "mlflow": (
+        "kling_sweeps/tracking/tracker.py",
+        "kling_sweeps/tracking/presentation.py",
+        "kling_sweeps/analysis",
+    ),
 }
 HEAVY = {"mlflow", "pandas", "fal_client", "cv2", "av", "scipy", "matplotlib", "pyarrow"}
 LIGHT = (

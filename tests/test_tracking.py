@@ -249,7 +249,7 @@ def test_the_address_opens_the_charts(tracker, result):
     assert f"--backend-store-uri {tracker.uri}" in tracker.address()
     assert f"#/experiments/{tracker.experiment_id}/runs?compareRunsMode=CHART" in tracker.address()
     server = dataclasses.replace(tracker, uri="http://me:secret@127.0.0.1:5000/")
-    server.__dict__["experiment_id"] = "7"
+    server.__dict__.update(experiment_id="7", made_from="")
     assert "secret" not in server.address()
 
 

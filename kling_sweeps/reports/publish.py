@@ -10,11 +10,10 @@ from pathlib import Path
 import yaml
 
 from kling_sweeps.reports.contents import Contents, read_contents
-from kling_sweeps.tracking.tracker import Tracker
+from kling_sweeps.tracking.tracker import REPORTS, Tracker
 from kling_sweeps.untrusted import mask
 
-# The experiment that has the reports of all sweeps, and the names of a report's artifacts.
-EXPERIMENT = "reports"
+# The names of a report's artifacts.
 REPORT, CONFIG = "report.html", "config.yaml"
 # Where Hydra writes down what a sweep was composed of.
 CONFIG_DUMP = "multirun.yaml"
@@ -31,7 +30,7 @@ def make_report(
     from kling_sweeps.reports.page import render
 
     contents = read_contents(experiment, store_dir, tracking_uri)
-    tracker = Tracker(tracking_uri, EXPERIMENT, contents.provider)
+    tracker = Tracker(tracking_uri, REPORTS, contents.provider)
     config = config or _config_before(tracker, contents.sweep)
     _write(path, render(contents, config))
     _log(tracker, contents, path, config)

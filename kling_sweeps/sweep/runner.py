@@ -46,7 +46,7 @@ def run_all(
     if settings.dry_run:
         summary.show_refusal(runs)
         return
-    tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name)
+    tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name, runs.cells)
     runs.check()
     if not is_begun:
         tracker.check()
@@ -62,6 +62,7 @@ def run_all(
                     if outputs and result.measurement:
                         clip(result)
                     yield result
+        summary.present(tracker)
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)

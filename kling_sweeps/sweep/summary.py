@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ STYLES = {
     "to generate again": "yellow",
     "to look up or generate again": "yellow",
 }
+log = logging.getLogger(__name__)
 METRICS = ("luma_mean", "colorfulness", "sharpness", "motion")
 # Of runs that are named in a line.
 NAMED = 5
@@ -155,6 +157,14 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
             _say(tracker.address())
 
 
+def present(tracker: Tracker, is_due: bool = False) -> None:
+    """Bring the views and the note in MLflow up to date; where that fails, the same command does it."""
+    try:
+        tracker.present(is_due=is_due)
+    except Exception as error:
+        log.warning("The views in MLflow are not up to date: %s", tracker.said(error))
+
+
 def show_sweep(runs: Runs, outputs: Path) -> None:
     """Print the stages, the cost and the MLflow address of all runs of a sweep, after other processes have made them."""
     states = [runs.store.entry(cell.request).state() for cell in runs.cells]
@@ -164,6 +174,7 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     _say(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
     show_in_flight(runs)
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
+    present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
         _say(tracker.address())
     if made:
@@ -185,6 +196,8 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
             (f"The report could not be made: {tracker.said(error)}. ", "yellow"),
             f"To try again: python -m kling_sweeps.report {tracker.sweep}",
         )
+    else:
+        present(tracker, is_due=tracker.report is None)  # the note names it from now on
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:

@@ -22,17 +22,22 @@ CHARTED = ("luma_mean", "sharpness", "motion")
 CHART_POINTS = 300
 # Numeric settings are metrics of this prefix too, since MLflow draws charts against metrics alone.
 SETTING = "setting/"
+SERIES = "frame/"
 # Changed with what a run is written as, so that the same command writes an older one anew.
 LAYOUT = 2
 # Settings that may look like numbers and are texts all the same.
 TEXTS = {"prompt", "negative_prompt"}
 # Three texts and as many names fit into a description, which is a tag: MLflow takes 8,000 characters.
-TEXT_LENGTH, NAME_LENGTH = 2500, 100
-NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"
+TEXT_LENGTH, ERROR_LENGTH, SETTINGS_LENGTH, NAME_LENGTH = 2500, 1500, 600, 100
+DESCRIPTION_LENGTH = 8000
+NAME, DESCRIPTION, COLOR = "mlflow.runName", "mlflow.note.content", "mlflow.runColor"
+# What the line of a description begins with that names a run's neighbours.
+BESIDE = "Beside it: "
+BESIDE_LINE = re.compile(rf"\n\n{BESIDE}.*\Z")
 # The tags that are written here; any other is a person's.
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
-    "may_have_cost_usd", "measurement_errors", "named", "described", "kind", "search",
+    "may_have_cost_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
 }  # fmt: skip
 
 
@@ -50,21 +55,43 @@ def content(result: RunResult) -> str:
     ended = result.error.error_type if result.error else "finished"
     measured = result.measurement.name if result.measurement else "not measured"
     said = repr((LAYOUT, result.cell.name, sorted(result.cell.params.items()), result.state.committed_usd))
-    return f"{result.state.request_id} {ended} {measured} {_digest(said)}"
+    return f"{result.state.request_id} {ended} {measured} {digest(said)}"
 
 
 def words(result: RunResult) -> dict[str, str]:
     """Return a run's name and description, and tags that tell later whether a person has changed them."""
-    name, text = result.cell.name, description(result)
-    return {NAME: name, DESCRIPTION: text, "named": name, "described": _digest(text)}
+    name = result.cell.name
+    return {NAME: name, "named": name, **described(description(result))}
+
+
+def described(text: str) -> dict[str, str]:
+    """Return a description as tags."""
+    return {DESCRIPTION: text, "described": digest(text)}
+
+
+def beside(text: str, line: str) -> str:
+    """Return a description with its neighbours' line, in place of an earlier one; without it where it is too long."""
+    bare = _bare(text)
+    whole = f"{bare}\n\n{line}"
+    return whole if line and len(whole) <= DESCRIPTION_LENGTH else bare
+
+
+def _bare(text: str) -> str:
+    return BESIDE_LINE.sub("", text)
+
+
+def colored(color: str) -> dict[str, str]:
+    """Return a run's colour in charts as tags."""
+    return {COLOR: color, "colored": color}
 
 
 def theirs(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return what people gave a run: tags of their own, and a name or description that they changed."""
+    """Return what people gave a run: tags of their own, and a name, description or colour that they changed."""
     found = {key: value for key, value in tags.items() if key not in OURS}
-    if found.get(NAME) == tags.get("named"):
-        found.pop(NAME, None)
-    if _digest(found.get(DESCRIPTION, "")) == tags.get("described"):
+    for key, ours in ((NAME, "named"), (COLOR, "colored")):
+        if found.get(key) == tags.get(ours):
+            found.pop(key, None)
+    if digest(_bare(found.get(DESCRIPTION, ""))) == tags.get("described"):
         found.pop(DESCRIPTION, None)
     return found
 
@@ -123,23 +150,37 @@ def number(value: object) -> float | None:
 def description(result: RunResult) -> str:
     """Return the run in Markdown, for MLflow's run page; what others wrote is in it as text, as it is."""
     cell = result.cell
-    parts = [f"**{_inline(cell.name)}**", _block(cell.prompt_text)]
+    parts = [f"**{inline(cell.name)}**", _block(cell.prompt_text)]
     if negative := cell.request.arguments.get("negative_prompt"):
         parts += ["Without:", _block(negative)]
     if error := result.error:
-        parts += [f"**Failed** ({_inline(error.error_type)}, at {error.stage}):", _block(str(error))]
-    parts.append(_inline(cell.request.endpoint))
+        parts += [
+            f"**Failed** ({inline(error.error_type)}, at {error.stage}):",
+            _block(str(error), ERROR_LENGTH),
+        ]
+    parts += [_settings_line(cell), inline(cell.request.endpoint)]
     return "\n\n".join(parts)
 
 
-def _block(text: str) -> str:
+def _settings_line(cell: Cell) -> str:
+    """Return a run's settings and its price, as many as fit on a line."""
+    given = {**cell.factors, **cell.request.arguments}
+    said = [f"{key} {inline(str(value))}" for key, value in given.items() if key not in TEXTS]
+    price = cell.request.price_usd
+    said.append("price unknown" if price is None else f"{price:.2f} USD")
+    while len(line := " · ".join(said)) > SETTINGS_LENGTH:
+        said.pop(-2)
+    return line
+
+
+def _block(text: str, length: int = TEXT_LENGTH) -> str:
     """Return a text as a code block, fenced by more backticks than it has in a row."""
-    text = _bounded(text, TEXT_LENGTH)
+    text = _bounded(text, length)
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Return a text as a code span on one line, between more backticks than it has in a row."""
     line = _bounded(" ".join(text.split()), NAME_LENGTH)
     fence = "`" * (_longest_run(line) + 1)
@@ -157,7 +198,7 @@ def _longest_run(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
@@ -187,4 +228,4 @@ def _series(frames: pd.DataFrame, start_ms: int) -> Iterator[Point]:
     for name in set(CHARTED) & set(thinned.columns):
         for frame, time_s, value in zip(thinned["frame"], thinned["time_s"], thinned[name], strict=True):
             if value == value:
-                yield Point(f"frame/{name}", float(value), start_ms + int(time_s * 1000), int(frame))
+                yield Point(f"{SERIES}{name}", float(value), start_ms + int(time_s * 1000), int(frame))

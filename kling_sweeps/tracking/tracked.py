@@ -12,6 +12,7 @@ from pathlib import Path
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.tracking.database import VERSION, has_workspaces
+from kling_sweeps.tracking.presentation import RECORD
 from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
 
 # The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
@@ -20,6 +21,7 @@ ACTIVE = """
     SELECT experiment_id FROM experiments
     WHERE name = ? AND lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'
 """
+TAG = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
 RUNS = """
     SELECT key.value, content.value FROM runs
     JOIN tags key ON key.run_uuid = runs.run_uuid AND key.key = 'request_key'
@@ -30,10 +32,14 @@ RUNS = """
 
 @dataclass(frozen=True)
 class TrackedRuns:
-    """The runs of an experiment: the tag `content` by request key, where exactly one complete run has the key."""
+    """The runs of an experiment: the tag `content` by request key, where exactly one complete run has the key.
+
+    `record` is the experiment's tag that says what its views and note were made from.
+    """
 
     experiment_id: str | None
     contents: dict[str, str]
+    record: str | None = None
 
 
 def read(uri: str, experiment: str) -> TrackedRuns | None:
@@ -58,20 +64,22 @@ def _in_file(path: Path, experiment: str) -> TrackedRuns | None:
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:
             return TrackedRuns(None, {})
-        return TrackedRuns(str(found[0]), _once(database.execute(RUNS, [found[0]])))
+        record = database.execute(TAG, [found[0], RECORD]).fetchone()
+        return TrackedRuns(
+            str(found[0]), once(database.execute(RUNS, [found[0]])), record[0] if record else None
+        )
 
 
 def _on_server(server: TrackingServer, experiment: str) -> TrackedRuns:
     found = server.experiment(experiment)
     if found is None or found["lifecycle_stage"] != "active":
         return TrackedRuns(None, {})
-    tags = server.runs(found["experiment_id"])
-    return TrackedRuns(
-        found["experiment_id"], _once((run.get("request_key"), run.get("content")) for run in tags)
-    )
+    record = [tag["value"] for tag in found.get("tags", ()) if tag["key"] == RECORD]
+    runs = once((run.get("request_key"), run.get("content")) for run in server.runs(found["experiment_id"]))
+    return TrackedRuns(found["experiment_id"], runs, record[0] if record else None)
 
 
-def _once(runs: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
+def once(runs: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:
     """Return the content of each key that one run has, and no other."""
     found: dict[str, list[str | None]] = defaultdict(list)
     for key, content in runs:

@@ -7,7 +7,7 @@ import os
 import shlex
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from kling_sweeps.errors import UnavailableError
+from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.tracking import run_data, tracked
+from kling_sweeps.tracking.colors import run_colors
 from kling_sweeps.tracking.database import (
     VERSION,
     LockedError,
@@ -27,7 +29,11 @@ from kling_sweeps.tracking.database import (
     check_version,
     has_workspaces,
 )
+from kling_sweeps.tracking.note import CHART_PAGE, report_link, view_link
+from kling_sweeps.tracking.overview import Overview, planned_run
+from kling_sweeps.tracking.presentation import RECORD, Record, present
 from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
+from kling_sweeps.tracking.views import BY_SETTING
 from kling_sweeps.untrusted import clean
 
 if TYPE_CHECKING:
@@ -36,11 +42,11 @@ if TYPE_CHECKING:
 
 TAG_LENGTH = 5000
 PARAM_LENGTH = 6000
-# The runs by name, side by side, on the page that is about runs.
-CHART_VIEW = (
-    "compareRunsMode=CHART&workflowType=machine_learning&orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
-)
+# The runs by name, side by side, where there are no views yet.
+BY_NAME = "orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
 UI_PORT = 5000
+# The experiment that has the reports of all sweeps.
+REPORTS = "reports"
 PATIENCE_S = 3.0
 # How long another program's lock on a SQLite file is waited for, and once that was in vain.
 LOCK_S, AWAY_LOCK_S = 5.0, 0.1
@@ -53,12 +59,18 @@ def experiment_name(sweep: str, provider: str) -> str:
 
 @dataclass
 class Tracker:
-    """Writes runs to one experiment, from one thread; `open` may be called early, from another."""
+    """Writes runs to one experiment, from one thread; `open` may be called early, from another.
+
+    `cells` are those of the command, by which its runs get their colours.
+    """
 
     uri: str
     sweep: str
     provider: str
+    cells: Sequence[Cell] = ()
     is_away: bool = False
+    # The page of the sweep's report, from the `#` of MLflow's address on, once the note names it.
+    report: str | None = None
 
     def check(self) -> None:
         """Raise UnavailableError, with what to do, where runs can't be logged; a lock on a database passes."""
@@ -168,18 +180,53 @@ class Tracker:
     def _known(self) -> dict[str, str]:
         if self._read is not None:
             return self._read.contents
-        return {run.data.tags["request_key"]: run.data.tags.get("content", "") for run in self._search("")}
+        return _contents(self._search_all(""))
+
+    @cached_property
+    def made_from(self) -> str:
+        """Return what the experiment's views were made from, "" where there are none."""
+        if self._read is not None:
+            return Record.read(self._read.record).made_from
+        return Record.read(self.client.get_experiment(self.experiment_id).tags.get(RECORD)).made_from
 
     def _search(self, filter_string: str) -> Iterator[Run]:
+        """Yield the videos' runs that a filter finds."""
+        return (run for run in self._search_all(filter_string) if "request_key" in run.data.tags)
+
+    def _search_all(self, filter_string: str) -> Iterator[Run]:
         token = None
         while True:
             page = self.client.search_runs(
                 [self.experiment_id], filter_string, max_results=1000, page_token=token
             )
-            yield from (run for run in page if "request_key" in run.data.tags)
+            yield from page
             token = page.token
             if not token:
                 return
+
+    def present(self, goals: Sequence[str] = (), found: Sequence[str] = (), is_due: bool = False) -> None:
+        """Bring the experiment's views and note up to date, without MLflow where no run has changed since.
+
+        `goals` are the metrics that the sweep asks about, `found` sentences that say what it has shown; what
+        `is_due` is written though no run has changed.
+        """
+        if self.made_from == _made_from(self.known, goals, found) and not is_due:
+            return
+        with self._trying():
+            runs = list(self._search_all(""))
+            self.known = _contents(runs)
+            made_from = _made_from(self.known, goals, found)
+            self.report = self._report_page()
+            present(self.client, self.experiment_id, runs, made_from, goals, found, self.report)
+            self.made_from = made_from
+
+    def _report_page(self) -> str | None:
+        reports = self.client.get_experiment_by_name(experiment_name(REPORTS, self.provider))
+        if reports is None or reports.lifecycle_stage != "active":
+            return None
+        found = self.client.search_runs([reports.experiment_id], "tags.kind = 'report'", max_results=1000)
+        ids = [run.info.run_id for run in found if run.data.tags.get("sweep") == self.sweep]
+        return report_link(reports.experiment_id, ids[0]) if ids else None
 
     def track(self, result: RunResult) -> None:
         """Write a run, unless MLflow has it as it is now; one that is incomplete or has changed is replaced."""
@@ -229,7 +276,7 @@ class Tracker:
         run_id = self.client.create_run(
             self.experiment_id,
             start_time=run_data.start_ms(result),
-            tags={**ours, **run_data.words(result), **theirs},
+            tags={**ours, **run_data.words(result), **self._color(result), **theirs},
             run_name=theirs.get("mlflow.runName", result.cell.name),
         ).info.run_id
         self.client.log_batch(
@@ -241,6 +288,16 @@ class Tracker:
         self._log_artifacts(run_id, result)
         self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
         self.client.set_tag(run_id, "content", run_data.content(result))
+        self.known[result.cell.request.key] = run_data.content(result)
+
+    def _color(self, result: RunResult) -> dict[str, str]:
+        color = self._colors.get(result.cell.request.key)
+        return run_data.colored(color) if color else {}
+
+    @cached_property
+    def _colors(self) -> dict[str, str]:
+        overview = Overview([planned_run(cell) for cell in self.cells])
+        return {run.run_id: color for run, color in zip(overview.runs, run_colors(overview), strict=True)}
 
     def _log_artifacts(self, run_id: str, result: RunResult) -> None:
         entry, measured = result.entry, result.measurement
@@ -252,13 +309,19 @@ class Tracker:
 
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""
-        path = f"/#/experiments/{self.experiment_id}/runs?{CHART_VIEW}"
+        by_name = f"#/experiments/{self.experiment_id}/{CHART_PAGE}&{BY_NAME}"
+        page = view_link(self.experiment_id, BY_SETTING) if self.made_from else by_name
         if self.store.is_server:
-            return f"Compare the runs: {str(self.store).rstrip('/')}{path}"
+            return f"Compare the runs: {self.link(page)}"
         command = "mlflow ui"
         if self.uri != "sqlite:///mlflow.db":
             command += f" --backend-store-uri {shlex.quote(str(self.store))}"
-        return f"Compare the runs: {command}, then http://127.0.0.1:{UI_PORT}{path}"
+        return f"Compare the runs: {command}, then {self.link(page)}"
+
+    def link(self, page: str) -> str:
+        """Return the whole address of a page, which begins with `#`, on the server or where `mlflow ui` serves it."""
+        root = str(self.store).rstrip("/") if self.store.is_server else f"http://127.0.0.1:{UI_PORT}"
+        return f"{root}/{page}"
 
 
 @contextmanager
@@ -353,6 +416,16 @@ def _import_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise too
+
+
+def _contents(runs: Iterable[Run]) -> dict[str, str]:
+    """Return what runs were when they were written, by request key, for whatever is there once and whole."""
+    return tracked.once((run.data.tags.get("request_key"), run.data.tags.get("content")) for run in runs)
+
+
+def _made_from(contents: Mapping[str, str], goals: Sequence[str], found: Sequence[str]) -> str:
+    """Return what tells one state of an experiment's runs, and of what is said of them, from another."""
+    return run_data.digest(repr((run_data.LAYOUT, sorted(contents.items()), list(goals), list(found))))
 
 
 def _ended(run: Run) -> int:
