@@ -220,14 +220,14 @@ def test_a_run_names_its_neighbours():
     lines = beside(Overview(found), "7")
     for run in found:
         row = [other for other in found if (other.prompt, other.sample) == (run.prompt, run.sample)]
-        assert all((f"/runs/{other.run_id})" in lines[run.run_id]) is (other is not run) for other in row)
+        assert all((f"/runs/{other.run_id}?" in lines[run.run_id]) is (other is not run) for other in row)
         assert lines[run.run_id].count("%22") == 2 * (3 + 1)
         assert f"%22{run.run_id}%22" in lines[run.run_id]
     assert beside(Overview(runs(prompts=("a",))), "7") == {"0" * 32: ""}
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "a\n\nBeside it: b", "x" * 7990])
-def test_neighbours_are_the_last_line_of_a_description(text):
+@pytest.mark.parametrize("text", [*HOSTILE, "a\n\nBeside it: b\n\n", "x" * 7990])
+def test_neighbours_are_the_first_line_of_a_description(text):
     """Puts the line in place of the one before it, changes nothing else, and stays within MLflow's limit."""
     line = f"{run_data.BESIDE}[a](#/b)"
     once = run_data.beside(f"```\n{text}\n```", line)

@@ -10,7 +10,9 @@ from kling_sweeps.tracking import views
 from kling_sweeps.tracking.overview import Overview, RunFacts
 from kling_sweeps.tracking.run_data import BESIDE, inline
 
-CHART_PAGE = "runs?compareRunsMode=CHART&workflowType=machine_learning"
+# Without this, MLflow shows what is about agents and evaluations around the page.
+WORKFLOW = "workflowType=machine_learning"
+CHART_PAGE = f"runs?compareRunsMode=CHART&{WORKFLOW}"
 # What MLflow's page that compares runs shows side by side.
 SIDE_BY_SIDE = 3
 # How many runs before and after it a run names.
@@ -30,7 +32,7 @@ def report_link(experiment_id: str, run_id: str) -> str:
 def compare_link(experiment_id: str, run_ids: Sequence[str]) -> str:
     """Return the page that plays the videos of runs side by side, from the `#` of MLflow's address on."""
     runs, experiments = (quote(json.dumps(ids)) for ids in (list(run_ids), [experiment_id]))
-    return f"#/compare-runs?runs={runs}&experiments={experiments}"
+    return f"#/compare-runs?runs={runs}&experiments={experiments}&{WORKFLOW}"
 
 
 def note(overview: Overview, experiment_id: str, report: str | None = None, found: Sequence[str] = ()) -> str:
@@ -90,7 +92,7 @@ def beside(overview: Overview, experiment_id: str) -> dict[str, str]:
 
 def _run_link(experiment_id: str, run: RunFacts) -> str:
     name = inline(run.tags.get("mlflow.runName", run.run_id))
-    return f"[{name}](#/experiments/{experiment_id}/runs/{run.run_id})"
+    return f"[{name}](#/experiments/{experiment_id}/runs/{run.run_id}?{WORKFLOW})"
 
 
 def _rows(overview: Overview) -> list[list[RunFacts]]:

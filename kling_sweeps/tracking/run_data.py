@@ -31,9 +31,9 @@ TEXTS = {"prompt", "negative_prompt"}
 TEXT_LENGTH, ERROR_LENGTH, SETTINGS_LENGTH, NAME_LENGTH = 2500, 1500, 600, 100
 DESCRIPTION_LENGTH = 8000
 NAME, DESCRIPTION, COLOR = "mlflow.runName", "mlflow.note.content", "mlflow.runColor"
-# What the line of a description begins with that names a run's neighbours.
+# What the first line of a description begins with that names a run's neighbours; MLflow shows few lines at first.
 BESIDE = "Beside it: "
-BESIDE_LINE = re.compile(rf"\n\n{BESIDE}.*\Z")
+BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 # The tags that are written here; any other is a person's.
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
@@ -70,9 +70,9 @@ def described(text: str) -> dict[str, str]:
 
 
 def beside(text: str, line: str) -> str:
-    """Return a description with its neighbours' line, in place of an earlier one; without it where it is too long."""
+    """Return a description below its neighbours' line, in place of an earlier one; without it where it is too long."""
     bare = _bare(text)
-    whole = f"{bare}\n\n{line}"
+    whole = f"{line}\n\n{bare}"
     return whole if line and len(whole) <= DESCRIPTION_LENGTH else bare
 
 
@@ -150,7 +150,7 @@ def number(value: object) -> float | None:
 def description(result: RunResult) -> str:
     """Return the run in Markdown, for MLflow's run page; what others wrote is in it as text, as it is."""
     cell = result.cell
-    parts = [f"**{inline(cell.name)}**", _block(cell.prompt_text)]
+    parts = [_settings_line(cell), _block(cell.prompt_text)]
     if negative := cell.request.arguments.get("negative_prompt"):
         parts += ["Without:", _block(negative)]
     if error := result.error:
@@ -158,7 +158,7 @@ def description(result: RunResult) -> str:
             f"**Failed** ({inline(error.error_type)}, at {error.stage}):",
             _block(str(error), ERROR_LENGTH),
         ]
-    parts += [_settings_line(cell), inline(cell.request.endpoint)]
+    parts.append(inline(cell.request.endpoint))
     return "\n\n".join(parts)
 
 
