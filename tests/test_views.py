@@ -139,7 +139,7 @@ def test_the_other_views_draw_frames_runs_and_money():
     assert grouped(found[BY_FRAME]) == ["cfg_scale"]
     parallel, *scatter = drawn(found[ALL])
     assert parallel["selectedParams"] == ["prompt", "cfg_scale"]
-    assert parallel["selectedMetrics"] == list(USUAL)
+    assert parallel["selectedMetrics"] == list(USUAL)[::-1]
     assert [chart["yaxis"]["key"] for chart in scatter] == list(USUAL)
     assert found[ALL]["groupBy"] is None
     assert [chart["metricKey"] for chart in drawn(found[MONEY])] == ["cost_usd", "queue_s"]

@@ -213,6 +213,8 @@ class Tracker:
         if self.made_from == _made_from(self.known, goals, found) and not is_due:
             return
         with self._trying():
+            if self.is_away:
+                self._ask()
             runs = list(self._search_all(""))
             self.known = _contents(runs)
             made_from = _made_from(self.known, goals, found)

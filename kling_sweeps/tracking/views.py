@@ -81,7 +81,8 @@ def _all(overview: Overview) -> dict[str, Any]:
     parallel = {
         "type": "PARALLEL",
         "selectedParams": params,
-        "selectedMetrics": overview.goals,
+        # MLflow colours the lines by the last.
+        "selectedMetrics": overview.goals[::-1],
         "showAllRuns": True,
     }
     sections = [("Every run through its settings and metrics", [parallel])]
