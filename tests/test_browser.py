@@ -102,6 +102,11 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def experiment_id(sweep: Sweep) -> str:
+    return Path(runs_df("cfg", sweep.command.tracking_uri)["artifact_uri"][0]).parts[-3]
+
+
 def test_the_printed_address_opens_the_charts(sweep, server, page):
     """Draws each metric against the swept setting, a line a prompt, where the sweep said it is."""
     (path,) = re.findall(r"http://127\.0\.0\.1:5000(/#/\S+compareRunsMode=CHART\S*)", sweep.completed.stdout)
@@ -112,6 +117,39 @@ def test_the_printed_address_opens_the_charts(sweep, server, page):
         assert chart["lines"] in ([], [[0.1, 0.3, 0.5, 0.7, 0.9]] * 2)
     for prompt in ("potter", "skater"):
         assert page.get_by_text(f"{prompt} (motion)").count() > 0
+
+
+def test_the_menu_opens_a_view(server, page, experiment_id):
+    """Has every view in the menu of the page of runs, the charts one click behind it."""
+    page.goto(f"{server}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
+    page.get_by_test_id("saved-views-trigger").click()
+    items = page.get_by_role("menu").get_by_role("menuitem")
+    items.filter(has_text="By setting").wait_for()
+    shown = page.get_by_role("menu").inner_text()
+    assert re.findall("By setting|Frame by frame|All|Money and time", shown) == [
+        *("By setting", "Frame by frame", "All", "Money and time")
+    ]
+    page.get_by_test_id("saved-views-item-kling-sweeps-by-setting").get_by_text("By setting").click()
+    page.wait_for_url("**viewStateShareKey=kling-sweeps-by-setting*")
+    page.locator("label").filter(has=page.locator("input[value=CHART]")).click()
+    page.wait_for_function(f"() => ({CHARTS})().some(chart => chart.lines.length === 2)")
+
+
+def test_a_run_plays_beside_its_neighbours(sweep, server, page, experiment_id):
+    """Plays three videos next to each other on MLflow's page that compares runs, opened from a run's page."""
+    run = runs_df("cfg", sweep.command.tracking_uri).iloc[0]
+    page.goto(f"{server}/#/experiments/{experiment_id}/runs/{run['run_id']}")
+    link = page.get_by_role("link", name="play 3 side by side")
+    link.wait_for()
+    page.set_viewport_size({"width": 2000, "height": 1100})
+    page.goto(f"{server}/{link.get_attribute('href')}")
+    page.get_by_text("video.mp4", exact=True).first.click()
+    page.wait_for_function("() => document.querySelectorAll('video').length === 3")
+    page.evaluate(
+        "() => Promise.all([...document.querySelectorAll('video')].map(v => { v.muted = true; return v.play() }))"
+    )
+    page.wait_for_function(f"() => [...document.querySelectorAll('video')].every({PLAYS})")
+    page.set_viewport_size({"width": 1400, "height": 1100})
 
 
 def test_a_runs_page_plays_its_video(sweep, server, page):
