@@ -14,6 +14,7 @@ from rich.text import Text
 from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RefusedError, RunError
 from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.sweep import summary
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.sweep.search import Proposal, SearchJournal, Trial, read_trial
 from kling_sweeps.sweep.search_results import Found, show, track
@@ -223,3 +224,5 @@ class _Search:
             raise NotTrackedError(
                 f"the search is not tracked ({self.tracker.said(error)}); the same command tracks it, for nothing"
             ) from None
+        if self.is_begun:
+            summary.show_report(self.runs, self.tracker, Path(self.asked.jobs.config.hydra.sweep.dir))
