@@ -89,7 +89,8 @@ function acrossOf(list, box) {
 
 function captionOf(run, list) {
   const told = list.length === 1 ? [] : factors.filter((factor) => new Set(list.map((one) => levelOf(one, factor))).size > 1);
-  return el("figcaption", {}, told.map((factor) => (factor.key === "prompt" ? labelOf(factor, levelOf(run, factor)) : `${factor.key} ${labelOf(factor, levelOf(run, factor))}`)).join(" · "));
+  const hue = list.length > 1 ? `hue-${list.indexOf(run) % 8}` : "";
+  return el("figcaption", { className: hue }, told.map((factor) => (factor.key === "prompt" ? labelOf(factor, levelOf(run, factor)) : `${factor.key} ${labelOf(factor, levelOf(run, factor))}`)).join(" · "));
 }
 
 /** Return a run as large as there is room: its clip, and over it the original where a server has it. */
@@ -150,8 +151,8 @@ function beside(list) {
       el("th", { scope: "row", title: `${one.meaning}${one.unit ? `, ${one.unit}` : ""}` }, one.name),
       ...values.map((value, index) => el("td", { className: isTold && merits[index] === best ? "best" : "" }, shown(value), value === null || one.high === one.low ? null : placeOf(one, value))));
   });
-  const table = el("table", {}, el("thead", {}, el("tr", {}, el("td", {}), ...list.map((run) => el("th", { scope: "col" }, list.length === 1 ? "this video" : captionOf(run, list).textContent || run.name)))),
-    el("tbody", {}, ...rows, ...numbers));
+  const heads = list.map((run, index) => el("th", { scope: "col", className: `hue-${index % 8}`, title: run.name, "aria-label": run.name }, list.length === 1 ? "" : String(index + 1)));
+  const table = el("table", {}, el("thead", { hidden: list.length === 1 }, el("tr", {}, el("td", {}), ...heads)), el("tbody", {}, ...rows, ...numbers));
   const flaws = list.filter((run) => run.flaws).map((run) => el("p", { className: "note" }, run.flaws));
   return [...parts, ...flaws, table];
 }
