@@ -190,14 +190,16 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
         name = experiment_name(tracker.sweep, tracker.provider)
         config = config_of(outputs / CONFIG_DUMP)
         make_report(name, settings.store_dir, settings.tracking_uri, outputs / REPORT, config)
-        _say(f"See the videos in step: {(outputs / REPORT).absolute()}")
-    except Exception as error:  # the runs are as they are
+    except (Exception, KeyboardInterrupt) as error:  # the runs are as they are
+        why = tracker.said(error) if isinstance(error, Exception) else "interrupted"
         _say(
-            (f"The report could not be made: {tracker.said(error)}. ", "yellow"),
+            (f"The report could not be made: {why}. ", "yellow"),
             f"To try again: python -m kling_sweeps.report {tracker.sweep}",
         )
     else:
         present(tracker, is_due=tracker.report is None)  # the note names it from now on
+        page = f"{tracker.link(tracker.report)}, or " if tracker.report else ""
+        _say(f"See the videos in step: {page}{(outputs / REPORT).absolute()}")
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
