@@ -85,6 +85,7 @@ def settings(task: dict[str, Any]) -> Settings:
         budget=BudgetSettings(max_usd=100, partial=False, allow_unknown_price=False),
         policy=Policy(unknown=task["unknown"]),
         objective=None,
+        goal={},
         dry_run=False,
         max_pixels=MAX_PIXELS,
     )

@@ -102,6 +102,7 @@ class Lab:
             budget=BudgetSettings(max_usd, partial, unknown_price),
             policy=_replace(Policy(), given),
             objective=None,
+            goal={},
             dry_run=False,
             max_pixels=MAX_PIXELS,
         )

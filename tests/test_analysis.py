@@ -165,7 +165,7 @@ def test_the_sweep_says_what_it_lacks(cfg):
     values = cfg.pivot(index="prompt", columns="cfg_scale", values="luma_contrast")
     found = row(effects(cfg, "cfg_scale", ["luma_contrast"]), 0.9, "luma_contrast")
     assert found["difference"] == pytest.approx((values[0.9] - values[0.1]).mean())
-    assert (found["prompts"], found["verdict"]) == (2, "no cell has repeats")
+    assert (found["prompts"], found["verdict"]) == (2, "no cell has repeats, such as sample=0,1")
 
 
 def test_a_param_named_as_a_metric(experiment):

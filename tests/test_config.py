@@ -197,3 +197,30 @@ def test_settings_of_the_command_are_not_swept():
     """Refuses a sweep whose runs would be kept in different places."""
     with pytest.raises(ConfigError, match="the same for all runs"):
         read_all(partial(read_job, *job(f"store.dir={name}")) for name in "ab")
+
+
+def test_a_goal_says_what_a_sweep_is_about():
+    """Reads which way is better by metric, measured by this command or not, and changes no request."""
+    settings, cell = read("goal={motion: max, cuts: min}", "metrics=fast")
+    assert settings.goal == {"motion": "max", "cuts": "min"}
+    assert cell.request.key == read()[1].request.key
+    assert read()[0].goal == {}
+    assert read("+sweep=cfg", "++goal.cuts=min")[0].goal == {
+        "sharpness": "max",
+        "motion": "max",
+        "cuts": "min",
+    }
+
+
+@pytest.mark.parametrize(
+    ("goal", "problem"),
+    [
+        ("{sharpnes: max}", "goal.sharpnes is no metric; did you mean sharpness?"),
+        ("{motion: more}", "goal.motion=more is neither max nor min"),
+        ("{motion: null}", "goal.motion=null is neither max nor min"),
+        ("[motion]", "goal=['motion'] is not a mapping of metrics to max or min, as {motion: max}"),
+    ],
+)
+def test_a_goal_that_nobody_can_reach_is_refused(goal, problem):
+    """Names the metric that is meant, and the two ways there are."""
+    assert problems(f"goal={goal}") == [problem]

@@ -12,7 +12,16 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from kling_sweeps.analysis import cells, design_for, effects, interaction, statement, statements
+from kling_sweeps.analysis import (
+    cells,
+    conclusions,
+    design_for,
+    effects,
+    factors,
+    interaction,
+    statement,
+    statements,
+)
 
 LEVELS = (0.1, 0.5, 0.9)
 CONSTANT = {"model": "kling", "endpoint": "fal/kling"}
@@ -127,7 +136,7 @@ def test_the_claim_depends_on_the_prompts_of_the_design(prompts, scope):
     [
         (1, 3, "general", "1 prompt can't carry a claim about prompts in general"),
         (2, 3, "general", "2 prompts can't carry a claim about prompts in general"),
-        (3, 1, "these_prompts", "no cell has repeats"),
+        (3, 1, "these_prompts", "no cell has repeats, such as sample=0,1"),
     ],
 )
 def test_what_can_not_be_told_says_why(prompts, repeats, scope, verdict):
@@ -183,6 +192,16 @@ def test_a_factor_of_a_template_makes_the_text():
     )
     found = row(effects(runs, "camera"), "static wide shot")
     assert (found["prompts"], found["scope"], found["warning"]) == (5, "general", "")
+
+
+def test_a_factor_within_a_quoted_text():
+    """Pairs the texts of a template on the command line, which are their own ids, by what else is in them."""
+    runs = table_of(
+        {"prompt": text, "prompt_text": text, "name": name, "luma_mean": float(n)}
+        for n, (animal, name) in enumerate(product(("fox", "owl"), ("Ann", "Ben")))
+        for text in [f"A {animal} called {name}"]
+    )
+    assert row(effects(runs, "name"), "Ben")[["prompts", "difference"]].tolist() == [2, 1]
 
 
 def test_an_edited_prompt_is_another_prompt():
@@ -315,7 +334,7 @@ def test_where_nothing_varies_nothing_is_tested(scope):
     runs = drawn(5, 2, levels=(5, 10))
     runs["luma_mean"] = 0.1 + runs["cfg_scale"] * 0.01
     found = row(effects(runs, "cfg_scale", scope=scope), 10)
-    assert found["verdict"] == "the same difference everywhere"
+    assert found["verdict"] == "nothing varies"
     assert found["difference"] == pytest.approx(0.05)
     assert np.isnan(found[["low", "high", "p", "p_adjusted"]].astype(float)).all()
 
@@ -551,10 +570,29 @@ def test_statements_of_a_table():
     assert {line.split(" is ")[0] for line in lines[:2]} <= {"luma_mean", "saturation_mean"}
     assert lines[2] == "2 more are in the table."
     assert lines[3].startswith(
-        "Not distinguishable from 0.1 in general, by 6 prompts, which is not to say equal: cuts at cfg_scale=0.5, 0.9 ("
+        "Not distinguishable from cfg_scale=0.1 in general, by 6 prompts, which is not to say equal: cuts at 0.5, 0.9 ("
     )
-    assert lines[4:] == ["No answer on motion_p95: the same difference everywhere."]
+    assert lines[4:] == ["No answer on motion_p95 by cfg_scale: nothing varies."]
     runs.attrs["goal"] = {"luma_mean": "max"}
     aimed = statements(effects(runs, "cfg_scale"))
     assert aimed[0].startswith("luma_mean is ")
     assert not any("Not distinguishable" in line for line in aimed)
+
+
+def test_what_is_tied_to_another_factor_is_none():
+    """Lists the settings that vary by themselves: no text, no own argument of a model, and the prompt if alone."""
+    runs = drawn(2, levels=(0.1, 0.9))
+    assert factors(runs) == ["cfg_scale"]
+    runs["model"] = runs["endpoint"] = np.where(runs["cfg_scale"] == 0.1, "a", "b")
+    assert factors(runs) == ["model"]
+    assert factors(drawn(2, levels=(0.1,))) == ["prompt"]
+    assert factors(drawn(1, levels=(0.1,))) == []
+    assert conclusions(drawn(1, 2, levels=(0.1,))) == []
+
+
+def test_a_ratio_of_ones_own_is_compared_in_percent():
+    """Takes the logarithm of a metric that the runs say is a ratio."""
+    runs = drawn(5, metrics=["mine"])
+    assert set(effects(runs, "cfg_scale")["scale"]) == {"raw"}
+    runs.attrs["ratios"] = ["mine"]
+    assert set(effects(runs, "cfg_scale")["scale"]) == {"log"}

@@ -277,11 +277,17 @@ def test_an_experiment_is_presented_once(tracker):
     assert tags(tracker) == written
 
 
+def present(tracker: Tracker, goals: list[str], found: list[str]) -> None:
+    """Bring an experiment up to date with what is asked about and what was found."""
+    tracker.goals, tracker.found = goals, found
+    tracker.present()
+
+
 def test_what_is_found_later_is_written_too(tracker):
     """Writes views and note anew for other goals and other findings."""
     tracker.present()
     other = again(tracker)
-    other.present(["cuts"], ["Nothing moves."])
+    present(other, ["cuts"], ["Nothing moves."])
     assert "Nothing moves." in tags(tracker)["mlflow.note.content"]
     state = json.loads(tags(tracker)[PREFIX + BY_SETTING])["state"].removeprefix("deflate;")
     assert [c["metricKey"] for c in drawn(json.loads(zlib.decompress(b64decode(state))))] == ["cuts"]
@@ -304,7 +310,7 @@ def test_what_a_person_changed_is_theirs(tracker):
     theirs = change_all(tracker.client, tracker.experiment_id, run.info.run_id)
     before = tags(tracker)
     for found in (["One."], ["Two."]):
-        again(tracker).present(["cuts"], found)
+        present(again(tracker), ["cuts"], found)
     after = tags(tracker)
     assert {key: after[key] for key in theirs} == theirs
     assert PREFIX + ALL not in after
@@ -321,13 +327,13 @@ def test_an_interrupted_presentation_is_completed(tracker):
         other.open()
         other.client = Killed(client, calls)
         try:
-            other.present(["cuts"] * (calls % 2), [f"Found {calls}."])
+            present(other, ["cuts"] * (calls % 2), [f"Found {calls}."])
         except KeyboardInterrupt:
             pass
         else:
             break
         other = again(tracker)
-        other.present(["motion"], [f"Then {calls}."])
+        present(other, ["motion"], [f"Then {calls}."])
         assert f"Then {calls}." in tags(tracker)["mlflow.note.content"]
         assert {key for key in tags(tracker) if key.startswith(PREFIX)} == {*views(Overview([]))}
         assert json.loads(tags(tracker)[RECORD])["made_from"]

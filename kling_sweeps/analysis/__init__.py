@@ -11,6 +11,7 @@ They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///
 """
 
 from kling_sweeps.analysis.cells import Cells, cells
+from kling_sweeps.analysis.conclusions import conclusions, factors
 from kling_sweeps.analysis.design import design_for
 from kling_sweeps.analysis.effects import effects
 from kling_sweeps.analysis.interactions import Interaction, interaction
@@ -22,8 +23,10 @@ __all__ = [
     "Interaction",
     "artifact_path",
     "cells",
+    "conclusions",
     "design_for",
     "effects",
+    "factors",
     "frames_df",
     "interaction",
     "preview",

@@ -50,7 +50,7 @@ def design_for(
     pairing = paired(runs, factor)
     scope = claimed(pairing, scope)
     raw = values_of(runs, factor, [metric])
-    is_log = on_log_scale([metric], raw)
+    is_log = on_log_scale(runs, [metric], raw)
     size = abs(np.log1p(effect / 100)) if is_log[0] else abs(effect)
     if not 0 < size < np.inf:
         raise ValueError(f"effect={effect}: expected a difference, {'in percent' if is_log[0] else 'not 0'}")

@@ -63,7 +63,8 @@ def effects(
     - `difference` to the reference, and its interval from `low` to `high`, each row for itself;
     - `p`, and `p_adjusted`: by Holm among the metrics that were asked for, in `metrics` or as the goals in
       `runs.attrs["goal"]`, and by Benjamini and Hochberg among all others;
-    - `smallest_detectable`: what would have been seen with a power of 80 %, of as many comparisons; and the
+    - `smallest_detectable`: how large a difference the same way would have been seen with a power of 80 %, of
+      as many comparisons; and the
       `verdict`: `found` (of what was asked for), `worth a look` (of all others), `not distinguishable`,
       `reference`, or why there is no answer;
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
@@ -79,7 +80,7 @@ def effects(
     names, asked = _chosen(runs, metrics, goal)
     scope = claimed(pairing, scope)
     values = values_of(runs, factor, names)
-    is_log = on_log_scale(names, values)
+    is_log = on_log_scale(runs, names, values)
     levels = range(len(pairing.levels))
     table = pd.concat(
         [_compared(pairing, values, is_log, level, base, scope, confidence) for level in levels],
@@ -87,7 +88,7 @@ def effects(
     )
     table["metric"] = names * len(levels)
     table["warning"] = [
-        "; ".join(filter(None, [warning, _log_warning(name, scale)]))
+        "; ".join(filter(None, [warning, _log_warning(runs, name, scale)]))
         for name, scale, warning in zip(table["metric"], table["scale"], table["warning"], strict=True)
     ]
     table["goal"] = [goal.get(name, "") for name in table["metric"]]
@@ -108,10 +109,10 @@ def claimed(pairing: Pairing, scope: str | None) -> str:
     return scope
 
 
-def on_log_scale(names: Sequence[str], values: np.ndarray) -> np.ndarray:
-    """Tell which metrics are ratios, none of whose values is 0."""
+def on_log_scale(runs: pd.DataFrame, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Tell which metrics are compared by their ratio: those that say so, and have no value of 0."""
     known = np.where(np.isnan(values), 1.0, values)
-    return np.array([_is_ratio(name) for name in names], dtype=bool) & (known > 0).all(axis=0)
+    return np.array([_is_ratio(runs, name) for name in names], dtype=bool) & (known > 0).all(axis=0)
 
 
 def scaled(values: np.ndarray, is_log: np.ndarray) -> np.ndarray:
@@ -200,7 +201,11 @@ def _judge(table: pd.DataFrame, is_asked: pd.Series, alpha: float) -> None:
         adjusted = adjust(rows["p"].to_numpy())
         seen = detectable(rows["error"].to_numpy(), rows["freedom"].to_numpy(), alpha / len(rows))
         table.loc[tested, "p_adjusted"] = adjusted
-        table.loc[tested, "smallest_detectable"] = in_percent(seen, (rows["scale"] == "log").to_numpy())
+        # In percent a decrease is smaller than the increase that undoes it.
+        way = np.where(rows["difference"] < 0, -1, 1)
+        table.loc[tested, "smallest_detectable"] = np.abs(
+            in_percent(way * seen, (rows["scale"] == "log").to_numpy())
+        )
         table.loc[tested, "verdict"] = np.where(adjusted <= alpha, word, NOT_DISTINGUISHABLE)
 
 
@@ -213,13 +218,13 @@ def _reasons(pairing: Pairing, estimate: Estimate, n: np.ndarray, scope: str) ->
         elif not prompts:
             found.append("no prompt has both")
         elif error == 0:
-            found.append("the same difference everywhere")
+            found.append("nothing varies")
         elif scope == GENERAL and prompts < FEWEST_PROMPTS:
             found.append(
                 f"{prompts} prompt{'s' * (prompts > 1)} can't carry a claim about prompts in general"
             )
         else:
-            found.append("" if error > 0 else "no cell has repeats")
+            found.append("" if error > 0 else "no cell has repeats, such as sample=0,1")
     return found
 
 
@@ -243,12 +248,13 @@ def _warnings(pairing: Pairing, own: np.ndarray, other: np.ndarray, level: int, 
         yield "; ".join([*said, *[tied] * bool(tied)])
 
 
-def _is_ratio(name: str) -> bool:
-    return name in declared() and declared()[name].scale == "log"
+def _is_ratio(runs: pd.DataFrame, name: str) -> bool:
+    value = declared().get(name)
+    return value.scale == "log" if value else name in runs.attrs.get("ratios", ())
 
 
-def _log_warning(name: str, scale: str) -> str:
-    is_kept = scale == "raw" and _is_ratio(name)
+def _log_warning(runs: pd.DataFrame, name: str, scale: str) -> str:
+    is_kept = scale == "raw" and _is_ratio(runs, name)
     return "some values are 0, so differences are not in percent" if is_kept else ""
 
 

@@ -53,7 +53,7 @@ def interaction(
     pairing = paired(runs, factor)
     base = reference_of(pairing.levels, factor, reference)
     raw = values_of(runs, factor, [metric])
-    is_log = on_log_scale([metric], raw)
+    is_log = on_log_scale(runs, [metric], raw)
     values = scaled(raw, is_log)
     f, p, noise, freedom = _tested(pairing, values[:, 0])
     sides = [side(values, pairing, level) for level in range(len(pairing.levels))]

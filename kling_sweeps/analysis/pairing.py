@@ -44,16 +44,19 @@ def paired(runs: pd.DataFrame, factor: str) -> Pairing:
     rows = runs[runs[factor].notna()]
     ignored = {"sample", factor}.union(*(twins for twins in TWINS if factor in twins))
     # A text that no two levels share is made by the factor, as by one of a template.
-    if "prompt_text" in rows and rows.groupby("prompt_text")[factor].nunique().max() < 2:
+    is_made = {"prompt", "prompt_text"} <= {*rows} and is_function(rows, factor, "prompt_text")
+    if is_made and factor not in TWINS[0]:
         ignored.add("prompt_text")
+        # A template of the command line is its own id: what stands in it for the factor tells none from another.
+        told = zip(rows["prompt"], rows["prompt_text"], rows[factor], strict=True)
+        templates = [_template(prompt, text, level, factor) for prompt, text, level in told]
+        rows = rows.assign(prompt=np.array(templates, dtype=object))
     free = [name for name in listed(runs, "params") if name not in ignored]
-    made = [name for name in free if name != "prompt" and _is_function(rows, name, factor)]
+    made = [name for name in free if name != "prompt" and is_function(rows, name, factor)]
     constant = [name for name in free if name not in made]
     block = _numbered(rows, constant)
     # What every text has one value of is a part of the prompt, as are the other factors of a template.
-    texts = [
-        name for name in constant if "prompt_text" not in rows or _is_function(rows, name, "prompt_text")
-    ]
+    texts = [name for name in constant if "prompt_text" not in rows or is_function(rows, name, "prompt_text")]
     prompt = _numbered(rows, texts)
     of_block = np.zeros((prompt.max() + 1, block.max() + 1))
     of_block[prompt, block] = 1
@@ -108,9 +111,13 @@ def check_metrics(runs: pd.DataFrame, metrics: Sequence[str]) -> None:
         raise LookupError(f"the runs have no metric {missing[0]!r}; they have {known}")
 
 
-def _is_function(rows: pd.DataFrame, name: str, of: str) -> bool:
+def is_function(rows: pd.DataFrame, name: str, of: str) -> bool:
     """Tell whether a param has one value for each value of another."""
-    return bool(rows.groupby(of)[name].nunique(dropna=False).max() < 2)
+    return bool(rows.groupby(of, dropna=False)[name].nunique(dropna=False).max() < 2)
+
+
+def _template(prompt: object, text: object, level: object, factor: str) -> object:
+    return str(prompt).replace(str(level), f"${{{factor}}}") if prompt == text else prompt
 
 
 def _numbered(rows: pd.DataFrame, names: Sequence[str]) -> np.ndarray:

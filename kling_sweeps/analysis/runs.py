@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -43,12 +44,14 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
     Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
     `start_time` (milliseconds since 1970), every param by its name, as numbers where all its values are, and
-    every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`. `.attrs["params"]` and
-    `.attrs["metrics"]` list the columns of each kind. Raises LookupError where there is no such
-    experiment, or more than one.
+    every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
+    `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
+    that the sweep is about which way is better, and `.attrs["ratios"]` which of its own are compared by their
+    ratio. Raises LookupError where there is no such experiment, or more than one.
     """
     client = mlflow_client(_uri(tracking_uri))
-    found = _runs(client, _experiment_id(client, experiment))
+    experiment_id = _experiment_id(client, experiment)
+    found = _runs(client, experiment_id)
     logged = {name for run in found for name in run.data.metrics}
     metrics = sorted(name for name in logged if not name.startswith(("frame/", "setting/")))
     rows = [_row(run, {*FOUND, *metrics}) for run in found]
@@ -56,7 +59,11 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
     for name in set(params) - NAMES:
         table[name] = _numbers(table[name])
+    about = client.get_experiment(experiment_id).tags
     table.attrs.update(params=params, metrics=metrics)
+    table.attrs.update(
+        {key: json.loads(about.get(key, empty)) for key, empty in (("goal", "{}"), ("ratios", "[]"))}
+    )
     return table
 
 

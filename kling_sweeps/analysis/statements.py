@@ -14,8 +14,10 @@ from kling_sweeps.metrics import declared
 
 MOST = 5
 
+Row = Mapping[str, Any]
 
-def statement(row: Mapping[str, Any] | pd.Series) -> str:
+
+def statement(row: Row | pd.Series) -> str:
     """Return a row of `effects` as a sentence, with what it is of and how far it can be trusted."""
     told = dict(row)
     parts = [f"{_claim(told)}."]
@@ -33,13 +35,15 @@ def statement(row: Mapping[str, Any] | pd.Series) -> str:
     return " ".join(parts)
 
 
-def statements(table: pd.DataFrame, most: int = MOST) -> list[str]:
-    """Return what a table of `effects` says: what was found, at most so many, and what could not be told.
+def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
+    """Return what tables of `effects` say: what was found, at most so many, and what could not be told.
 
-    Where metrics were asked for, it is of them that it is told what was not distinguishable.
+    Where metrics were asked for as a goal, it is of them that it is said what was not distinguishable.
     """
     rows: list[dict[str, Any]] = [
-        {str(name): value for name, value in row.items()} for row in table.to_dict("records")
+        {str(name): value for name, value in row.items()}
+        for table in tables
+        for row in table.to_dict("records")
     ]
     found = [row for row in rows if row["verdict"] in (FOUND, WORTH_A_LOOK)]
     found.sort(key=lambda row: (row["verdict"] != FOUND, row["p_adjusted"], row["p"]))
@@ -47,18 +51,18 @@ def statements(table: pd.DataFrame, most: int = MOST) -> list[str]:
     if len(found) > most:
         lines.append(f"{len(found) - most} more are in the table.")
     wanted = [row for row in rows if row["goal"]] or rows
-    open_rows = [row for row in wanted if row["verdict"] == NOT_DISTINGUISHABLE]
-    if open_rows:
-        lines.append(_open(open_rows, most))
-    untold: dict[str, dict[str, None]] = defaultdict(dict)
+    missed: dict[object, list[Row]] = defaultdict(list)
+    untold: dict[object, list[Row]] = defaultdict(list)
     for row in wanted:
-        if row["verdict"] not in (FOUND, WORTH_A_LOOK, NOT_DISTINGUISHABLE, REFERENCE):
-            untold[row["verdict"]].setdefault(row["metric"])
-    lines += [f"No answer on {_some(list(names), most)}: {why}." for why, names in untold.items()]
-    return lines
+        if row["verdict"] == NOT_DISTINGUISHABLE:
+            missed[list(row)[1], row["prompts"]].append(row)
+        elif row["verdict"] not in (FOUND, WORTH_A_LOOK, REFERENCE):
+            untold[list(row)[1], row["verdict"]].append(row)
+    lines += [_missed(some, most) for some in missed.values()]
+    return [*lines, *(_untold(some, most) for some in untold.values())]
 
 
-def _claim(row: Mapping[str, Any]) -> str:
+def _claim(row: Row) -> str:
     factor = list(row)[1]
     at = f"{factor}={_level(row[factor])}"
     verdict, metric = row["verdict"], row["metric"]
@@ -81,9 +85,10 @@ def _claim(row: Mapping[str, Any]) -> str:
     )
 
 
-def _open(rows: list[dict[str, Any]], most: int) -> str:
+def _missed(rows: list[Row], most: int) -> str:
+    """Say of which metrics nothing was seen, and what would have been."""
     factor = list(rows[0])[1]
-    by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_metric: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
         by_metric[row["metric"]].append(row)
     told = []
@@ -91,12 +96,18 @@ def _open(rows: list[dict[str, Any]], most: int) -> str:
         largest = max(some, key=lambda row: row["smallest_detectable"])
         levels = ", ".join(_level(row[factor]) for row in some)
         told.append(
-            f"{metric} at {factor}={levels} ({_amount(largest, largest['smallest_detectable'])} would have been seen)"
+            f"{metric} at {levels} ({_amount(largest, largest['smallest_detectable'])} would have been seen)"
         )
     return (
-        f"Not distinguishable from {_level(rows[0]['reference'])} {_scope(rows[0])}, which is not to say equal: "
-        f"{_some(told, most)}."
+        f"Not distinguishable from {factor}={_level(rows[0]['reference'])} {_scope(rows[0])}, which is not to say "
+        f"equal: {_some(told, most)}."
     )
+
+
+def _untold(rows: list[Row], most: int) -> str:
+    """Say of which metrics nothing can be said, and why."""
+    names = list(dict.fromkeys(str(row["metric"]) for row in rows))
+    return f"No answer on {_some(names, most)} by {list(rows[0])[1]}: {rows[0]['verdict']}."
 
 
 def _some(names: list[str], most: int) -> str:
@@ -104,7 +115,7 @@ def _some(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _scope(row: Mapping[str, Any]) -> str:
+def _scope(row: Row) -> str:
     prompts = row["prompts"]
     if row["scope"] == GENERAL:
         return f"in general, by {prompts} prompts"
@@ -112,20 +123,25 @@ def _scope(row: Mapping[str, Any]) -> str:
     return f"in {these}, not in prompts in general"
 
 
-def _better(row: Mapping[str, Any]) -> str:
+def _better(row: Row) -> str:
     if not row["goal"]:
         return ""
     return " (better)" if (row["difference"] > 0) == (row["goal"] == "max") else " (worse)"
 
 
-def _amount(row: Mapping[str, Any], value: float) -> str:
-    if row["scale"] == "log":
-        return f"{abs(value):.3g} %"
-    return f"{abs(value):.3g}{_unit(row['metric'])}"
+def number(value: float, is_percent: bool = False, sign: str = "") -> str:
+    """Return a number in three digits, or with none after the point where it has more before it."""
+    text = f"{value:{sign}.0f}" if abs(value) >= 1000 else f"{value:{sign}.3g}"
+    return f"{text} %" if is_percent else text
 
 
-def _signed(row: Mapping[str, Any], value: float) -> str:
-    return f"{value:+.3g} %" if row["scale"] == "log" else f"{value:+.3g}"
+def _amount(row: Row, value: float) -> str:
+    is_log = row["scale"] == "log"
+    return number(abs(value), is_log) + ("" if is_log else _unit(row["metric"]))
+
+
+def _signed(row: Row, value: float) -> str:
+    return number(value, row["scale"] == "log", "+")
 
 
 def _unit(metric: str) -> str:

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
     *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
-    *("provider", "tracking", "store", "budget", "objective", "dry_run"),
+    *("provider", "tracking", "store", "budget", "objective", "goal", "dry_run"),
     *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
+WAYS = ("max", "min")
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_COUNTS = ("slots", "width", "height", "fps")
 # What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
@@ -75,7 +76,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "provider, store, tracking, metrics, budget, objective and dry_run"
+        keys = "provider, store, tracking, metrics, budget, objective, goal and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
@@ -140,6 +141,7 @@ class _JobReader(Reader):
                 fail_fast=self.flag("fail_fast"),
             ),
             objective=self.objective(spec),
+            goal=self.goal(spec),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
@@ -156,12 +158,28 @@ class _JobReader(Reader):
         """Return the metric that a sweeper searches by; all the metrics are checked on the way."""
         name: str | None = self.value("objective")
         try:
-            measured = [value.name for metric in metrics.build(spec) for value in metric.values]
+            measured = _measured(spec)
             if name is not None and name not in measured:
                 self.report(f"objective={name} is not measured{close(name, measured)}")
         except ConfigError as error:
             self.report(*error.problems)
         return name
+
+    def goal(self, spec: metrics.Spec) -> dict[str, str]:
+        """Return which way is better by metric; any metric that somebody knows will do, measured now or later."""
+        goal = self.value("goal") or {}
+        if not isinstance(goal, dict):
+            self.report(f"goal={said(goal)} is not a mapping of metrics to max or min, as {{motion: max}}")
+            return {}
+        known = {*metrics.declared()}
+        with suppress(ConfigError):  # which is reported with the objective
+            known |= {*_measured(spec)}
+        for name, way in goal.items():
+            if name not in known:
+                self.report(f"goal.{name} is no metric{close(name, known)}")
+            if way not in WAYS:
+                self.report(f"goal.{name}={said(way)} is neither max nor min")
+        return {str(name): str(way) for name, way in goal.items()}
 
     def folder(self) -> str:
         """Return the name of the folder that Hydra gives a command, which all its jobs share."""
@@ -339,3 +357,7 @@ class _JobReader(Reader):
             key: given[key] for key in sorted(varied & set(given)) if re.match(r"(model|prompts)\b", key)
         }
         return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])
+
+
+def _measured(spec: metrics.Spec) -> list[str]:
+    return [value.name for metric in metrics.build(spec) for value in metric.values]

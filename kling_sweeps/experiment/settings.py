@@ -71,8 +71,8 @@ class Policy:
 class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
-    `objective` is the metric that a job returns to a sweeper, and a frame of more than `max_pixels` is
-    not decoded.
+    `objective` is the metric that a job returns to a sweeper, `goal` says of metrics which way is better (max
+    or min), and a frame of more than `max_pixels` is not decoded.
     """
 
     sweep: str
@@ -84,6 +84,7 @@ class Settings:
     budget: BudgetSettings
     policy: Policy
     objective: str | None
+    goal: Mapping[str, str]
     dry_run: bool
     max_pixels: int
 

@@ -20,7 +20,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
-from kling_sweeps.sweep import summary
+from kling_sweeps.sweep import conclusions, summary
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.progress import Progress
 from kling_sweeps.tracking.tracker import Tracker, opening
@@ -53,6 +53,7 @@ def run_all(
     results = [replace(result, was_complete=True) for result in runs.finished() if tracker.has(result)]
     complete = {result.cell.request.key for result in results}
     left = [cell for cell in runs.cells if cell.request.key not in complete]
+    lines: list[str] = []
     try:
         yield from tuple(results)
         if left:
@@ -62,10 +63,13 @@ def run_all(
                     if outputs and result.measurement:
                         clip(result)
                     yield result
+        if len(runs.cells) > 1 and any(not result.was_complete and not result.error for result in results):
+            lines = conclusions.draw(settings, runs.cells, tracker)
         summary.present(tracker)
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
+    conclusions.show(lines)
     if left and outputs:
         summary.show_report(runs, tracker, outputs)
 

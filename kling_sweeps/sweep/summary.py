@@ -225,9 +225,10 @@ def _row(
 
 
 def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Column]:
-    """Return the columns of the metrics, those of the user's own first; the table shows as many as fit."""
+    """Return the columns of the metrics, those of the goal first, then the user's own; as many as fit are shown."""
     own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
-    names = dict.fromkeys([*(value.name for metric in build(own) for value in metric.values), *METRICS])
+    values = (value.name for metric in build(own) for value in metric.values)
+    names = dict.fromkeys([*settings.goal, *values, *METRICS])
     measured = [read_values(one.measurement) if one and one.measurement else {} for one in ends]
     shown = {name: [f"{values[name]:.4g}" if name in values else "" for values in measured] for name in names}
     return [

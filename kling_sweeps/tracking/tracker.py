@@ -71,6 +71,9 @@ class Tracker:
     is_away: bool = False
     # The page of the sweep's report, from the `#` of MLflow's address on, once the note names it.
     report: str | None = None
+    # The metrics that the sweep asks about, and sentences that say what it has shown, once this command knows them.
+    goals: Sequence[str] = ()
+    found: Sequence[str] | None = None
 
     def check(self) -> None:
         """Raise UnavailableError, with what to do, where runs can't be logged; a lock on a database passes."""
@@ -90,7 +93,7 @@ class Tracker:
 
     def _ask(self) -> None:
         """Raise UnavailableError, soon, where it can be seen without MLflow that it can't log now."""
-        name = experiment_name(self.sweep, self.provider)
+        name = self.experiment
         if self.store.is_sqlite:
             check_file(self.store, name, AWAY_LOCK_S if self.is_away else LOCK_S)
         elif not self.store.is_server or self._is_left_to_mlflow:
@@ -123,6 +126,10 @@ class Tracker:
     def store(self) -> Address:
         return Address(self.uri)
 
+    @property
+    def experiment(self) -> str:
+        return experiment_name(self.sweep, self.provider)
+
     @cached_property
     def client(self) -> MlflowClient:
         if self.store.is_sqlite:
@@ -133,7 +140,7 @@ class Tracker:
     def experiment_id(self) -> str:
         if self._read and self._read.experiment_id is not None:
             return self._read.experiment_id
-        name = experiment_name(self.sweep, self.provider)
+        name = self.experiment
         found = self.client.get_experiment_by_name(name)
         if found is None:
             return self._create_experiment(name)
@@ -175,7 +182,7 @@ class Tracker:
         """Return what can be read of the experiment without MLflow, None where nothing can."""
         if self.is_away:
             self._ask()
-        return tracked.read(self.uri, experiment_name(self.sweep, self.provider))
+        return tracked.read(self.uri, self.experiment)
 
     def _known(self) -> dict[str, str]:
         if self._read is not None:
@@ -204,23 +211,30 @@ class Tracker:
             if not token:
                 return
 
-    def present(self, goals: Sequence[str] = (), found: Sequence[str] = (), is_due: bool = False) -> None:
+    def present(self, is_due: bool = False) -> None:
         """Bring the experiment's views and note up to date, without MLflow where no run has changed since.
 
-        `goals` are the metrics that the sweep asks about, `found` sentences that say what it has shown; what
-        `is_due` is written though no run has changed.
+        Where nothing is known of what was found, what was said of the same runs stays. What `is_due` is written
+        though no run has changed.
         """
-        if self.made_from == _made_from(self.known, goals, found) and not is_due:
+        if self._is_presented() and not is_due:
             return
         with self._trying():
             if self.is_away:
                 self._ask()
             runs = list(self._search_all(""))
             self.known = _contents(runs)
-            made_from = _made_from(self.known, goals, found)
+            found = self.found or ()
+            made_from = _made_from(self.known, self.goals, found)
             self.report = self._report_page()
-            present(self.client, self.experiment_id, runs, made_from, goals, found, self.report)
+            present(self.client, self.experiment_id, runs, made_from, self.goals, found, self.report)
             self.made_from = made_from
+
+    def _is_presented(self) -> bool:
+        made_from = _made_from(self.known, self.goals, self.found or ())
+        if self.found is None:
+            return (self.made_from or "").partition(" ")[0] == made_from.partition(" ")[0]
+        return self.made_from == made_from
 
     def _report_page(self) -> str | None:
         reports = self.client.get_experiment_by_name(experiment_name(REPORTS, self.provider))
@@ -308,6 +322,15 @@ class Tracker:
         for file in files:
             if file.exists():
                 self.client.log_artifact(run_id, str(file))
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Write tags of the experiment, where they are not there as they are."""
+        with self._trying():
+            self._ask()
+            there = self.client.get_experiment(self.experiment_id).tags
+            for key, value in tags.items():
+                if there.get(key) != value:
+                    self.client.set_experiment_tag(self.experiment_id, key, value[:TAG_LENGTH])
 
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""
@@ -426,8 +449,9 @@ def _contents(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def _made_from(contents: Mapping[str, str], goals: Sequence[str], found: Sequence[str]) -> str:
-    """Return what tells one state of an experiment's runs, and of what is said of them, from another."""
-    return run_data.digest(repr((run_data.LAYOUT, sorted(contents.items()), list(goals), list(found))))
+    """Return what tells one state of an experiment's runs, and then of what is said of them, from another."""
+    runs = run_data.digest(repr((run_data.LAYOUT, sorted(contents.items()))))
+    return f"{runs} {run_data.digest(repr((list(goals), list(found))))}"
 
 
 def _ended(run: Run) -> int:

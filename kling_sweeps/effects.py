@@ -1,0 +1,158 @@
+"""What a setting changed in a sweep: `python -m kling_sweeps.effects SWEEP --factor SETTING`.
+
+    python -m kling_sweeps.effects cfg --factor cfg_scale --metrics motion,sharpness --csv effects.csv
+
+Prints a row for each metric and level of the factor (`kling_sweeps.analysis.effects` explains the columns), and what
+they come to. Without a factor, of every setting that varies. The exit code is 0, or 2 for a bad command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kling_sweeps.errors import say
+from kling_sweeps.terminal.streams import Parser, settle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STYLES = {"found": "green", "worth a look": "cyan", "not distinguishable": ""}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables and their sentences; return the exit code."""
+    settle()
+    options = _parser().parse_args(arguments)
+    try:
+        tables = _tables(options)
+        if options.csv:
+            _write(tables, options.csv)
+    except (LookupError, ValueError, OSError) as error:
+        say(error.args[0] if isinstance(error, LookupError) else error)
+        return 2
+    for table in tables:
+        _show(table)
+    _say(tables)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m kling_sweeps.effects",
+        description="Say what a setting changed in a sweep, by how much, and how sure that is.",
+    )
+    parser.add_argument("sweep", help="a sweep (cfg), or an experiment ('kling_sweeps/cfg (emulator)')")
+    parser.add_argument("--factor", help="the setting whose levels are compared; without it, all that vary")
+    parser.add_argument(
+        "--metrics", metavar="A,B", help="the metrics that are asked for; else the goal, then all"
+    )
+    parser.add_argument(
+        "--reference", metavar="LEVEL", help="what the other levels are compared with; else the lowest"
+    )
+    parser.add_argument(
+        "--scope", choices=("general", "these_prompts"), help="what is claimed; else by the number of prompts"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table to FILE")
+    return parser
+
+
+def _tables(options: argparse.Namespace) -> list[pd.DataFrame]:
+    from kling_sweeps.analysis import effects, factors, runs_df
+
+    runs = runs_df(options.sweep)
+    names = [options.factor] if options.factor else factors(runs)
+    if not names:
+        raise LookupError(f"nothing varies in {options.sweep}: its runs have one value of each setting")
+    metrics = options.metrics.split(",") if options.metrics else None
+    return [
+        effects(runs, name, metrics, _level(runs, name, options.reference), scope=options.scope)
+        for name in names
+    ]
+
+
+def _level(runs: pd.DataFrame, factor: str, text: str | None) -> Any:
+    """Return the level that is written so, or the text itself where none is."""
+    if text is None or factor not in runs:
+        return text
+    return next((level for level in runs[factor].dropna().unique().tolist() if str(level) == text), text)
+
+
+def _write(tables: Sequence[pd.DataFrame], path: Path) -> None:
+    """Write the tables into one, the level of each in a column `level`."""
+    import pandas as pd
+
+    named = []
+    for table in tables:
+        factor = table.columns[1]
+        one = table.rename(columns={factor: "level"})
+        one.insert(1, "factor", factor)
+        named.append(one)
+    pd.concat(named).to_csv(path, index=False)
+
+
+def _show(table: pd.DataFrame) -> None:
+    """Print a table, without the reference's rows, and what may bias it."""
+    from rich.text import Text
+
+    from kling_sweeps.terminal.console import console
+    from kling_sweeps.terminal.tables import number_column, show, text_column, word_column
+
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()}
+        for row in table[table["verdict"] != "reference"].to_dict("records")
+    ]
+    factor = str(table.columns[1])
+    interval = [
+        f"{_told(row['low'], row, '+')} to {_told(row['high'], row, '+')}" * (row["low"] == row["low"])
+        for row in rows
+    ]
+    columns = [
+        text_column("metric", [Text(row["metric"]) for row in rows]),
+        text_column(factor, [Text(str(row[factor])) for row in rows]),
+        number_column("difference", [Text(_told(row["difference"], row, "+")) for row in rows]),
+        number_column("interval", list(map(Text, interval)), is_optional=True),
+        number_column(
+            "adjusted p", [Text(f"{p:.3g}" if (p := row["p_adjusted"]) == p else "") for row in rows]
+        ),
+        number_column("seen from", [Text(_told(row["smallest_detectable"], row)) for row in rows]),
+        word_column(
+            "verdict", [Text(row["verdict"], style=STYLES.get(row["verdict"], "dim")) for row in rows]
+        ),
+        number_column("n", [Text(str(row["n_runs"])) for row in rows], is_optional=True),
+        number_column("failed", [Text(str(row["failed"])) for row in rows], is_optional=True),
+        number_column("mean", [Text(f"{row['mean']:.4g}") for row in rows], is_optional=True),
+    ]
+    claim = "prompts in general" if table["scope"].iloc[0] == "general" else "these prompts alone"
+    console.print(
+        Text(f"{factor}, compared with {table['reference'].iloc[0]}, of {claim}:", style="bold"),
+        soft_wrap=True,
+    )
+    show(columns)
+    for warning, some in table[table["warning"] != ""].groupby("warning", sort=False):
+        levels = ", ".join(map(str, dict.fromkeys(some[factor])))
+        console.print(Text(f"{factor}={levels}: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:
+    """Return a difference of a row, as percent where it is of a ratio; "" for none."""
+    from kling_sweeps.analysis.statements import number
+
+    return number(value, row["scale"] == "log", sign) if value == value else ""
+
+
+def _say(tables: Sequence[pd.DataFrame]) -> None:
+    from rich.text import Text
+
+    from kling_sweeps.analysis import statements
+    from kling_sweeps.terminal.console import console
+
+    for line in statements(*tables):
+        console.print(Text(f"- {line}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
