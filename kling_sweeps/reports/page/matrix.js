@@ -129,7 +129,7 @@ function repOf(run) {
 
 /** Return what a run is seen in: its filmstrip, a picture at a time, and above it the canvas of its clip. */
 function pictureOf(run) {
-  const frame = el("span", { className: "picture" }, el("span", { className: "film" }, el("img", { alt: "", decoding: "async" })));
+  const frame = el("span", { className: "picture" }, el("span", { className: "film" }, ...["first", "second"].map((className) => el("img", { alt: "", decoding: "async", className }))));
   if (run.clip) frame.append(el("canvas", { role: "img", "aria-label": run.name }));
   frame.style.setProperty("--ratio", run.size[0] / run.size[1]);
   return frame;
@@ -138,7 +138,7 @@ function pictureOf(run) {
 function see(number, rep, isVisible) {
   const run = runs[number];
   if (!cells.has(number) && isVisible) {
-    fillFilm(run, rep.querySelector("img"));
+    fillFilm(run, rep);
     const canvas = rep.querySelector("canvas");
     cells.set(number, { rep, view: canvas ? new View(canvas, run) : null, isVisible });
   }
@@ -148,10 +148,11 @@ function see(number, rep, isVisible) {
   if (cell.view) cell.view.see(isVisible);
 }
 
-function fillFilm(run, image) {
-  if (image.src) return;
+/** Load a run's filmstrip where it is shown: once on the screen, and in two lines on paper. */
+function fillFilm(run, box) {
+  if (box.querySelector("img").src) return;
   run.film ||= URL.createObjectURL(new Blob([bytesOf(`film-${run.number}`)], { type: "image/webp" }));
-  image.src = run.film;
+  for (const image of box.querySelectorAll("img")) image.src = run.film;
 }
 
 // A filmstrip shows the picture of the time: FILM pictures are in it.

@@ -28,7 +28,7 @@ function shown(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
-  return size >= 1e-6 && size < 1e6 ? Number(value.toPrecision(size < 0.01 ? 3 : 4)).toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
+  return size >= 1e-4 && size < 1e6 ? Number(value.toPrecision(size < 0.01 ? 3 : 4)).toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
 }
 
 // The settings that runs differ in; the repeats are one that is stacked in a cell unless it is an axis.

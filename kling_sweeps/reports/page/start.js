@@ -148,7 +148,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 // What a printer gets are the filmstrips.
-const fillFilms = () => document.querySelectorAll(".rep[data-run] img").forEach((image) => fillFilm(runs[Number(image.closest(".rep").dataset.run)], image));
+const fillFilms = () => document.querySelectorAll(".rep[data-run]").forEach((rep) => fillFilm(runs[Number(rep.dataset.run)], rep));
 addEventListener("beforeprint", fillFilms);
 
 chooseAxes();

@@ -96,7 +96,7 @@ function captionOf(run, list) {
 /** Return a run as large as there is room: its clip, and over it the original where a server has it. */
 function largeOf(run) {
   const picture = pictureOf(run);
-  fillFilm(run, picture.querySelector("img"));
+  fillFilm(run, picture);
   const canvas = picture.querySelector("canvas");
   if (canvas) stagedViews.push(new View(canvas, run));
   if (SERVER && run.run) {
@@ -148,7 +148,7 @@ function beside(list) {
     const merits = values.map((value) => (value === null || one.direction === "neither" ? -1 : meritOf(one, value)));
     const best = Math.max(...merits), isTold = list.length > 1 && best >= 0 && new Set(merits).size > 1;
     return el("tr", { className: one.isGoal ? "goal" : "" },
-      el("th", { scope: "row", title: `${one.meaning}${one.unit ? `, ${one.unit}` : ""}` }, one.name),
+      el("th", { scope: "row", title: `${one.meaning}${one.unit ? `, ${one.unit}` : ""}` }, one.name.replaceAll("_", "_\u200b")),
       ...values.map((value, index) => el("td", { className: isTold && merits[index] === best ? "best" : "" }, shown(value), value === null || one.high === one.low ? null : placeOf(one, value))));
   });
   const heads = list.map((run, index) => el("th", { scope: "col", className: `hue-${index % 8}`, title: run.name, "aria-label": run.name }, list.length === 1 ? "" : String(index + 1)));
