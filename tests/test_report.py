@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import report_data
+from conftest import ARGUMENTS
 
+from kling_sweeps.analysis import runs_df
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.report import main
 from kling_sweeps.reports.clips import CLIP, SINGLE, clip_of, groups, strip_of
+from kling_sweeps.reports.contents import read_contents
 from kling_sweeps.reports.page import AROUND, render
+from kling_sweeps.store.folder import Store
+from kling_sweeps.store.state_machine import Ticket
+from kling_sweeps.tracking.tracker import mlflow_client
 
 HOSTILE = "</script><script>alert(1)</script> {{ 7*7 }} <img src=x onerror=alert(2)> & \u202e \x07 'quoted' \"double\" ]]> --> 日本"
 
@@ -146,3 +154,43 @@ def test_a_sweep_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
         main(["nothing"])
     assert "there is no" in capsys.readouterr().err
     assert list(Path().iterdir()) == []
+
+
+def reports(uri: str) -> list:
+    client = mlflow_client(uri)
+    ids = [one.experiment_id for one in client.search_experiments()]
+    return list(client.search_runs(ids, "tags.kind = 'report'"))
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_one_report_that_the_command_updates(sweep, monkeypatch, tmp_path):
+    """Is made at a sweep's end beside Hydra's files and in MLflow, with the config, in a run that is no video's."""
+    folder, uri = sweep.command.folder, sweep.command.tracking_uri
+    (made,) = folder.glob("outputs/cfg/*/report.html")
+    assert str(made) in sweep.completed.stdout
+    assert "cfg_scale: 0.5" in made.read_text(encoding="utf-8") or "cfg_scale: ${" in made.read_text(
+        encoding="utf-8"
+    )
+    (before,) = reports(uri)
+    assert Path(before.info.artifact_uri, "report.html").read_bytes() == made.read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["cfg", "--store", str(folder / "store"), "--out", str(tmp_path / "cfg.html")]) == 0
+    (after,) = reports(uri)
+    assert after.info.run_id == before.info.run_id
+    assert len(runs_df("cfg", uri)) == 10
+
+
+@pytest.mark.slow
+def test_a_report_shows_what_is_on_its_way(sweep, tmp_path):
+    """Shows a run that fal has and MLflow has not, in the words of the others, with its stage."""
+    store = tmp_path / "store"
+    shutil.copytree(sweep.command.folder / "store", store)
+    request = GenerationRequest("a/b", {**ARGUMENTS, "prompt": "A new one, <b>bold</b>"}, 0, 1.4)
+    entry = Store(store / "emulator").entry(request)
+    entry.create(request)
+    entry.journal.append("submitting", sweep="cfg", command="c", price_usd=1.4, provider_at=None)
+    entry.submitted(Ticket("a/b", "r-1"), "test")
+    found = read_contents("cfg", store, sweep.command.tracking_uri)
+    (coming,) = found.of("coming")
+    assert coming.why.startswith("with fal, submitted") and len(found.videos) == 11
+    assert "<b>bold" not in render(found)
