@@ -66,6 +66,7 @@ def contents(
                 else {},
                 run_id=f"{number:032x}" if ended != "coming" else "",
                 started_ms=1_790_000_000_000 + 1000 * number,
+                asked_s=1_790_000_000.0 + number,
                 clip=made[number % len(made)] if is_over else None,
             )
         )

@@ -15,7 +15,7 @@ from kling_sweeps.analysis import runs_df
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.report import main
 from kling_sweeps.reports.clips import CLIP, SINGLE, clip_of, groups, strip_of
-from kling_sweeps.reports.contents import read_contents
+from kling_sweeps.reports.contents import assemble, read_contents
 from kling_sweeps.reports.page import AROUND, render
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Ticket
@@ -59,6 +59,30 @@ def test_a_report_has_every_run_with_what_was_asked(made):
     assert [factor["key"] for factor in found["factors"]] == ["prompt", "cfg_scale"]
     assert len(found["runs"]) == count(page, "film") == count(page, "strip") == 10
     assert all(run["clip"] and run["values"][0] is not None for run in found["runs"])
+
+
+@pytest.mark.parametrize("prompts", [("skater", "potter"), ("potter", "skater")])
+def test_rows_stand_as_swept(made, prompts):
+    """Has the prompts in the order in which they were submitted first, whatever order MLflow has the runs in."""
+    whole = report_data.contents(made, prompts=prompts)
+    again = assemble("cfg", "emulator", whole.videos[::-1], report_data.METRICS)
+    assert again.factors[0].levels == prompts
+    assert [video.name for video in again.videos] == [video.name for video in whole.videos]
+
+
+def test_a_goal_comes_first_and_says_which_way_is_better(made):
+    """Shows the goals first, better as the sweep says and not as the metric does; its own as it declares them."""
+    whole = report_data.contents(made)
+    goal = {"own": "min", "sharpness": "min", "cost_usd": "max", "gone": "max"}
+    declared = {"own": ["dB", "higher"], "other": ["1", "lower"]}
+    metrics = [*report_data.METRICS, "other", "own"]
+    again = assemble("cfg", "emulator", whole.videos, metrics, goal, declared)
+    found = {one["name"]: one for one in data(render(again))["quantities"]}
+    assert list(found)[:3] == again.goals == ["own", "sharpness", "cost_usd"]
+    assert [found[name]["direction"] for name in again.goals] == ["lower", "lower", "higher"]
+    assert (found["own"]["unit"], found["other"]["unit"], found["other"]["direction"]) == ("dB", "", "lower")
+    assert {name for name, one in found.items() if one["isGoal"]} == {*again.goals}
+    assert whole.quantities[0].name == "motion" and whole.goals == ["motion", "sharpness"]
 
 
 def test_a_report_asks_nobody_for_anything(made):

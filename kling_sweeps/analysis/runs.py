@@ -35,6 +35,8 @@ FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
     "start_time",
 )
+# What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
+ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}"}
 TICK = Fraction(1, 90_000)
 
 
@@ -46,8 +48,8 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     `start_time` (milliseconds since 1970), every param by its name, as numbers where all its values are, and
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
-    that the sweep is about which way is better, and `.attrs["ratios"]` which of its own are compared by their
-    ratio. Raises LookupError where there is no such experiment, or more than one.
+    that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
+    ratio, and `.attrs["declared"]` the unit and the direction of each of its own. Raises LookupError where there is no such experiment, or more than one.
     """
     client = mlflow_client(_uri(tracking_uri))
     experiment_id = _experiment_id(client, experiment)
@@ -61,9 +63,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
         table[name] = _numbers(table[name])
     about = client.get_experiment(experiment_id).tags
     table.attrs.update(params=params, metrics=metrics)
-    table.attrs.update(
-        {key: json.loads(about.get(key, empty)) for key, empty in (("goal", "{}"), ("ratios", "[]"))}
-    )
+    table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
     return table
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -34,6 +35,8 @@ EXPENSES = {
     "download_s": ("s", "downloaded"),
     "measure_s": ("s", "measured"),
 }
+# What a goal says, as a metric's direction.
+WAYS = {"max": "higher", "min": "lower"}
 # Shown first where nobody said what a sweep is about.
 FIRST = ("motion", "sharpness", "colorfulness", "luma_mean")
 # Stages of a run that is on its way, in words.
@@ -75,7 +78,8 @@ class Video:
     """One run: `status` is finished, failed or coming, `why` says more of the latter two.
 
     `levels` has the index of its level for each factor, `values` what was measured, `frames` the path of
-    its frame by frame series, and `clip` its small copy, None where there is none.
+    its frame by frame series, and `clip` its small copy, None where there is none. `asked_s` is when it was
+    submitted for the first time, in seconds since 1970, by the clock of whoever did, to which sweeps have an order.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Video:
     key: str = ""
     run_id: str = ""
     started_ms: int = 0
+    asked_s: float = 0.0
     flaws: str = ""
     source: Path | None = None
     frames: Path | None = None
@@ -161,13 +166,13 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
         clips = threads.map(partial(_clip, store=store, tracking_uri=tracking_uri), videos)
         for video, clip in zip(videos, clips, strict=True):
             video.clip = clip
-    contents = assemble(sweep, provider, videos, [] if runs is None else runs.attrs["metrics"])
     if runs is None:
-        return contents
-    goals = [*runs.attrs.get("goal", {})] or contents.goals
+        return assemble(sweep, provider, videos, [])
+    about = runs.attrs
+    contents = assemble(sweep, provider, videos, about["metrics"], about["goal"], about["declared"])
     settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
-    findings = {key: _findings(runs, key, goals) for key in settings}
-    return replace(contents, goals=goals, findings=findings)
+    findings = {key: _findings(runs, key, contents.goals) for key in settings}
+    return replace(contents, findings=findings)
 
 
 def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:
@@ -187,12 +192,23 @@ def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:
     return Findings(sentences, means)
 
 
-def assemble(sweep: str, provider: str, videos: Sequence[Video], metrics: Iterable[str]) -> Contents:
-    """Put together what is to be seen of some videos: what they differ in, and what is known of their metrics."""
-    factors = _factors(videos)
+def assemble(
+    sweep: str,
+    provider: str,
+    videos: Sequence[Video],
+    metrics: Iterable[str],
+    goal: Mapping[str, str] = MappingProxyType({}),
+    declared: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Contents:
+    """Put together what is to be seen of some videos: what they differ in, and what is known of their metrics.
+
+    `goal` says of metrics which way is better, max or min, and `declared` has the unit and the direction of
+    metrics that are not of this package.
+    """
+    factors = _factors(sorted(videos, key=lambda video: video.asked_s))
     for video in videos:
         video.levels = {one.key: one.levels.index(video.params.get(one.key, NOTHING)) for one in factors}
-    quantities = _quantities(metrics)
+    quantities = _quantities(metrics, goal, declared)
     known = {one.name for one in quantities}
     endpoints = dict.fromkeys(video.params.get("endpoint", "") for video in videos)
     return Contents(
@@ -202,7 +218,7 @@ def assemble(sweep: str, provider: str, videos: Sequence[Video], metrics: Iterab
         sorted(videos, key=lambda video: (*video.levels.values(), video.sample)),
         factors,
         quantities,
-        [name for name in FIRST if name in known],
+        [name for name in goal if name in known] or [name for name in FIRST if name in known],
         [endpoint for endpoint in endpoints if endpoint],
     )
 
@@ -233,10 +249,16 @@ def _tracked(row: Mapping[str, Any], names: Mapping[str, Any], store: Store) -> 
         values=values,
         run_id=row["run_id"],
         started_ms=int(row["start_time"]),
+        asked_s=_asked_s(entry.state() if entry else State()) or row["start_time"] / 1000,
         source=_file(row["artifact_uri"], "video.mp4", entry.video if entry else None),
         frames=_file(row["artifact_uri"], FRAMES, _newest(entry.folder, FRAMES) if entry else None),
         key=row["request_key"] or "",
     )
+
+
+def _asked_s(state: State) -> float:
+    """Return when a generation was submitted for the first time, in seconds since 1970, 0 where nobody knows."""
+    return state.attempts[0].at.timestamp() if state.attempts else 0.0
 
 
 def _file(artifact_uri: str | None, name: str, here: Path | None) -> Path | None:
@@ -289,6 +311,7 @@ def _on_its_way(entry: Entry, state: State, tracked: Sequence[Video]) -> Video:
         sample=int(asked.get("sample", 0)),
         values={},
         started_ms=int(since.timestamp() * 1000) if since else 0,
+        asked_s=_asked_s(state),
         source=entry.video if state.stage is Stage.FINISHED else None,
         key=entry.key,
     )
@@ -353,8 +376,10 @@ def _fetched(video: Video, tracking_uri: str | None) -> Path:
     return video_path(video.run_id, tracking_uri)
 
 
-def _quantities(names: Iterable[str]) -> list[Quantity]:
-    """Return the metrics by name, with what is known of them; those of money and time come last."""
+def _quantities(
+    names: Iterable[str], goal: Mapping[str, str], declared: Mapping[str, Sequence[str]]
+) -> list[Quantity]:
+    """Return the metrics, with what is known of them; the goals come first, those of money and time last."""
     known = {row.name: row for row in describe("full")}
     found = []
     for name in names:
@@ -364,7 +389,12 @@ def _quantities(names: Iterable[str]) -> list[Quantity]:
             row = known[name]
             found.append(Quantity(name, "" if row.unit == "1" else row.unit, row.meaning, row.direction))
         else:
-            found.append(Quantity(name))
-    order = [*FIRST, *known]
+            unit, direction = declared.get(name, ("", "neither"))
+            found.append(Quantity(name, "" if unit == "1" else unit, "", direction))
+    found = [replace(one, direction=WAYS.get(goal.get(one.name, ""), one.direction)) for one in found]
+    order = [*goal, *FIRST, *known]
     places = {name: place for place, name in reversed(list(enumerate(order)))}
-    return sorted(found, key=lambda one: (one.name in EXPENSES, places.get(one.name, -1)))
+    return sorted(
+        found,
+        key=lambda one: (one.name not in goal, one.name in EXPENSES, places.get(one.name, -1)),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from rich.text import Text
 
@@ -26,13 +27,11 @@ def draw(settings: Settings, cells: Sequence[Cell], tracker: Tracker) -> list[st
     try:
         is_named = settings.sweep != "single"
         if is_named:
-            tracker.tag_experiment(
-                {"goal": json.dumps(settings.goal), "ratios": json.dumps(_ratios(settings))}
-            )
+            tracker.tag_experiment({key: json.dumps(value) for key, value in _about(settings).items()})
         runs = runs_df(tracker.experiment, settings.tracking_uri)
         if not is_named:
             runs = runs[runs["request_key"].isin({cell.request.key for cell in cells})]
-            runs.attrs |= {"goal": settings.goal, "ratios": _ratios(settings)}
+            runs.attrs |= _about(settings)
         lines = conclusions(runs)
     except Exception as error:  # all runs are tracked, whatever can be said of them
         log.warning("no conclusions could be drawn: %s", tracker.said(error))
@@ -50,7 +49,12 @@ def show(lines: Sequence[str]) -> None:
         console.print(Text(f"- {line}"), soft_wrap=True)
 
 
-def _ratios(settings: Settings) -> list[str]:
-    """Return the user's own metrics that are compared by their ratio."""
+def _about(settings: Settings) -> dict[str, Any]:
+    """Return the sweep's goal, and of the user's own metrics which are compared by their ratio, units and directions."""
     values = (value for metric in metrics.build(settings.metrics) for value in metric.values)
-    return [v.name for v in values if v.scale == "log" and v.name not in metrics.declared()]
+    own = [value for value in values if value.name not in metrics.declared()]
+    return {
+        "goal": settings.goal,
+        "ratios": [value.name for value in own if value.scale == "log"],
+        "declared": {value.name: [value.unit, value.direction] for value in own},
+    }
