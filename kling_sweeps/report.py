@@ -38,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
     options = parser.parse_args(arguments)
     try:
-        from kling_sweeps.reports.publish import REPORT, make_report
+        from kling_sweeps.reports.publish import REPORT, make_report, name_in_note
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
         path = options.out or Path("outputs", options.sweep.removeprefix("kling_sweeps/"), REPORT)
         contents = make_report(options.sweep, options.store, uri, path)
+        name_in_note(contents, uri)
     except (LookupError, KlingSweepsError) as error:
         parser.error(str(error.args[0] if isinstance(error, LookupError) else error))
     except OSError as error:

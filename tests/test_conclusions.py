@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from conftest import SMALL, Command
 from lab import cell
 from mlflow.tracking import MlflowClient
 
+from kling_sweeps import report
 from kling_sweeps.analysis import conclusions, effects, factors, runs_df
 
 SWEEP = """# @package _global_
@@ -171,6 +173,32 @@ def test_what_was_found_stays_until_a_run_changes(laboratory):
     assert "- " in before
     laboratory.run("noted", *cells)
     assert note(laboratory, "noted") == before
+
+
+def test_a_report_made_later_is_named(laboratory, monkeypatch, tmp_path):
+    """Adds a report that is made by its command to the note, which else stays, and leaves a person's note alone."""
+    laboratory.run("later", *[cell(f"later {number}", sample) for number in range(2) for sample in range(2)])
+    before = note(laboratory, "later")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", laboratory.tracking_uri)
+    command = ["later", "--store", str(laboratory.folder / "store"), "--out", str(tmp_path / "later.html")]
+    assert report.main(command) == 0
+    after = note(laboratory, "later")
+    (link,) = re.findall(r" · \[Report\]\(#/experiments/\d+/runs/\w+/artifacts/report\.html\)", after)
+    assert "[Report]" not in before and after.replace(link, "") == before
+    client = MlflowClient(laboratory.tracking_uri)
+    experiment = client.get_experiment_by_name("kling_sweeps/later")
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "Mine.")
+    assert report.main(command) == 0
+    assert note(laboratory, "later") == "Mine."
+
+
+def test_ones_own_metrics_are_declared(laboratory):
+    """Tells whoever reads the runs later the unit and the direction of a metric that is not of this package."""
+    metrics = {"luma": {}, "brightness": {"target": "test_metrics:Brightness"}}
+    settings = replace(laboratory.settings("own"), metrics=metrics)
+    with lab.said():
+        assert len(list(laboratory.begin(settings, cell("own 1"), cell("own 2")))) == 2
+    assert runs_df("own", laboratory.tracking_uri).attrs["declared"] == {"brightness": ["levels", "neither"]}
 
 
 def note(laboratory, sweep: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from kling_sweeps.reports.contents import Contents, read_contents
+from kling_sweeps.tracking.run_data import DESCRIPTION
 from kling_sweeps.tracking.tracker import REPORTS, Tracker
 from kling_sweeps.untrusted import mask
 
@@ -35,6 +36,20 @@ def make_report(
     _write(path, render(contents, config))
     _log(tracker, contents, path, config)
     return contents
+
+
+def name_in_note(contents: Contents, tracking_uri: str) -> None:
+    """Add the report to the note of the sweep's experiment, unless it is there or a person has changed the note."""
+    from kling_sweeps.analysis import conclusions, runs_df
+
+    tracker = Tracker(tracking_uri, contents.sweep, contents.provider)
+    there = tracker.client.get_experiment_by_name(tracker.experiment)
+    if there is None or f"/{REPORT})" in there.tags.get(DESCRIPTION, ""):
+        return
+    runs = runs_df(tracker.experiment, tracking_uri)
+    tracker.goals = list(runs.attrs["goal"])
+    tracker.found = conclusions(runs) if contents.sweep != "single" else ()
+    tracker.present(is_due=True)
 
 
 def config_of(dump: Path) -> str:
