@@ -356,6 +356,15 @@ class TestFilmstrip:
         shown = (strip[120, 160::320, 0].astype(float) - 20) / 2
         assert shown == pytest.approx(np.linspace(0, 99, 8), abs=6)
 
+    def test_each_column_says_its_time(self, tmp_path):
+        """The lower left corner has the time, different in each column, and nothing else is written on."""
+        path = clips.write(tmp_path / "a.mp4", clips.grey(frames=4), full_range=True, fps=1)
+        columns = np.hsplit(filmstrip(path, columns=4), 4)
+        corners = {column[200:, :100].tobytes() for column in columns}
+        assert len(corners) == 4
+        for column in columns:
+            assert np.ptp(column[:200]) == np.ptp(column[:, 100:]) == 0
+
     @pytest.mark.parametrize("expected", [0, 7, 64, 1000])
     def test_headers_are_not_trusted(self, expected):
         """A wrong count in the header still gives columns from the whole video."""
@@ -381,7 +390,7 @@ class Still:
     height = 24
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        self.index, self.time_s = index, index / 24
 
     def bgr_scaled(self, factor: float) -> np.ndarray:
         return np.full((24, 32, 3), self.index, np.uint8)

@@ -15,7 +15,7 @@ from kling_sweeps.video.frame import Frame
 
 @dataclass
 class Filmstrip:
-    """Gather `columns` evenly spaced frames, `height` pixels high, from a pass over a video.
+    """Gather `columns` evenly spaced frames, `height` pixels high, from a pass over a video; each says its time.
 
     How many frames will come is not known, and headers lie, so every `stride`-th frame is kept, and
     every other one dropped when they have become too many. `expected`, the header's count, only
@@ -26,7 +26,7 @@ class Filmstrip:
     height: int = 240
     expected: int = 0
     _stride: int = field(init=False)
-    _kept: list[np.ndarray] = field(default_factory=list, init=False)
+    _kept: list[tuple[float, np.ndarray]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._stride = max(1, self.expected // (2 * self.columns))
@@ -35,7 +35,7 @@ class Filmstrip:
         """Keep the frame if it is on the stride."""
         if frame.index % self._stride:
             return
-        self._kept.append(frame.bgr_scaled(self.height / frame.height))
+        self._kept.append((frame.time_s, frame.bgr_scaled(self.height / frame.height)))
         if len(self._kept) > 4 * self.columns:
             self._kept, self._stride = self._kept[::2], 2 * self._stride
 
@@ -45,12 +45,15 @@ class Filmstrip:
             return None
         columns = min(self.columns, len(self._kept))
         chosen = np.linspace(0, len(self._kept) - 1, columns).round().astype(int)
-        return np.hstack([self._fitted(self._kept[index]) for index in chosen])
+        return np.hstack([self._column(*self._kept[index]) for index in chosen])
 
-    def _fitted(self, column: np.ndarray) -> np.ndarray:
-        # A stream may change its size on the way.
-        size = self._kept[0].shape[1::-1]
-        return column if column.shape[1::-1] == size else cv2.resize(column, size)
+    def _column(self, time_s: float, picture: np.ndarray) -> np.ndarray:
+        """Fit a frame to the first one's size, since a stream may change its own, and write its time on it."""
+        column: np.ndarray = cv2.resize(picture, self._kept[0][1].shape[1::-1])
+        for color, thickness in ((0, 0, 0), 3), ((255, 255, 255), 1):
+            where, font, size = (6, self.height - 8), cv2.FONT_HERSHEY_SIMPLEX, self.height / 400
+            cv2.putText(column, f"{time_s:.2f} s", where, font, size, color, thickness, cv2.LINE_AA)
+        return column
 
 
 def filmstrip(source: str | Path | Iterable[Frame], columns: int = 8, height: int = 240) -> np.ndarray | None:

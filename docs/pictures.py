@@ -1,0 +1,162 @@
+"""Take the pictures of the documentation: run the cfg sweep on the emulator, and look at it as its user does.
+
+    pip install -c constraints.txt -e ".[test]" && python docs/pictures.py
+
+Needs Chromium. Writes `report.png`, `mlflow_charts.png`, `mlflow_run.png` and `terminal.png` beside itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+from rich.text import Text
+
+HERE = Path(__file__).parent
+COLUMNS, ROWS = 140, 50  # wide enough for an address
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+NO_ASSISTANT = """
+    localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+    localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+"""
+# How many charts have drawn a line a prompt.
+LINES = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(
+    plot => plot.data.filter(trace => trace.mode === 'lines+markers').length === 2).length"""
+TIMEOUT_MS = 90_000
+
+
+def sweep(folder: Path) -> str:
+    """Run the sweep in a terminal of its own and return all that it wrote."""
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    command = [sys.executable, "-m", "kling_sweeps", "+sweep=cfg", "provider=emulator"]
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("FAL_KEY", "MLFLOW_TRACKING_URI")
+    }
+    with subprocess.Popen(
+        command, cwd=folder, stdout=other, stderr=other, env={**env, "TERM": "xterm-256color"}
+    ) as process:
+        os.close(other)
+        written = b""
+        while True:
+            try:
+                piece = os.read(main, 65536)
+            except OSError:  # how a terminal says that nobody writes to it any more
+                break
+            if not piece:
+                break
+            written += piece
+    if process.returncode:
+        raise SystemExit(written.decode())
+    return written.decode()
+
+
+def terminal(page: Page, folder: Path, written: str) -> None:
+    """Draw what the terminal shows at the end."""
+    # What the live table wrote over is no longer there.
+    written = written.replace(str(folder), "/home/you/videos")
+    lines: list[str] = []
+    for line in written.replace("\r\n", "\n").split("\n"):
+        up = len(re.findall(r"\x1b\[1A", line))
+        if up:
+            del lines[-up:]
+        lines.append(re.sub(r"\r|\x1b\[(?:\d*[AK]|2K|\?25[lh])", "", line))
+    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(Text.from_ansi("\n".join(lines)))
+    page.set_content(console.export_svg(title="python -m kling_sweeps +sweep=cfg provider=emulator"))
+    page.locator("svg").screenshot(path=HERE / "terminal.png")
+
+
+@contextmanager
+def mlflow(folder: Path) -> Iterator[str]:
+    """Run `mlflow ui` in the sweep's folder."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            for _ in range(240):
+                try:
+                    urlopen(f"{address}/health").close()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address
+        finally:
+            server.terminate()
+
+
+def report(page: Page, folder: Path) -> None:
+    """Look at the report, paused in the middle."""
+    page.goto(f"file://{next(folder.rglob('report.html'))}")
+    page.evaluate("window.report.ready")
+    page.evaluate("() => { window.report.pause(); window.report.clock = 2.5; }")
+    page.wait_for_function("() => [...document.querySelectorAll('video')].every(v => !v.seeking)")
+    page.screenshot(path=HERE / "report.png")
+
+
+def charts(page: Page, address: str, written: str) -> None:
+    """Look at the charts where the command said they are."""
+    link = re.search(r"/#/\S+compareRunsMode=CHART\S*", re.sub(r"\x1b\[[0-9;]*m", "", written))
+    assert link, written
+    page.goto(address + link[0])
+    page.wait_for_function(f"() => ({LINES})() >= 2")
+    page.screenshot(path=HERE / "mlflow_charts.png")
+
+
+def run(page: Page, address: str, folder: Path) -> None:
+    """Look at the page of a run, its video playing."""
+    from kling_sweeps.analysis import runs_df
+
+    found = runs_df("cfg", f"sqlite:///{folder / 'mlflow.db'}").iloc[4]
+    experiment = Path(found["artifact_uri"]).parts[-3]
+    page.goto(f"{address}/#/experiments/{experiment}/runs/{found['run_id']}/artifacts/video.mp4")
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
+    page.evaluate("() => { const video = document.querySelector('video'); video.currentTime = 2.5; }")
+    page.wait_for_function(
+        "() => { const video = document.querySelector('video'); return !video.seeking && video.readyState >= 4; }"
+    )
+    page.screenshot(path=HERE / "mlflow_run.png")
+
+
+def main() -> None:
+    """Run the sweep and take all pictures."""
+    browser_path = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        folder = Path(temporary)
+        written = sweep(folder)
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(TIMEOUT_MS)
+        page.add_init_script(NO_ASSISTANT)
+        terminal(page, folder, written)
+        report(page, folder)
+        with mlflow(folder) as address:
+            charts(page, address, written)
+            run(page, address, folder)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
