@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Sweep
-from playwright.sync_api import Page, sync_playwright
+from mlflow.tracking import MlflowClient
+from playwright.sync_api import ConsoleMessage, Error, Page, sync_playwright
 from servers import free_port
 
 from kling_sweeps.analysis import runs_df
@@ -36,9 +38,13 @@ FLAGS = [
 FLAGS += ["--disable-component-update", "--disable-sync"]
 # The assistant that MLflow opens on a first visit covers a third of the page.
 NO_ASSISTANT = """
-    localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
-    localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+    if (origin !== 'null') {
+        localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+        localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+    }
 """
+# What MLflow's own page complains about: a server without users, and charts that take their places.
+THEIRS = re.compile("mlflow/users/current|ResizeObserver loop")
 # The charts that are in view: their kind, and for each line that has points where these are.
 CHARTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => ({
     kind: plot.data[0].type,
@@ -112,11 +118,88 @@ def test_the_printed_address_opens_the_charts(sweep, server, page):
     (path,) = re.findall(r"http://127\.0\.0\.1:5000(/#/\S+compareRunsMode=CHART\S*)", sweep.completed.stdout)
     page.goto(server + path)
     # Each chart is drawn when its own data has arrived.
-    page.wait_for_function(f"() => ({CHARTS})().filter(chart => chart.lines.length === 2).length >= 3")
+    page.wait_for_function(f"() => ({CHARTS})().filter(chart => chart.lines.length === 2).length === 2")
     for chart in page.evaluate(CHARTS):
         assert chart["lines"] in ([], [[0.1, 0.3, 0.5, 0.7, 0.9]] * 2)
     for prompt in ("potter", "skater"):
         assert page.get_by_text(f"{prompt} (motion)").count() > 0
+
+
+# The charts that are in view: their kind, their horizontal axis and how many points they have.
+DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].map(({data, layout}) => [
+    data[0].type, layout.xaxis.title?.text,
+    data.filter(trace => trace.type === 'bar' || (trace.mode || '').startsWith('lines+') || trace.mode === 'markers'
+        || (trace.mode === 'lines' && trace.x.length > 20)).reduce((sum, trace) => sum + trace.x.length, 0),
+])"""
+
+
+@pytest.fixture
+def complaints(page) -> Iterator[list[str]]:
+    """Collect what a page says on its console as an error, without what is MLflow's own."""
+    found: list[str] = []
+
+    def note(text: str) -> None:
+        if not THEIRS.search(text):
+            found.append(text)
+
+    def said(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            note(f"{message.text} {message.location}")
+
+    def raised(error: Error) -> None:
+        note(str(error))
+
+    page.on("console", said)
+    page.on("pageerror", raised)
+    yield found
+    page.remove_listener("console", said)
+    page.remove_listener("pageerror", raised)
+
+
+@pytest.fixture(scope="module")
+def links(sweep, experiment_id) -> dict[str, str]:
+    """Return the links of the experiment's note by their words."""
+    note = MlflowClient(sweep.command.tracking_uri).get_experiment(experiment_id).tags["mlflow.note.content"]
+    return dict(re.findall(r"\[([^]]+)\]\((#[^)]+)\)", note))
+
+
+def test_the_note_has_a_link_to_everything(links):
+    """Names the charts and the report in its first line, then every view."""
+    assert [*links] == ["Charts", "Report", "By setting", "Frame by frame", "All", "Money and time"]
+    assert links["Charts"] == links["By setting"]
+
+
+@pytest.mark.parametrize(
+    ("view", "kind", "against", "charts", "each"),
+    [
+        ("Charts", "scatter", "setting/cfg_scale", 2, 10),
+        ("Frame by frame", "scatter", "Step", 3, 0),
+        ("All", "scatter", "setting/cfg_scale", 2, 10),
+        ("Money and time", "bar", None, 4, 5),
+    ],
+)
+def test_a_link_of_the_note_opens_its_view(
+    server, page, complaints, links, view, kind, against, charts, each
+):
+    """Draws what the view is for: lines of prompts, series of frames, runs as points, bars of money and time."""
+    page.goto("about:blank")
+    page.goto(f"{server}/{links[view]}")
+    wanted = f"chart => chart[0] === '{kind}' && (chart[1] ?? null) === {json.dumps(against)} && chart[2] >= {each or 500}"
+    page.wait_for_function(f"() => ({DRAWN})().filter({wanted}).length >= {charts}")
+    if view == "All":
+        page.locator(".parcoords .dimension").nth(3).wait_for()
+    assert complaints == []
+
+
+def test_the_notes_report_link_opens_the_report(server, page, complaints, links):
+    """Shows the report in MLflow's viewer, a cell for every run, the first of them drawn."""
+    page.goto("about:blank")
+    page.goto(f"{server}/{links['Report']}")
+    frame = page.frame_locator("iframe")
+    frame.locator("canvas.drawn").first.wait_for()
+    assert frame.locator("h1").inner_text() == "cfg emulated"
+    assert frame.locator(".rep").count() == 10
+    assert complaints == []
 
 
 def test_the_menu_opens_a_view(server, page, experiment_id):

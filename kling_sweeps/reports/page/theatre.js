@@ -11,6 +11,7 @@ function open(numbers, mode = "side") {
   setTheatre();
   if (!theatre.open) {
     theatre.showModal();
+    $("theatre-title").focus();
     theatre.append($("bar"));
     stage();  // whose size is known only now
   }
