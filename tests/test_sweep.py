@@ -64,6 +64,20 @@ def runs(client):
     return client.search_runs([experiment.experiment_id])
 
 
+def test_runs_are_found_by_prompt_and_metric(client, runs):
+    """Finds a prompt's runs that move, by what a person types into MLflow's search."""
+    found = client.search_runs(
+        [runs[0].info.experiment_id], 'params.prompt = "skater" and metrics.motion > 0.01'
+    )
+    moving = [
+        run for run in runs if run.data.params["prompt"] == "skater" and run.data.metrics["motion"] > 0.01
+    ]
+    assert found and {run.info.run_id for run in found} == {run.info.run_id for run in moving}
+    assert not client.search_runs(
+        [runs[0].info.experiment_id], 'params.prompt = "potter" and metrics.motion > 9'
+    )
+
+
 def test_the_sweep_finishes(sweep):
     """Exits with 0 after ten runs, and says what they cost and where they are."""
     assert sweep.completed.returncode == 0, sweep.completed.stderr
