@@ -227,7 +227,7 @@ def test_the_curve_is_shown_where_one_looks(opened, sweep, tmp_path):
     page.locator(".rep .open").nth(5).hover()
     assert len(page.locator(".rep .curve path").get_attribute("d")) > 100
     page.wait_for_function("Math.abs(document.querySelector('.rep .mark').getAttribute('x1') - 50) < 2")
-    assert page.locator("figure.chart").count() >= 3
+    assert page.locator("figure.chart").count() == 2  # a chart for each goal of the sweep
     assert page.locator("figure.chart").first.locator("circle.dot").count() == 10
 
 
@@ -259,7 +259,7 @@ def test_a_thousand_runs_open_in_time(opened, tmp_path_factory):
     assert page.locator(".rep").count() == 1000
     loaded = "document.querySelectorAll('video[src]').length"
     assert 0 < page.evaluate(loaded) < 84
-    page.keyboard.press("End")
+    page.locator(".rep").last.scroll_into_view_if_needed()
     page.wait_for_function("[...document.querySelectorAll('.rep')].at(-1).querySelector('.drawn')")
 
 
