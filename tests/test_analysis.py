@@ -171,7 +171,7 @@ def test_the_sweep_says_what_it_lacks(cfg):
 def test_a_param_named_as_a_metric(experiment):
     """Keeps both, the param under MLflow's own word for it."""
     for number, (wanted, prompt) in enumerate(product(("fast", "slow"), "ab")):
-        experiment.add({"motion": number**2}, motion=wanted, prompt=prompt)
+        experiment.add({"motion": number**2}, motion=wanted, prompt=prompt, prompt_text=f"A {prompt}")
     runs = experiment.runs()
     assert list(runs["params.motion"]) == ["fast", "fast", "slow", "slow"]
     assert list(runs["motion"]) == [0, 1, 4, 9]

@@ -88,11 +88,11 @@ def test_a_video_is_read_where_ffmpeg_knows_no_descriptor_of_ours(monkeypatch, t
     usual = [frame.luma.copy() for frame in frames(path)]
     asked, opens = [], container.av.open
 
-    def no_descriptor(file: object, **options: object) -> object:
+    def no_descriptor(file: object, *mode: object, **options: object) -> object:
         asked.append(file)
         if file == "fd:":
             raise OSError(errno.EBADF, "Bad file descriptor")
-        return opens(file, **options)
+        return opens(file, *mode, **options)
 
     monkeypatch.setattr(container.av, "open", no_descriptor)
     np.testing.assert_array_equal([frame.luma for frame in frames(path)], usual)

@@ -311,11 +311,14 @@ def test_any_launcher_says_what_the_whole_sweep_cost(command):
         here = [f"provider.base_url={process.base_url}", "provider=emulator", "hydra/launcher=basic"]
         done = command("-m", "prompt=potter,fox", "sample=0,1", "metrics=fast", *here)
     assert done.returncode == 1
-    whole, where = done.stdout.splitlines()[-2:]
+    lines = done.stdout.splitlines()
+    (end,) = [number for number, line in enumerate(lines) if line.startswith("The whole sweep, ")]
+    whole, where, report = lines[end : end + 3]
     assert whole.startswith(
         "The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD"
     )
     assert where.startswith("Compare the runs: ")
+    assert report.startswith("See the videos in step: ")
 
 
 def test_the_store_can_be_read_by_a_person(sweep):

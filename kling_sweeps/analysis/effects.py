@@ -70,7 +70,7 @@ def effects(
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
     `metrics` are, unless given, those of the goal and then all others but bookkeeping, and `reference` is
-    the lowest level. Raises LookupError for a factor, level or metric that the runs don't have.
+    the lowest level; `attrs["asked"]` names those that were asked for. Raises LookupError for a factor, level or metric that the runs don't have.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
@@ -97,7 +97,9 @@ def effects(
     free = f"params.{factor}" if factor in ("metric", *COLUMNS) else factor
     table = table.rename(columns={"level": free})[["metric", free, *COLUMNS]]
     by_metric = [level * len(names) + number for number in range(len(names)) for level in levels]
-    return table.iloc[by_metric].reset_index(drop=True)
+    table = table.iloc[by_metric].reset_index(drop=True)
+    table.attrs["asked"] = sorted(asked)
+    return table
 
 
 def claimed(pairing: Pairing, scope: str | None) -> str:

@@ -38,7 +38,7 @@ def statement(row: Row | pd.Series) -> str:
 def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
     """Return what tables of `effects` say: what was found, at most so many, and what could not be told.
 
-    Where metrics were asked for as a goal, it is of them that it is said what was not distinguishable.
+    Where metrics were asked for, it is of them that it is said what was not distinguishable.
     """
     rows: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()}
@@ -50,7 +50,8 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
     lines = [statement(row) for row in found[:most]]
     if len(found) > most:
         lines.append(f"{len(found) - most} more are in the table.")
-    wanted = [row for row in rows if row["goal"]] or rows
+    asked = {name for table in tables for name in table.attrs.get("asked", ())}
+    wanted = [row for row in rows if row["metric"] in asked] or rows
     missed: dict[object, list[Row]] = defaultdict(list)
     untold: dict[object, list[Row]] = defaultdict(list)
     for row in wanted:
