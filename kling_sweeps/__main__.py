@@ -24,7 +24,7 @@ def main() -> int:
     from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
     from kling_sweeps.experiment.refusals import message
     from kling_sweeps.experiment.tracking_uri import holds_password
-    from kling_sweeps.sweep.job import job
+    from kling_sweeps.sweep.job import at_end, job
 
     # Hydra would write it down before any config is read.
     for argument in filter(holds_password, sys.argv[1:]):
@@ -35,20 +35,21 @@ def main() -> int:
     submitted.clear()
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
-    try:
-        os.getcwd()
-        yaml_files.install()
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    except RunError as error:
-        say(error)  # where it happened may be another machine
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if trace:
-            raise
-        return say_refused(message(error))
+    with at_end:
+        try:
+            os.getcwd()
+            yaml_files.install()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        except RunError as error:
+            say(error)  # where it happened may be another machine
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if trace:
+                raise
+            return say_refused(message(error))
     return 0
 
 

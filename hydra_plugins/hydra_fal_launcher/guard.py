@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.sweep import cluster, summary
+from kling_sweeps.sweep.job import at_end
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
 
@@ -219,7 +219,7 @@ def _check_runs(runs: Runs, outputs: Path) -> None:
         summary.show_refusal(runs)
         return
     runs.check()
-    atexit.register(summary.show_sweep, runs, outputs)  # Hydra calls nobody at the end where a run failed
+    at_end.callback(summary.show_sweep, runs, outputs)  # Hydra calls nobody at the end where a run failed
 
 
 def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:

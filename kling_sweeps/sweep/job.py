@@ -15,8 +15,11 @@ Both come to the same: what is in the store is not bought again, and what is in 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
+
+# What `main` does when Hydra has run all jobs, failed ones too: at Python's own exit no thread can be started any more.
+at_end = ExitStack()
 
 
 def job(cfg: Any) -> float | None:
