@@ -12,15 +12,13 @@ was made, and 2 when it could not be.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kling_sweeps.errors import KlingSweepsError, explained
+from kling_sweeps.experiment.tracking_uri import default_uri
 from kling_sweeps.terminal.streams import Parser, settle
-
-DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
     options = parser.parse_args(arguments)
     try:
-        from kling_sweeps.reports.publish import REPORT, make_report, name_in_note
+        from kling_sweeps.reports.publish import make_report, name_in_note
+        from kling_sweeps.tracking.note import REPORT
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        uri = default_uri()
         path = options.out or Path("outputs", options.sweep.removeprefix("kling_sweeps/"), REPORT)
         contents = make_report(options.sweep, options.store, uri, path)
         name_in_note(contents, uri)

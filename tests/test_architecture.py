@@ -33,7 +33,7 @@ ROOMS = {
     "effects": "analysis terminal",
     "measure": "measurement metrics store video terminal",
     "ledger": "store terminal",
-    "report": "reports terminal",
+    "report": "reports tracking experiment terminal",
     "__main__": "sweep experiment terminal",
     "hydra_plugins": "sweep tracking terminal experiment store",
 }

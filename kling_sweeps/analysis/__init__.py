@@ -15,8 +15,9 @@ from kling_sweeps.analysis.conclusions import conclusions, factors
 from kling_sweeps.analysis.design import design_for
 from kling_sweeps.analysis.effects import effects
 from kling_sweeps.analysis.interactions import Interaction, interaction
-from kling_sweeps.analysis.runs import artifact_path, frames_df, preview, runs_df, video_path
+from kling_sweeps.analysis.runs import artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
+from kling_sweeps.video.preview import preview
 
 __all__ = [
     "Cells",

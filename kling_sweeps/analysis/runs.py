@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import av
-import numpy as np
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
-from kling_sweeps.experiment.tracking_uri import Address
-from kling_sweeps.tracking.tracker import experiment_name, mlflow_client
-from kling_sweeps.video.decode import frames
-from kling_sweeps.video.frame import Frame
+from kling_sweeps.experiment.tracking_uri import Address, default_uri
+from kling_sweeps.tracking.tracker import every, experiment_name, mlflow_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 # These may look like numbers and are names all the same.
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
@@ -37,7 +28,6 @@ FOUND = (
 )
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
 ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}"}
-TICK = Fraction(1, 90_000)
 
 
 def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -100,23 +90,8 @@ def artifact_path(run_id: str, artifact: str, tracking_uri: str | None = None) -
     return Path(client.download_artifacts(run_id, artifact))
 
 
-def preview(video: str | Path, height: int = 240) -> bytes:
-    """Return a small silent copy of a video as mp4, at most `height` pixels high, to embed in a page."""
-    pictures = (_picture(frame, height) for frame in frames(video))
-    first = next(pictures)
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=24, options={"crf": "26", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
-        stream.codec_context.time_base = TICK
-        for picture in chain([first], pictures):
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
 def _uri(tracking_uri: str | None) -> str:
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = tracking_uri or default_uri()
     address = Address(uri)
     # MLflow would make an empty database here, and say that it has no experiment.
     if address.is_sqlite and address.file and not address.file.exists():
@@ -134,30 +109,19 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str:
         names = " or ".join(map(repr, found))
         raise LookupError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
-        there = sorted(one.name for one in _all(client.search_experiments))
+        there = sorted(one.name for one in every(client.search_experiments))
         raise LookupError(f"there is no experiment {experiment!r}; there are {there}")
     return next(iter(found.values()))
 
 
 def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     """Return the videos' runs as they were begun, one a request: the last where a replaced one still stands."""
-    every = _all(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"]))
-    found = [run for run in every if "kind" not in run.data.tags]
+    begun = every(partial(client.search_runs, [experiment_id], order_by=["start_time ASC"]))
+    found = [run for run in begun if "kind" not in run.data.tags]
     written = sorted(found, key=lambda run: ("content" in run.data.tags, run.info.end_time or 0))
     last = {run.data.tags.get("request_key", run.info.run_id): run.info.run_id for run in written}
     kept = set(last.values())
     return [run for run in found if run.info.run_id in kept]
-
-
-def _all(search: Callable[..., Any]) -> Iterator[Any]:
-    """Yield all that a search of MLflow's finds, page by page."""
-    token = None
-    while True:
-        page = search(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _row(run: Run, taken: set[str]) -> dict[str, Any]:
@@ -176,11 +140,3 @@ def _numbers(column: pd.Series) -> pd.Series:
         return pd.to_numeric(column)
     except ValueError:
         return column
-
-
-def _picture(frame: Frame, height: int) -> av.VideoFrame:
-    small = frame.bgr_scaled(min(1.0, height / frame.height))
-    rows, columns = (side // 2 * 2 for side in small.shape[:2])  # what yuv420p can hold
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(small[:rows, :columns]), format="bgr24")
-    picture.pts, picture.time_base = round(frame.time_s / TICK), TICK
-    return picture

@@ -24,6 +24,11 @@ FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^}]*\}")
 PLAIN = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<file>[^?%:]+)")
 
 
+def default_uri() -> str:
+    """Return where runs are read from that nobody named an address for."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
 @dataclass(frozen=True)
 class Address:
     """Where MLflow's runs are kept: a SQLite file, another database, a server, or what else MLflow knows."""

@@ -7,17 +7,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
 
+from kling_sweeps.store.journal import written_whole
 from kling_sweeps.video import opencv as cv2
 from kling_sweeps.video.decode import frames
-from kling_sweeps.video.frame import Frame
+from kling_sweeps.video.preview import TICK, encode, small
 
 # In pixels: the longer side of a clip and of a picture of a filmstrip, and what decoders take at most.
 LONG, FILM_LONG, WIDEST = 320, 160, 4096
@@ -25,9 +23,6 @@ FILM_PICTURES = 6
 # Clips of one strip, and up to how many each is a file of its own.
 STRIP, SINGLE = 12, 12
 CLIP, FILM = "clip.mp4", "clip.webp"
-TICK = Fraction(1, 90_000)
-# A key frame each second, since clips are scrubbed.
-OPTIONS = {"crf": "26", "preset": "veryfast", "g": "24", "bf": "0"}
 
 
 @dataclass(frozen=True)
@@ -72,30 +67,16 @@ def clip_of(video: Path, folder: Path) -> Clip:
 def _make(video: Path, clip: Path, film: Path) -> None:
     pictures: list[np.ndarray] = []
 
-    def scaled() -> Iterator[av.VideoFrame]:
+    def shrunk() -> Iterator[av.VideoFrame]:
         for frame in frames(video, threads=1):
-            picture = _picture(frame)
+            picture = small(frame, LONG / max(frame.width, frame.height))
             pictures.append(picture.to_ndarray(format="bgr24"))
             yield picture
 
-    part = clip.with_name(f".{clip.name}.{os.getpid()}.part")
-    try:
-        _encode(part, scaled())
-        os.replace(part, clip)
-    finally:
-        part.unlink(missing_ok=True)
-    part = film.with_name(f".{film.name}.{os.getpid()}.part")
-    part.write_bytes(_film(pictures))
-    os.replace(part, film)
-
-
-def _picture(frame: Frame) -> av.VideoFrame:
-    small = frame.bgr_scaled(min(1.0, LONG / max(frame.width, frame.height)))
-    rows, columns = (max(2, side // 2 * 2) for side in small.shape[:2])  # what yuv420p can hold
-    small = cv2.resize(small, (columns, rows)) if small.shape[:2] != (rows, columns) else small
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(small), format="bgr24")
-    picture.pts, picture.time_base = round(frame.time_s / TICK), TICK
-    return picture
+    with written_whole(clip) as part:
+        encode(part, shrunk())
+    with written_whole(film) as part:
+        part.write_bytes(_film(pictures))
 
 
 def _film(pictures: Sequence[np.ndarray]) -> bytes:
@@ -107,19 +88,6 @@ def _film(pictures: Sequence[np.ndarray]) -> bytes:
     joined = np.hstack([cv2.resize(pictures[index], size, interpolation=cv2.INTER_AREA) for index in chosen])
     encoded: np.ndarray = cv2.imencode(".webp", joined, [cv2.IMWRITE_WEBP_QUALITY, 55])[1]
     return encoded.tobytes()
-
-
-def _encode(path: Path, pictures: Iterator[av.VideoFrame]) -> None:
-    first = next(pictures)
-    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=24, options=OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
-        codec = stream.codec_context
-        codec.time_base, codec.thread_count = TICK, 1
-        codec.colorspace, codec.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
-        for picture in chain([first], pictures):
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
 
 
 def groups(clips: Sequence[Clip]) -> list[list[int]]:
@@ -148,7 +116,7 @@ def strip_of(clips: Sequence[Clip], numbers: Sequence[int]) -> Strip:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder, "strip.mp4")
         rows = zip(*(_planes(clip, stack) for clip in chosen), strict=True)
-        _encode(file, map(_joined, rows, chosen[0].times))
+        encode(file, map(_joined, rows, chosen[0].times))
         return Strip(file.read_bytes(), tuple(numbers), lefts)
 
 

@@ -19,6 +19,7 @@ from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import FRAMES
 from kling_sweeps.store.state_machine import Stage, State
+from kling_sweeps.tracking.overview import USUAL
 from kling_sweeps.untrusted import clean, mask, printable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ EXPENSES = {
 # What a goal says, as a metric's direction.
 WAYS = {"max": "higher", "min": "lower"}
 # Shown first where nobody said what a sweep is about.
-FIRST = ("motion", "sharpness", "colorfulness", "luma_mean")
+FIRST = USUAL[:4]
 # Stages of a run that is on its way, in words.
 COMING = {
     Stage.UNKNOWN: "submitted, its answer was lost; it is looked up",

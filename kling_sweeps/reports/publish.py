@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,12 +9,14 @@ from pathlib import Path
 import yaml
 
 from kling_sweeps.reports.contents import Contents, read_contents
+from kling_sweeps.store.journal import written_whole
+from kling_sweeps.tracking.note import REPORT
 from kling_sweeps.tracking.run_data import DESCRIPTION
-from kling_sweeps.tracking.tracker import REPORTS, Tracker
+from kling_sweeps.tracking.tracker import REPORTS, Tracker, report_runs
 from kling_sweeps.untrusted import mask
 
-# The names of a report's artifacts.
-REPORT, CONFIG = "report.html", "config.yaml"
+# The artifact beside it: what the sweep was composed of.
+CONFIG = "config.yaml"
 # Where Hydra writes down what a sweep was composed of.
 CONFIG_DUMP = "multirun.yaml"
 
@@ -33,7 +34,9 @@ def make_report(
     contents = read_contents(experiment, store_dir, tracking_uri)
     tracker = Tracker(tracking_uri, REPORTS, contents.provider)
     config = config or _config_before(tracker, contents.sweep)
-    _write(path, render(contents, config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        part.write_text(render(contents, config), encoding="utf-8")
     _log(tracker, contents, path, config)
     return contents
 
@@ -63,24 +66,8 @@ def config_of(dump: Path) -> str:
     return mask(asked + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100))
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _runs(tracker: Tracker, sweep: str) -> list[str]:
-    """Return the ids of a sweep's report runs, of which there is one unless two were made at once."""
-    found = tracker.client.search_runs([tracker.experiment_id], "tags.kind = 'report'", max_results=1000)
-    return [run.info.run_id for run in found if run.data.tags.get("sweep") == sweep]
-
-
 def _config_before(tracker: Tracker, sweep: str) -> str:
-    for run_id in _runs(tracker, sweep):
+    for run_id in report_runs(tracker.client, tracker.experiment_id, sweep):
         if any(one.path == CONFIG for one in tracker.client.list_artifacts(run_id)):
             with tempfile.TemporaryDirectory() as folder:
                 copy = tracker.client.download_artifacts(run_id, CONFIG, folder)
@@ -90,7 +77,8 @@ def _config_before(tracker: Tracker, sweep: str) -> str:
 
 def _log(tracker: Tracker, contents: Contents, path: Path, config: str) -> None:
     """Put the report into the sweep's report run, made unless it is there."""
-    client, (run_id, *others) = tracker.client, _runs(tracker, contents.sweep) or [""]
+    client = tracker.client
+    run_id, *others = report_runs(client, tracker.experiment_id, contents.sweep) or [""]
     if not run_id:
         tags = {"kind": "report", "sweep": contents.sweep, "provider": contents.provider}
         run = client.create_run(tracker.experiment_id, tags=tags, run_name=contents.sweep)

@@ -30,6 +30,7 @@ from kling_sweeps.terminal.tables import (
     show_sums,
     word_column,
 )
+from kling_sweeps.tracking.note import REPORT
 from kling_sweeps.tracking.tracker import Tracker, experiment_name
 
 STYLES = {
@@ -185,7 +186,7 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
     """Make the report of a sweep, beside what Hydra keeps of it and in MLflow; say where it is, or why it is not."""
     settings = runs.settings
     try:
-        from kling_sweeps.reports.publish import CONFIG_DUMP, REPORT, config_of, make_report
+        from kling_sweeps.reports.publish import CONFIG_DUMP, config_of, make_report
 
         name = experiment_name(tracker.sweep, tracker.provider)
         config = config_of(outputs / CONFIG_DUMP)

@@ -10,6 +10,8 @@ from kling_sweeps.tracking import views
 from kling_sweeps.tracking.overview import Overview, RunFacts
 from kling_sweeps.tracking.run_data import BESIDE, inline
 
+# The name of a report, as an artifact and on disk.
+REPORT = "report.html"
 # Without this, MLflow shows what is about agents and evaluations around the page.
 WORKFLOW = "workflowType=machine_learning"
 CHART_PAGE = f"runs?compareRunsMode=CHART&{WORKFLOW}"
@@ -26,7 +28,7 @@ def view_link(experiment_id: str, view: str) -> str:
 
 def report_link(experiment_id: str, run_id: str) -> str:
     """Return the page that shows the report in a run, from the `#` of MLflow's address on."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report.html"
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}"
 
 
 def compare_link(experiment_id: str, run_ids: Sequence[str]) -> str:

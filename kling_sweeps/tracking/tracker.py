@@ -7,11 +7,11 @@ import os
 import shlex
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -55,6 +55,23 @@ LOCK_S, AWAY_LOCK_S = 5.0, 0.1
 def experiment_name(sweep: str, provider: str) -> str:
     """Return the experiment of a sweep; what was emulated has one of its own."""
     return f"kling_sweeps/{sweep}" + (" (emulator)" if provider == "emulator" else "")
+
+
+def every(search: Callable[..., Any]) -> Iterator[Any]:
+    """Yield all that a search of MLflow's finds, page by page."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def report_runs(client: MlflowClient, experiment_id: str, sweep: str) -> list[str]:
+    """Return the ids of a sweep's report runs, of which there is one unless two were made at once."""
+    found = every(partial(client.search_runs, [experiment_id], "tags.kind = 'report'"))
+    return [run.info.run_id for run in found if run.data.tags.get("sweep") == sweep]
 
 
 @dataclass
@@ -187,7 +204,7 @@ class Tracker:
     def _known(self) -> dict[str, str]:
         if self._read is not None:
             return self._read.contents
-        return _contents(self._search_all(""))
+        return _contents(self._search(""))
 
     @cached_property
     def made_from(self) -> str:
@@ -197,19 +214,9 @@ class Tracker:
         return Record.read(self.client.get_experiment(self.experiment_id).tags.get(RECORD)).made_from
 
     def _search(self, filter_string: str) -> Iterator[Run]:
-        """Yield the videos' runs that a filter finds."""
-        return (run for run in self._search_all(filter_string) if "request_key" in run.data.tags)
-
-    def _search_all(self, filter_string: str) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], filter_string, max_results=1000, page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        """Yield the runs of the experiment that a filter finds."""
+        search = self.client.search_runs
+        return every(partial(search, [self.experiment_id], filter_string, max_results=1000))
 
     def present(self, is_due: bool = False) -> None:
         """Bring the experiment's views and note up to date, without MLflow where no run has changed since.
@@ -222,7 +229,7 @@ class Tracker:
         with self._trying():
             if self.is_away:
                 self._ask()
-            runs = list(self._search_all(""))
+            runs = list(self._search(""))
             self.known = _contents(runs)
             found = self.found or ()
             made_from = _made_from(self.known, self.goals, found)
@@ -240,8 +247,7 @@ class Tracker:
         reports = self.client.get_experiment_by_name(experiment_name(REPORTS, self.provider))
         if reports is None or reports.lifecycle_stage != "active":
             return None
-        found = self.client.search_runs([reports.experiment_id], "tags.kind = 'report'", max_results=1000)
-        ids = [run.info.run_id for run in found if run.data.tags.get("sweep") == self.sweep]
+        ids = report_runs(self.client, reports.experiment_id, self.sweep)
         return report_link(reports.experiment_id, ids[0]) if ids else None
 
     def track(self, result: RunResult) -> None:
