@@ -16,9 +16,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from kling_sweeps.analysis import effects
+from kling_sweeps.analysis import Looks, effects, looked
 
 COVERAGE, MOST_FALSE = (0.935, 0.965), 0.055
+# Repeats by plan: the looks, and how much of the full design's price and verdicts they may take and have.
+LOOKS, MOST_COST, FEWEST_AGREED = (2, 4, 6), 0.7, 0.9
 EFFECT = 1.0
 
 
@@ -32,16 +34,20 @@ def simulated(
     heavy: bool = False,
     levels: int = 2,
     effect: float = EFFECT,
+    without: int = 0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return runs with a metric for each experiment, and each one's mean effect in these prompts."""
+    """Return runs with a metric for each experiment, and each one's mean effect in these prompts.
+
+    Level 0 is the reference; the first so many others are `without` the effect.
+    """
     draw = np.random.default_rng(seed)
     cells = list(product(range(prompts), range(levels), range(blocks), range(repeats)))
     prompt, level, _, _ = np.array(cells).T
     size = (prompts, levels, experiments)
     own = interaction * draw.normal(size=size)
     means = 3 * draw.normal(size=(prompts, 1, experiments)) + own
-    means[:, 1:] += effect
+    means[:, 1 + without :] += effect
     noise = (
         draw.standard_t(3, (len(cells), experiments)) / np.sqrt(3)
         if heavy
@@ -81,6 +87,25 @@ def false_families(experiments: int, scope: str, prompts: int, repeats: int) -> 
     return found / experiments
 
 
+def by_plan(experiments: int, prompts: int, without: int, effect: float = 0.0) -> tuple[float, float, float]:
+    """Return what looks at repeats come to, of four levels and a reference.
+
+    In how many experiments a level without effect was found, the share of the full design's runs that were
+    made, and of its verdicts that were reached.
+    """
+    false = cost = agreed = 0.0
+    plan = Looks("level", LOOKS, ("m0",))
+    for number in range(experiments):
+        runs, _ = simulated(1, prompts, LOOKS[-1], levels=5, effect=effect, without=without, seed=number)
+        found = looked(runs, plan)
+        whole = effects(runs, "level", ["m0"])
+        reached, full = (set(one.loc[one["verdict"] == "found", "level"]) for one in (found.table, whole))
+        false += any(level <= without for level in reached)
+        cost += sum(found.taken.values()) / (5 * LOOKS[-1])
+        agreed += 1 - len(reached ^ full) / 4
+    return false / experiments, cost / experiments, agreed / experiments
+
+
 def table(experiments: int) -> Iterator[tuple[str, str, float, bool]]:
     """Yield a row for each design: scope, design, share, and whether it is sound."""
     low, high = COVERAGE
@@ -112,6 +137,17 @@ def table(experiments: int) -> Iterator[tuple[str, str, float, bool]]:
     for scope, prompts, repeats in (("general", 8, 1), ("these_prompts", 3, 3)):
         share = false_families(max(experiments // 4, 1), scope, prompts, repeats)
         yield scope, f"{prompts} prompts, 5 levels without effect: false families", share, share <= MOST_FALSE
+    yield from looks_table(max(experiments // 4, 1))
+
+
+def looks_table(experiments: int) -> Iterator[tuple[str, str, float, bool]]:
+    """Yield the rows of looks at 2, 4 and 6 repeats, of levels all, or half of them, without effect."""
+    for prompts, (without, effect) in product((3, 8), ((4, 0.0), (2, 1.5))):
+        false, cost, agreed = by_plan(experiments, prompts, without, effect)
+        design = f"{prompts} prompts, looks at 2, 4, 6 repeats, {without} of 4 levels without effect"
+        yield "looks", f"{design}: false families", false, false <= MOST_FALSE
+        yield "looks", f"{design}: cost of the full design", cost, cost <= MOST_COST
+        yield "looks", f"{design}: its verdicts reached", agreed, agreed >= FEWEST_AGREED
 
 
 def main() -> None:

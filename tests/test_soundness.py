@@ -30,3 +30,12 @@ def test_intervals_cover_what_they_say(scope, design):
 def test_few_families_without_effect_have_a_finding():
     """Finds something in about 5 % of the families in which nothing is, as nearly as 100 can tell."""
     assert soundness.false_families(100, "general", 8, 1) <= 0.11
+
+
+@pytest.mark.slow
+def test_looks_find_nothing_where_nothing_is_and_cost_less():
+    """Closes about 3 % of the families without effect, at half the price, as nearly as 60 can tell."""
+    false, cost, agreed = soundness.by_plan(60, 3, without=4)
+    assert false <= 0.1
+    assert 0.4 < cost < 0.62
+    assert agreed > 0.9

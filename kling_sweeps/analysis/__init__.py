@@ -15,6 +15,7 @@ from kling_sweeps.analysis.conclusions import conclusions, factors
 from kling_sweeps.analysis.design import design_for
 from kling_sweeps.analysis.effects import effects
 from kling_sweeps.analysis.interactions import Interaction, interaction
+from kling_sweeps.analysis.looks import Looked, Looks, looked
 from kling_sweeps.analysis.runs import artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
 from kling_sweeps.video.preview import preview
@@ -22,6 +23,8 @@ from kling_sweeps.video.preview import preview
 __all__ = [
     "Cells",
     "Interaction",
+    "Looked",
+    "Looks",
     "artifact_path",
     "cells",
     "conclusions",
@@ -30,6 +33,7 @@ __all__ = [
     "factors",
     "frames_df",
     "interaction",
+    "looked",
     "preview",
     "runs_df",
     "statement",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from kling_sweeps.analysis.effects import claimed
+from kling_sweeps.analysis.comparison import claimed
 from kling_sweeps.analysis.estimates import GENERAL, average, side
 from kling_sweeps.analysis.pairing import TWINS, check_metrics, levels_of, listed, paired, values_of
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kling_sweeps.analysis.effects import claimed, on_log_scale, scaled
+from kling_sweeps.analysis.comparison import claimed, on_log_scale, scaled
 from kling_sweeps.analysis.estimates import (
     ENOUGH_PROMPTS,
     FEWEST_PROMPTS,

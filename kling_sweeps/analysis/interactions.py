@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kling_sweeps.analysis.effects import holm, in_percent, on_log_scale, scaled
+from kling_sweeps.analysis.comparison import holm, in_percent, on_log_scale, scaled
 from kling_sweeps.analysis.estimates import Side, side
 from kling_sweeps.analysis.pairing import Pairing, check_metrics, paired, reference_of, values_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kling_sweeps.analysis.effects import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
+from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.metrics import declared
 
@@ -77,9 +77,7 @@ def _claim(row: Row) -> str:
     if verdict not in (FOUND, WORTH_A_LOOK):
         return f"{metric} at {at}: no answer, {verdict}"
     way = "higher" if row["difference"] > 0 else "lower"
-    interval = (
-        f"{_signed(row, row['low'])} to {_signed(row, row['high'])}, {row['confidence']:.0%} confidence"
-    )
+    interval = f"{_signed(row, row['low'])} to {_signed(row, row['high'])}, {100 * row['confidence']:.4g}% confidence"
     return (
         f"{metric} is {_amount(row, row['difference'])} {way}{_better(row)} at {at} than at "
         f"{_level(row['reference'])} ({interval}) {_scope(row)}"
