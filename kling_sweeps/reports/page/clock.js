@@ -16,7 +16,7 @@ class Source {
     this.video = el("video", { muted: true, playsInline: true, preload: "auto", tabIndex: -1, disablePictureInPicture: true });
     this.video.addEventListener("loadeddata", () => this.catchUp());
     this.video.addEventListener("seeked", () => { this.draw(); this.go(); });
-    this.video.addEventListener("error", () => { this.isBroken = Boolean(this.video.getAttribute("src")); });
+    this.video.addEventListener("error", () => { this.isBroken = this.isOpen; });
     const present = () => { this.draw(); this.video.requestVideoFrameCallback(present); };
     if (this.video.requestVideoFrameCallback) this.video.requestVideoFrameCallback(present);
     else hears.add(() => this.draw());
@@ -24,6 +24,7 @@ class Source {
   }
 
   get isWanted() { return [...this.views].some((view) => view.isVisible); }
+  get isOpen() { return this.video.hasAttribute("src"); }
   get isReady() { return this.video.readyState >= 3; }
   get isOver() { return clock.time >= this.seconds - this.frame / 2; }
   get target() { return clamp(clock.time, 0, this.seconds - this.frame / 2) + 0.001; }
@@ -33,8 +34,10 @@ class Source {
   update() {
     this.used = performance.now();
     if (!this.isWanted) return this.video.pause();
-    if (!this.video.getAttribute("src")) { this.video.src = this.address(); return undefined; }
-    return this.catchUp();
+    if (this.isOpen) return this.catchUp();
+    const address = this.address();
+    if (address) this.video.src = address;
+    return undefined;
   }
 
   close() {
@@ -116,20 +119,27 @@ class View {
 
 const sources = [];
 const strips = new Map();
+const arrived = new Set();  // the strips that are read: the page is drawn before it is read to its end
+function arrive(strip) {
+  arrived.add(strip);
+  strips.get(strip)?.update();
+}
+
 function sourceOf(run) {
   const [strip] = run.clip;
   if (!strips.has(strip)) {
-    const address = () => URL.createObjectURL(new Blob([bytesOf(`strip-${strip}`)], { type: "video/mp4" }));
+    const address = () => (arrived.has(strip) ? URL.createObjectURL(new Blob([bytesOf(`strip-${strip}`)], { type: "video/mp4" })) : "");
     strips.set(strip, new Source(address, run.seconds, run.seconds / run.frames));
     sources.push(strips.get(strip));
   }
   return strips.get(strip);
 }
 
-const active = () => sources.filter((source) => source.isWanted && !source.isBroken);
+const wanted = () => sources.filter((source) => source.isWanted && !source.isBroken);
+const active = () => wanted().filter((source) => source.isOpen);
 
 function closeUnused() {
-  const unused = sources.filter((source) => !source.isWanted && source.video.getAttribute("src"));
+  const unused = sources.filter((source) => !source.isWanted && source.isOpen);
   unused.sort((a, b) => b.used - a.used).slice(KEPT).forEach((source) => source.close());
 }
 
@@ -137,12 +147,12 @@ function closeUnused() {
 async function gather() {
   const number = ++gather.number;
   clock.gathering = number;
-  const wanted = active();
-  for (const source of wanted) { source.video.pause(); source.seek(); }
-  await Promise.race([Promise.all(wanted.map((source) => source.settled())), sleep(SETTLED)]);
+  const moved = active();
+  for (const source of moved) { source.video.pause(); source.seek(); }
+  await Promise.race([Promise.all(moved.map((source) => source.settled())), sleep(SETTLED)]);
   if (number !== gather.number) return;
   clock.gathering = 0;
-  for (const source of wanted) source.go();
+  for (const source of moved) source.go();
 }
 gather.number = 0;
 

@@ -127,18 +127,25 @@ function repOf(run) {
   return rep;
 }
 
-/** Return what a run is seen in: its filmstrip, a picture at a time, and above it the canvas of its clip. */
+/** Return what a run is seen in, empty until somebody looks. */
 function pictureOf(run) {
-  const frame = el("span", { className: "picture" }, el("span", { className: "film" }, ...["first", "second"].map((className) => el("img", { alt: "", decoding: "async", className }))));
-  if (run.clip) frame.append(el("canvas", { role: "img", "aria-label": run.name }));
+  const frame = el("span", { className: "picture" });
   frame.style.setProperty("--ratio", run.size[0] / run.size[1]);
   return frame;
+}
+
+/** Put a run's filmstrip where it is shown, once on the screen and in two lines on paper, and above it the canvas of its clip. */
+function fill(run, picture) {
+  if (picture.firstChild) return;
+  run.film ||= URL.createObjectURL(new Blob([bytesOf(`film-${run.number}`)], { type: "image/webp" }));
+  picture.append(el("span", { className: "film" }, ...["first", "second"].map((className) => el("img", { alt: "", decoding: "async", className, src: run.film }))));
+  if (run.clip) picture.append(el("canvas", { role: "img", "aria-label": run.name }));
 }
 
 function see(number, rep, isVisible) {
   const run = runs[number];
   if (!cells.has(number) && isVisible) {
-    fillFilm(run, rep);
+    fill(run, rep.querySelector(".picture"));
     const canvas = rep.querySelector("canvas");
     cells.set(number, { rep, view: canvas ? new View(canvas, run) : null, isVisible });
   }
@@ -146,13 +153,6 @@ function see(number, rep, isVisible) {
   if (!cell) return;
   cell.isVisible = isVisible;
   if (cell.view) cell.view.see(isVisible);
-}
-
-/** Load a run's filmstrip where it is shown: once on the screen, and in two lines on paper. */
-function fillFilm(run, box) {
-  if (box.querySelector("img").src) return;
-  run.film ||= URL.createObjectURL(new Blob([bytesOf(`film-${run.number}`)], { type: "image/webp" }));
-  for (const image of box.querySelectorAll("img")) image.src = run.film;
 }
 
 // A filmstrip shows the picture of the time: FILM pictures are in it.

@@ -59,7 +59,10 @@ const meritOf = (quantity, value) => (quantity.direction === "lower" ? 1 - share
 /** Return a text that was put into the page in Base64 as bytes; none where it is not there. */
 function bytesOf(id) {
   const found = $(id);
-  return found ? Uint8Array.from(atob(found.textContent), (letter) => letter.charCodeAt(0)) : null;
+  if (!found) return null;
+  const letters = atob(found.textContent), bytes = new Uint8Array(letters.length);
+  for (let index = 0; index < letters.length; index += 1) bytes[index] = letters.charCodeAt(index);
+  return bytes;
 }
 
 /** Return a run's series of a metric, evenly spaced in time: from 0 to 1 of what all runs reach, null where there is none. */

@@ -148,8 +148,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 // What a printer gets are the filmstrips.
-const fillFilms = () => document.querySelectorAll(".rep[data-run]").forEach((rep) => fillFilm(runs[Number(rep.dataset.run)], rep));
-addEventListener("beforeprint", fillFilms);
+const fillAll = () => document.querySelectorAll(".rep[data-run]").forEach((rep) => fill(runs[Number(rep.dataset.run)], rep.querySelector(".picture")));
+addEventListener("beforeprint", fillAll);
 
 chooseAxes();
 state.setting = state.columns || (factors.find((factor) => !factor.isRepeat) || { key: "" }).key;
@@ -169,11 +169,11 @@ async function begin() {
     if (source.isReady || source.isBroken) { resolve(); return; }
     for (const event of ["canplay", "error"]) source.video.addEventListener(event, resolve, { once: true });
   });
-  await Promise.race([Promise.all(active().map(playable)), sleep(20)]);
+  await Promise.race([Promise.all(wanted().map(playable)), sleep(20)]);
   const isStill = clock.time > 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (state.open.length) open(state.open, state.mode);
   await (isStill ? seek(clock.time) : play());
-  (window.requestIdleCallback || setTimeout)(() => { if (runs.length <= 300) fillFilms(); });
+  (window.requestIdleCallback || setTimeout)(() => { if (runs.length <= 300) fillAll(); });
 }
 
 requestAnimationFrame(tick);
@@ -183,5 +183,6 @@ window.report = {
   get playing() { return clock.isPlaying; },
   play,
   pause,
+  arrive,
   ready: begin(),
 };

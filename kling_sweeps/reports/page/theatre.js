@@ -97,7 +97,7 @@ function captionOf(run, list) {
 /** Return a run as large as there is room: its clip, and over it the original where a server has it. */
 function largeOf(run) {
   const picture = pictureOf(run);
-  fillFilm(run, picture);
+  fill(run, picture);
   const canvas = picture.querySelector("canvas");
   if (canvas) stagedViews.push(new View(canvas, run));
   if (SERVER && run.run) {
