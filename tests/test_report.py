@@ -162,6 +162,19 @@ def test_clips_of_one_shape_and_length_share_a_video(made, tmp_path):
     assert strip.lefts == tuple(320 * n for n in range(len(strip.clips)))
 
 
+def test_strips_stay_when_a_sweep_grows(tmp_path):
+    """Joins clips anew only where there are others, beside the first, which has one strip at most."""
+    made = [report_data.clip(tmp_path / str(n), frames=4, size=(64, 36), shade=n) for n in range(2 * SINGLE)]
+    render(report_data.contents(made[:-1], settings=list(range(2 * SINGLE - 1)), prompts=["fox"]))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/strip-*.mp4")}
+    assert [path.parent.name for path in before] and len(before) == 2
+    whole = report_data.contents(made, settings=list(range(2 * SINGLE)), prompts=["fox"])
+    page = render(whole)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/strip-*.mp4")}
+    assert len(after) == 2 and len(before.items() & after.items()) == 1
+    assert render(whole) == page and after == {path: path.stat().st_mtime_ns for path in after}
+
+
 def test_a_clip_is_made_once(made, monkeypatch):
     """Takes a clip from beside its video, unless the video is newer."""
     folder = made[0].path.parent

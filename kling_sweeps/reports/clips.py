@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -108,16 +108,29 @@ def groups(clips: Sequence[Clip]) -> list[list[int]]:
 
 
 def strip_of(clips: Sequence[Clip], numbers: Sequence[int]) -> Strip:
-    """Return a video of some of the clips side by side, or the one clip as it is."""
+    """Return a video of some of the clips side by side, kept beside the first of them, or the one clip as it is."""
     chosen = [clips[number] for number in numbers]
     lefts = tuple(sum(clip.width for clip in chosen[:index]) for index in range(len(chosen)))
     if len(chosen) == 1:
         return Strip(chosen[0].path.read_bytes(), tuple(numbers), lefts)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        file = Path(folder, "strip.mp4")
+    made_of = [(clip.path.parent.name, clip.path.stat().st_mtime_ns) for clip in chosen]
+    name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+    kept = chosen[0].path.with_name(f"strip-{name}.mp4")
+    try:
+        content = kept.read_bytes()
+    except FileNotFoundError:
+        with written_whole(kept) as part:
+            _join(part, chosen)
+            content = part.read_bytes()
+        for older in {*kept.parent.glob("strip-*.mp4")} - {kept}:
+            older.unlink(missing_ok=True)
+    return Strip(content, tuple(numbers), lefts)
+
+
+def _join(file: Path, chosen: Sequence[Clip]) -> None:
+    with ExitStack() as stack:
         rows = zip(*(_planes(clip, stack) for clip in chosen), strict=True)
         encode(file, map(_joined, rows, chosen[0].times))
-        return Strip(file.read_bytes(), tuple(numbers), lefts)
 
 
 def _planes(clip: Clip, stack: ExitStack) -> Iterator[list[np.ndarray]]:

@@ -109,10 +109,12 @@ def _bytes(values: np.ndarray, low: float, high: float) -> bytes:
 
 
 def _strips(videos: Sequence[Video], room: int) -> Iterator[Strip]:
-    """Yield the videos to play, the first repeat of every run before the next, until the room in bytes is taken."""
-    order = sorted(
-        (index for index, video in enumerate(videos) if video.clip), key=lambda index: videos[index].sample
-    )
+    """Yield the videos to play, the first repeat of every run before the next, until the room in bytes is taken.
+
+    They are put together as they were asked for, so that what is added to a sweep leaves the strips before it as they are.
+    """
+    order = [index for index, video in enumerate(videos) if video.clip]
+    order.sort(key=lambda index: (videos[index].sample, videos[index].asked_s))
     clips = [clip for index in order if (clip := videos[index].clip)]
     every, cores = groups(clips), os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as threads:
