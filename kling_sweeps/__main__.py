@@ -12,7 +12,7 @@ from typing import Any, cast
 
 
 def main() -> int:
-    """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused."""
+    """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused, 3 a gate did not hold."""
     from kling_sweeps.terminal import streams
 
     streams.settle()
@@ -24,7 +24,7 @@ def main() -> int:
     from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
     from kling_sweeps.experiment.refusals import message
     from kling_sweeps.experiment.tracking_uri import holds_password
-    from kling_sweeps.sweep.job import at_end, job
+    from kling_sweeps.sweep.job import at_end, broken, job
 
     # Hydra would write it down before any config is read.
     for argument in filter(holds_password, sys.argv[1:]):
@@ -33,6 +33,7 @@ def main() -> int:
     sys.unraisablehook = _interrupt_again
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
     submitted.clear()
+    broken.clear()
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
     with at_end:
@@ -50,7 +51,7 @@ def main() -> int:
             if trace:
                 raise
             return say_refused(message(error))
-    return 0
+    return 3 if broken.is_set() else 0
 
 
 def _interrupt_again(unraisable: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from kling_sweeps import providers
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
@@ -86,6 +87,7 @@ def settings(task: dict[str, Any]) -> Settings:
         policy=Policy(unknown=task["unknown"]),
         objective=None,
         goal={},
+        expect=Expectations(),
         dry_run=False,
         max_pixels=MAX_PIXELS,
     )

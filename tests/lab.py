@@ -20,6 +20,7 @@ from kling_sweeps import providers
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.errors import RefusedError, submitted
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
@@ -103,6 +104,7 @@ class Lab:
             policy=_replace(Policy(), given),
             objective=None,
             goal={},
+            expect=given.pop("expect", Expectations()),
             dry_run=False,
             max_pixels=MAX_PIXELS,
         )

@@ -40,8 +40,9 @@ def contents(
     samples: int = 1,
     status: Callable[[int], str] = lambda number: "finished",
     text: str = "A {prompt}, seen from afar.",
+    broken: Callable[[int], str] = lambda number: "",
 ) -> Contents:
-    """Return a sweep of prompts x cfg_scale x repeats; `status` says how the run of a number ended."""
+    """Return a sweep of prompts x cfg_scale x repeats; `status` says how the run of a number ended, `broken` its gates."""
     videos = []
     for number, (prompt, setting, sample) in enumerate(product(prompts, settings, range(samples))):
         ended = status(number)
@@ -68,6 +69,7 @@ def contents(
                 started_ms=1_790_000_000_000 + 1000 * number,
                 asked_s=1_790_000_000.0 + number,
                 clip=made[number % len(made)] if is_over else None,
+                broken=broken(number) if is_over else "",
             )
         )
     return assemble("cfg", "emulator", videos, METRICS if any(one.values for one in videos) else ())

@@ -202,16 +202,19 @@ def test_the_address_keeps_the_view(opened):
 @pytest.mark.parametrize("width", [1400, 390])
 def test_nothing_is_in_the_way_of_anybody(opened, scheme, width):
     """Has nothing that axe finds serious, enlarged and compared too, and is no wider than the screen."""
-    page = opened(scheme=scheme, width=width, status=lambda n: ["failed", "coming", "finished"][min(n, 2)])
+    given = {
+        "scheme": scheme,
+        "width": width,
+        "status": lambda n: ["failed", "coming", "finished"][min(n, 2)],
+        "broken": lambda n: "cuts = 3 (max 0)" * (n == 5),
+    }
+    page = opened(**given)
+    assert page.locator(".rep .broken").all_inner_texts() == ["✕ not as expected cuts = 3 (max 0)"]
     for fragment in ("", "#open=5", "#pins=5-6&open=5-6", "#pins=5-6&open=5-6&mode=wipe"):
         if fragment:
             page.goto("about:blank")
-            page = opened(
-                fragment=fragment,
-                scheme=scheme,
-                width=width,
-                status=lambda n: ["failed", "coming", "finished"][min(n, 2)],
-            )
+            page = opened(fragment=fragment, **given)
+            assert "✕ not as expected cuts = 3 (max 0)" in page.locator("#beside").inner_text()
         found = Axe().run(page).response["violations"]
         serious = [one for one in found if one["impact"] in ("serious", "critical")]
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in serious] == []

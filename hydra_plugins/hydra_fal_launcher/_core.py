@@ -63,10 +63,11 @@ def _generated(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
     results = [JobReturn(status=JobStatus.COMPLETED) for _ in cells]  # what a dry run leaves
     failed = None
     hydra = launcher.config.hydra
-    is_search = not hydra.sweeper._target_.endswith("BasicSweeper")  # whose report comes at its end
-    outputs = None if is_search else Path(hydra.sweep.dir)
+    is_search = not hydra.sweeper._target_.endswith("BasicSweeper")
+    is_part = is_search or hydra.sweeper.max_batch_size is not None
+    outputs = None if is_part else Path(hydra.sweep.dir)
     is_begun = jobs.first > 0
-    for result in runner.run_all(settings, cells, launcher.max_in_flight, is_begun, outputs):
+    for result in runner.run_all(settings, cells, launcher.max_in_flight, is_begun, outputs, is_part):
         failed = failed or result.error
         for number in numbers[result.cell.request.key]:
             # Of a run that was complete before, Hydra has nothing new to write down.

@@ -41,7 +41,7 @@ from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
-from kling_sweeps.sweep import cluster, summary
+from kling_sweeps.sweep import cluster, gates, summary
 from kling_sweeps.sweep.job import at_end
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
@@ -217,8 +217,10 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
 def _check_runs(runs: Runs, outputs: Path) -> None:
     if runs.settings.dry_run:
         summary.show_refusal(runs)
+        gates.show_expected(runs.settings.expect)
         return
     runs.check()
+    gates.check(runs.settings.expect)
     at_end.callback(summary.show_sweep, runs, outputs)  # Hydra calls nobody at the end where a run failed
 
 

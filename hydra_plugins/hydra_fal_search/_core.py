@@ -14,7 +14,8 @@ from rich.text import Text
 from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps.errors import NotTrackedError, OverBudgetError, RefusedError, RunError
 from kling_sweeps.experiment.settings import Cell
-from kling_sweeps.sweep import summary
+from kling_sweeps.sweep import gates, summary
+from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.sweep.search import Proposal, SearchJournal, Trial, read_trial
 from kling_sweeps.sweep.search_results import Found, show, track
@@ -42,6 +43,7 @@ def search(sweeper: SearchSweeper, arguments: Sequence[str]) -> None:
         planned = _Search(sweeper, asked, journal, runs)
         show(planned.found)
         planned.say_plan()
+        gates.show_expected(asked.settings.expect)
         return
     runs.store.check()
     with journal.held(lambda: console.print("Another command works on this search; waiting for it.")):
@@ -83,6 +85,7 @@ class _Search:
         """Run what earlier commands have proposed, which costs nothing where it is over, and go on from there."""
         self.asker.export(self.trials)
         self.tracker.check()
+        gates.check(self.asked.settings.expect)
         self.say_plan()
         try:
             if self.cells:
@@ -224,5 +227,6 @@ class _Search:
             raise NotTrackedError(
                 f"the search is not tracked ({self.tracker.said(error)}); the same command tracks it, for nothing"
             ) from None
-        if self.is_begun:
+        has_changed = gates.conclude(Outcome(Runs.read(self.asked.settings, self.cells), self.tracker))
+        if self.is_begun or has_changed:
             summary.show_report(self.runs, self.tracker, Path(self.asked.jobs.config.hydra.sweep.dir))

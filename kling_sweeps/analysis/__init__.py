@@ -10,7 +10,7 @@
 They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`, unless given.
 """
 
-from kling_sweeps.analysis.cells import Cells, cells
+from kling_sweeps.analysis.cells import Cells, cells, overall
 from kling_sweeps.analysis.conclusions import conclusions, factors
 from kling_sweeps.analysis.design import design_for
 from kling_sweeps.analysis.effects import effects
@@ -34,6 +34,7 @@ __all__ = [
     "frames_df",
     "interaction",
     "looked",
+    "overall",
     "preview",
     "runs_df",
     "statement",

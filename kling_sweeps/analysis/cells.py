@@ -13,7 +13,7 @@ from kling_sweeps.analysis.comparison import claimed
 from kling_sweeps.analysis.estimates import GENERAL, average, side
 from kling_sweeps.analysis.pairing import TWINS, check_metrics, levels_of, listed, paired, values_of
 
-CELL = "cell"
+CELL, ALL = "cell", "all"
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,16 @@ def cells(
             }
         )
     return Cells(metric, factors, scope, pd.DataFrame(rows))
+
+
+def overall(
+    runs: pd.DataFrame, metric: str, confidence: float = 0.95, scope: str | None = None
+) -> tuple[float, float, float]:
+    """Return the mean of a metric over all runs, in which every prompt counts once, and both ends of its interval."""
+    joint = runs.assign(**{ALL: 0})
+    joint.attrs = {**runs.attrs, "params": [*listed(runs, "params"), ALL]}
+    row = cells(joint, ALL, metric, confidence, scope).table.iloc[0]
+    return float(row["mean"]), float(row["low"]), float(row["high"])
 
 
 def _told(row: Mapping[Hashable, Any]) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
-    "start_time",
+    *("start_time", "expect", "expect_failed", "measurement_errors"),
 )
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
 ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}"}
@@ -35,7 +35,8 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
 
     `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
     Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
-    `start_time` (milliseconds since 1970), every param by its name, as numbers where all its values are, and
+    `start_time` (milliseconds since 1970), `expect` and `expect_failed` (whether the run kept its gates, and which
+    not), `measurement_errors`, every param by its name, as numbers where all its values are, and
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their

@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from kling_sweeps import metrics
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.model import Model, read_model
 from kling_sweeps.experiment.naming import part
 from kling_sweeps.experiment.reader import Reader, close, leaves, meant, reason, said
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
     *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
-    *("provider", "tracking", "store", "budget", "objective", "goal", "dry_run"),
+    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "dry_run"),
     *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
 WAYS = ("max", "min")
@@ -76,7 +77,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "provider, store, tracking, metrics, budget, objective, goal and dry_run"
+        keys = "provider, store, tracking, metrics, budget, objective, goal, expect and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
@@ -142,6 +143,7 @@ class _JobReader(Reader):
             ),
             objective=self.objective(spec),
             goal=self.goal(spec),
+            expect=self.expect(spec),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
@@ -180,6 +182,16 @@ class _JobReader(Reader):
             if way not in WAYS:
                 self.report(f"goal.{name}={said(way)} is neither max nor min")
         return {str(name): str(way) for name, way in goal.items()}
+
+    def expect(self, spec: metrics.Spec) -> Expectations:
+        """Return the gates, which are of metrics that are measured."""
+        try:
+            measured = _measured(spec)
+        except ConfigError:  # which is reported with the objective
+            measured = [*metrics.declared()]
+        found, problems = read_expectations(self.value("expect"), measured)
+        self.report(*problems)
+        return found
 
     def folder(self) -> str:
         """Return the name of the folder that Hydra gives a command, which all its jobs share."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.request import GenerationRequest
 
 
@@ -72,7 +73,7 @@ class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
     `objective` is the metric that a job returns to a sweeper, `goal` says of metrics which way is better (max
-    or min), and a frame of more than `max_pixels` is not decoded.
+    or min), `expect` has the gates, and a frame of more than `max_pixels` is not decoded.
     """
 
     sweep: str
@@ -85,6 +86,7 @@ class Settings:
     policy: Policy
     objective: str | None
     goal: Mapping[str, str]
+    expect: Expectations
     dry_run: bool
     max_pixels: int
 

@@ -79,7 +79,7 @@ class Video:
     """One run: `status` is finished, failed or coming, `why` says more of the latter two.
 
     `levels` has the index of its level for each factor, `values` what was measured, `frames` the path of
-    its frame by frame series, and `clip` its small copy, None where there is none. `asked_s` is when it was
+    its frame by frame series, `broken` the gates that it did not keep, and `clip` its small copy, None where there is none. `asked_s` is when it was
     submitted for the first time, in seconds since 1970, by the clock of whoever did, to which sweeps have an order.
     """
 
@@ -94,6 +94,7 @@ class Video:
     started_ms: int = 0
     asked_s: float = 0.0
     flaws: str = ""
+    broken: str = ""
     source: Path | None = None
     frames: Path | None = None
     clip: Clip | None = None
@@ -254,6 +255,7 @@ def _tracked(row: Mapping[str, Any], names: Mapping[str, Any], store: Store) -> 
         source=_file(row["artifact_uri"], "video.mp4", entry.video if entry else None),
         frames=_file(row["artifact_uri"], FRAMES, _newest(entry.folder, FRAMES) if entry else None),
         key=row["request_key"] or "",
+        broken=mask(printable(row["expect_failed"])) if isinstance(row["expect_failed"], str) else "",
     )
 
 

@@ -5,39 +5,73 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from kling_sweeps import metrics
-from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.experiment.settings import Settings
+from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import console
 from kling_sweeps.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
 
-def draw(settings: Settings, cells: Sequence[Cell], tracker: Tracker) -> list[str]:
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a command's runs, as MLflow has it; it is read once, when it is asked for."""
+
+    runs: Runs
+    tracker: Tracker
+
+    @property
+    def settings(self) -> Settings:
+        return self.runs.settings
+
+    @cached_property
+    def experiment(self) -> pd.DataFrame:
+        """Return `runs_df` of the sweep's experiment, which is told first what the sweep is about."""
+        from kling_sweeps.analysis import runs_df
+
+        if self.is_named:
+            about = {key: json.dumps(value) for key, value in _about(self.settings).items()}
+            self.tracker.tag_experiment(about)
+        return runs_df(self.tracker.experiment, self.settings.tracking_uri)
+
+    @cached_property
+    def own(self) -> pd.DataFrame:
+        """Return the runs of this command alone."""
+        keys = {cell.request.key for cell in self.runs.cells}
+        runs = self.experiment[self.experiment["request_key"].isin(keys)]
+        runs.attrs |= _about(self.settings)
+        return runs
+
+    @property
+    def is_named(self) -> bool:
+        return self.settings.sweep != "single"
+
+
+def draw(outcome: Outcome) -> list[str]:
     """Return what was found of every factor, at most five sentences, and what could not be told.
 
     Of a sweep with a name it is of all the runs of its experiment, and the tracker is told.
     """
-    from kling_sweeps.analysis import conclusions, runs_df
+    from kling_sweeps.analysis import conclusions
 
+    tracker = outcome.tracker
     try:
-        is_named = settings.sweep != "single"
-        if is_named:
-            tracker.tag_experiment({key: json.dumps(value) for key, value in _about(settings).items()})
-        runs = runs_df(tracker.experiment, settings.tracking_uri)
-        if not is_named:
-            runs = runs[runs["request_key"].isin({cell.request.key for cell in cells})]
-            runs.attrs |= _about(settings)
-        lines = conclusions(runs)
+        lines = conclusions(outcome.experiment if outcome.is_named else outcome.own)
     except Exception as error:  # all runs are tracked, whatever can be said of them
         log.warning("no conclusions could be drawn: %s", tracker.said(error))
         return []
-    if is_named:
-        tracker.goals, tracker.found = list(settings.goal), lines
+    if outcome.is_named:
+        tracker.goals, tracker.found = list(outcome.settings.goal), lines
     return lines
 
 

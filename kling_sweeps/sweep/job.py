@@ -15,11 +15,14 @@ Both come to the same: what is in the store is not bought again, and what is in 
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import ExitStack, suppress
 from typing import Any
 
 # What `main` does when Hydra has run all jobs, failed ones too: at Python's own exit no thread can be started any more.
 at_end = ExitStack()
+# Set at the end of a command where a gate did not hold, cleared by `main`.
+broken = threading.Event()
 
 
 def job(cfg: Any) -> float | None:
@@ -44,7 +47,7 @@ def job(cfg: Any) -> float | None:
         settings, cell = read_job(cfg, hydra)
         if hydra.mode is not RunMode.RUN and hydra.runtime.choices.get("cluster", "local") != "local":
             cluster.check(settings)
-        return runner.run_one(settings, cell)
+        return runner.run_one(settings, cell, is_part=hydra.mode is not RunMode.RUN)
     except (RefusedError, RunError) as error:
         if hydra.mode is RunMode.RUN:
             raise SystemExit(1 if isinstance(error, RunError) else say_refused(error)) from None

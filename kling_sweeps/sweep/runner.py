@@ -20,7 +20,7 @@ from kling_sweeps.errors import (
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
-from kling_sweeps.sweep import conclusions, summary
+from kling_sweeps.sweep import conclusions, gates, summary
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.progress import Progress
 from kling_sweeps.tracking.tracker import Tracker, opening
@@ -34,26 +34,33 @@ def run_all(
     max_in_flight: int,
     is_begun: bool = False,
     outputs: Path | None = None,
+    is_part: bool = False,
 ) -> Iterator[RunResult]:
     """Print the plan, then yield each run as it completes, tracked, then print the results.
 
     Runs that are complete in the store and in MLflow come first. A dry run yields nothing. Raises RefusedError
     before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow. A
-    sweep that has a folder for its `outputs` has a report there, made anew where there was anything to do.
+    sweep that has a folder for its `outputs` has a report there, made anew where there was anything to do. Of
+    cells that are a part of a command's (`is_part`), whoever has them all judges the gates.
     """
     runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
     if settings.dry_run:
         summary.show_refusal(runs)
+        if not is_part:
+            gates.show_expected(settings.expect)
         return
     tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name, runs.cells)
     runs.check()
+    if not is_part:
+        gates.check(settings.expect)
     if not is_begun:
         tracker.check()
     results = [replace(result, was_complete=True) for result in runs.finished() if tracker.has(result)]
     complete = {result.cell.request.key for result in results}
     left = [cell for cell in runs.cells if cell.request.key not in complete]
     lines: list[str] = []
+    outcome = conclusions.Outcome(runs, tracker)
     try:
         yield from tuple(results)
         if left:
@@ -64,13 +71,14 @@ def run_all(
                         clip(result)
                     yield result
         if len(runs.cells) > 1 and any(not result.was_complete and not result.error for result in results):
-            lines = conclusions.draw(settings, runs.cells, tracker)
+            lines = conclusions.draw(outcome)
         summary.present(tracker)
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
     conclusions.show(lines)
-    if left and outputs:
+    has_changed = not is_part and gates.conclude(outcome)
+    if (left or has_changed) and outputs:
         summary.show_report(runs, tracker, outputs)
 
 
@@ -138,12 +146,12 @@ def _clipping() -> Iterator[Callable[[RunResult], object]]:
         thread.shutdown(cancel_futures=not is_whole)
 
 
-def run_one(settings: Settings, cell: Cell) -> float | None:
+def run_one(settings: Settings, cell: Cell, is_part: bool = False) -> float | None:
     """Generate, measure and track one cell; return its objective, None of a dry run. Raises RunError.
 
     FlawedError is not raised where there is an objective: a sweeper that searches would take it for a failure.
     """
-    for result in list(run_all(settings, [cell], max_in_flight=1)):
+    for result in list(run_all(settings, [cell], max_in_flight=1, is_part=is_part)):
         error = error_of(result)
         if error and not (settings.objective and isinstance(error, FlawedError)):
             raise error

@@ -16,6 +16,8 @@ from kling_sweeps.metrics import build
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import COMPLETED, Attempt, Cost, Stage
+from kling_sweeps.sweep import gates
+from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import console
@@ -178,7 +180,8 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
         _say(tracker.address())
-    if made:
+    has_changed = gates.conclude(Outcome(runs, tracker))
+    if made or has_changed:
         show_report(runs, tracker, outputs)
 
 
@@ -226,10 +229,10 @@ def _row(
 
 
 def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Column]:
-    """Return the columns of the metrics, those of the goal first, then the user's own; as many as fit are shown."""
+    """Return the columns of the metrics, those of the goal and the gates first, then the user's own; as many as fit are shown."""
     own = {name: given for name, given in settings.metrics.items() if given and "target" in given}
     values = (value.name for metric in build(own) for value in metric.values)
-    names = dict.fromkeys([*settings.goal, *values, *METRICS])
+    names = dict.fromkeys([*settings.goal, *settings.expect.metrics, *values, *METRICS])
     measured = [read_values(one.measurement) if one and one.measurement else {} for one in ends]
     shown = {name: [f"{values[name]:.4g}" if name in values else "" for values in measured] for name in names}
     return [

@@ -28,7 +28,12 @@ def view_link(experiment_id: str, view: str) -> str:
 
 def report_link(experiment_id: str, run_id: str) -> str:
     """Return the page that shows the report in a run, from the `#` of MLflow's address on."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}"
+    return run_link(experiment_id, run_id, REPORT)
+
+
+def run_link(experiment_id: str, run_id: str, artifact: str) -> str:
+    """Return the page that shows an artifact of a run, from the `#` of MLflow's address on."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{artifact}"
 
 
 def compare_link(experiment_id: str, run_ids: Sequence[str]) -> str:

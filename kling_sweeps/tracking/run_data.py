@@ -38,6 +38,7 @@ BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
     "may_have_cost_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
+    "expect", "expect_failed",
 }  # fmt: skip
 
 

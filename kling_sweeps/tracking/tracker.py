@@ -338,6 +338,17 @@ class Tracker:
                 if there.get(key) != value:
                     self.client.set_experiment_tag(self.experiment_id, key, value[:TAG_LENGTH])
 
+    def tag_runs(self, tags: Mapping[str, Mapping[str, str | None]]) -> None:
+        """Write tags of runs by their ids; a tag without a value is removed."""
+        from mlflow.entities import RunTag
+
+        with self._trying():
+            for run_id, changed in tags.items():
+                written = [RunTag(key, value) for key, value in changed.items() if value is not None]
+                self.client.log_batch(run_id, tags=written)
+                for key in changed.keys() - {tag.key for tag in written}:
+                    self.client.delete_tag(run_id, key)
+
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""
         by_name = f"#/experiments/{self.experiment_id}/{CHART_PAGE}&{BY_NAME}"

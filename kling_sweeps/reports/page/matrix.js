@@ -123,6 +123,7 @@ function repOf(run) {
   const pin = el("button", { type: "button", className: "pin", "aria-label": `Pin ${run.name}`, "aria-pressed": state.pins.includes(run.number), title: "Pin (p)" }, "⊕");
   const rep = el("div", { className: "rep", "data-run": run.number }, button, pin);
   if (samples.length > 1 && state.rows !== "repeat" && state.columns !== "repeat") rep.append(el("span", { className: "sample" }, `#${run.sample}`));
+  if (run.broken) rep.append(el("p", { className: "broken", title: run.broken }, el("b", {}, "✕ not as expected"), ` ${run.broken}`));
   rep.style.setProperty("--ratio", run.size[0] / run.size[1]);
   return rep;
 }

@@ -155,7 +155,8 @@ function beside(list) {
   const heads = list.map((run, index) => el("th", { scope: "col", className: `hue-${index % 8}`, title: run.name, "aria-label": run.name }, list.length === 1 ? "" : String(index + 1)));
   const table = el("table", {}, el("thead", { hidden: list.length === 1 }, el("tr", {}, el("td", {}), ...heads)), el("tbody", {}, ...rows, ...numbers));
   const flaws = list.filter((run) => run.flaws).map((run) => el("p", { className: "note" }, run.flaws));
-  return [...parts, ...flaws, table];
+  const broken = list.filter((run) => run.broken).map((run) => el("p", {}, el("b", { className: "bad" }, "✕ not as expected"), ` ${run.broken}`));
+  return [...parts, ...broken, ...flaws, table];
 }
 
 /** Return a mark that shows where a value lies among those of all runs. */
