@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pathlib import Path
 import clips
 import httpx
 import pytest
+import warm
 
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.errors import submitted
@@ -40,14 +40,16 @@ ARGUMENTS = {
 FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 
 # What a test asks for that makes it slow, or needs more than Python.
-MARKS = {"command": "slow", "laboratory": "slow", "page": "browser"}
+SLOW = ("command", "fates", "laboratory", "mlflow_server", "potters", "sweep")
+MARKS = {**dict.fromkeys(SLOW, "slow"), "page": "browser"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw a new seed for the random cases of this run, unless one is given that repeats another run's."""
+    """Draw a new seed for the random cases of this run, unless one is given; start what can be forked by forking it."""
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
+    warm.use()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -73,7 +75,7 @@ class Command:
     def __call__(self, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return subprocess.run(
-            [sys.executable, "-m", "kling_sweeps", *overrides],
+            [warm.executable(), "-m", "kling_sweeps", *overrides],
             cwd=self.folder,
             env={**clean, "FAL_HOME_DIR": str(self.folder / "no-fal-login"), **env},
             capture_output=True,

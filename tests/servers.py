@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tables
+import warm
 
 
 def until(holds: Callable[[], object], seconds: float = 200) -> None:
@@ -34,10 +35,13 @@ def until(holds: Callable[[], object], seconds: float = 200) -> None:
 def tracking_server(folder: Path, port: int, database: str | None = None) -> Iterator[str]:
     """Run `mlflow server` on a port, over SQLite or another database; it is gone when the block ends."""
     uri = f"http://127.0.0.1:{port}"
+    if database is None:
+        database = f"sqlite:///{folder / 'server.db'}"
+        tables.new_database(folder / "server.db")
     options = ["--port", str(port), "--workers", "1", "--artifacts-destination", str(folder / "artifacts")]
-    options += ["--backend-store-uri", database or f"sqlite:///{folder / 'server.db'}"]
+    options += ["--backend-store-uri", database]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *options],
+        [warm.executable(), "-m", "mlflow", "server", *options],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import lab
 import pandas as pd
 import pytest
+import warm
 from conftest import SMALL, Command
 from lab import cell
 from mlflow.tracking import MlflowClient
@@ -52,7 +52,7 @@ def said(command: Command, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m kling_sweeps.effects` where a sweep was run."""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": command.tracking_uri, "COLUMNS": "140"}
     return subprocess.run(
-        [sys.executable, "-m", "kling_sweeps.effects", *arguments],
+        [warm.executable(), "-m", "kling_sweeps.effects", *arguments],
         cwd=command.folder, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 

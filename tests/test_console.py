@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 from conftest import FOREIGN, SMALL, Command
 
 # Terminals that can't show all letters.
@@ -22,7 +23,8 @@ def bash(folder, script: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in a folder, in which `python` is this one."""
     clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     given = {**clean, "FAL_HOME_DIR": str(folder / "no-fal-login"), **env}
-    script = f'python() {{ {sys.executable} "$@"; }}\n{script}'
+    python = sys.executable if "LC_ALL" in env or "<&-" in script else warm.executable()
+    script = f'python() {{ {python} "$@"; }}\n{script}'
     return subprocess.run(["bash", "-c", script], cwd=folder, env=given, capture_output=True, timeout=300)
 
 
@@ -112,7 +114,9 @@ STEERING = "\x1b[31m\x1b]0;title\x07"
 )
 def test_nothing_that_was_given_steers_the_terminal(command, given):
     """Shows escape sequences as text, on stdout and in errors."""
-    done = subprocess.run([sys.executable, "-m", *given], cwd=command.folder, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [warm.executable(), "-m", *given], cwd=command.folder, capture_output=True, timeout=60
+    )
     assert b"\x1b" not in done.stdout + done.stderr
     assert b"\x07" not in done.stdout + done.stderr
     assert done.stdout + done.stderr

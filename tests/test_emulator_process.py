@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, process
 from kling_sweeps.errors import UnavailableError
 
 EMULATOR = [sys.executable, "-m", "kling_sweeps.emulator"]
@@ -24,6 +24,12 @@ with EmulatorProcess() as emulator:
     print(emulator.base_url, flush=True)
     time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def started_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each emulator as a user's command does."""
+    monkeypatch.setattr(process, "sys", sys)
 
 
 def wait_until_gone(base_url: str) -> None:

@@ -260,6 +260,7 @@ def test_a_path_of_many_names_is_measured_as_a_whole():
     assert "bytes long" in problem
 
 
+@pytest.mark.slow
 def test_what_hydra_cannot_note_costs_no_run_anything(run, emulator, monkeypatch):
     """Tracks every run, and counts the failed ones, though the folder of notes can't be made any more."""
 

@@ -48,6 +48,7 @@ class TestHydrasOwnSuiteInBatches(BatchedSweeperTestSuite):
     """Takes one batch of jobs after another."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=fal"])])
 class TestHydrasOwnIntegrationSuite(IntegrationTestSuite):
     """Runs scripts, as a user starts them."""
@@ -82,6 +83,7 @@ def master(loader):
     return loader.load_configuration("config", ["hydra.verbose=false"], RunMode.MULTIRUN)
 
 
+@pytest.mark.slow
 def test_a_job_is_composed_as_hydra_composes_it(loader, master):
     """Gives the same config for whatever is overridden, to the last key of Hydra's own."""
     composer = Composer(loader)
@@ -120,6 +122,7 @@ def _raise(*_):
     raise TypeError("changed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
@@ -140,6 +143,7 @@ def test_jobs_are_left_to_hydra_after_a_surprise(loader, master, monkeypatch, na
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
 
 
+@pytest.mark.cluster
 def test_a_process_of_joblib_measures_too(tmp_path):
     """Starts workers where the process has a start method that a spawned one would look for in vain."""
     video = clips.write(tmp_path / "grey.mp4", clips.grey())

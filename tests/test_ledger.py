@@ -6,10 +6,10 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.ledger import read_ledger, totals
@@ -63,7 +63,7 @@ def test_each_submission_is_counted_as_what_it_is(store, tmp_path):
 
 
 def ledger(folder: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kling_sweeps.ledger", *options]
+    command = [warm.executable(), "-m", "kling_sweeps.ledger", *options]
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,26 +38,37 @@ def at(emulator: Emulator) -> list[str]:
     return ["provider=emulator", f"provider.base_url={emulator.base_url}"]
 
 
+@dataclass(frozen=True)
+class Ray:
+    """A cluster: what a command that uses it is given, and the port of the MLflow that its machines know."""
+
+    given: list[str]
+    port: int
+
+
 @pytest.fixture(scope="module")
 def local(sweep: Sweep) -> dict[str, Run]:
     """Give the runs of the sweep as this machine alone made them."""
     return runs(sweep.command.tracking_uri, "kling_sweeps/cfg (emulator)")
 
 
-def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, local, emulator, monkeypatch):
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    """Run a Ray head and a worker, whose MLflow is a server that need not run yet."""
+    port = free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")  # on every machine
+        with ray_cluster() as address:
+            yield Ray(["cluster=ray", f"hydra.launcher.ray.init.address='{address}'"], port)
+
+
+def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, local, emulator, ray: Ray):
     """Runs a sweep on a Ray head and a worker, tracks it on PostgreSQL, and measures what is measured here."""
     store = sweep.command.folder / "store"
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")  # on every machine
-    with (
-        postgresql(tmp_path) as database,
-        ray_cluster() as address,
-        tracking_server(tmp_path, port, database) as uri,
-    ):
+    with postgresql(tmp_path) as database, tracking_server(tmp_path, ray.port, database) as uri:
         # Other metrics, so that the videos are measured there.
         shared = [*SWEEP, f"store.dir={store}", "tracking=server", "~metrics.sharpness", *at(emulator)]
-        cluster = ["cluster=ray", f"hydra.launcher.ray.init.address='{address}'"]
-        done = Command(tmp_path)(*shared, *cluster, MLFLOW_TRACKING_URI=uri)
+        done = Command(tmp_path)(*shared, *ray.given, MLFLOW_TRACKING_URI=uri)
         assert done.returncode == 0, done.stdout + done.stderr
         there = runs(uri, "kling_sweeps/cfg (emulator)")
         again = Command(tmp_path)(*shared, MLFLOW_TRACKING_URI=uri)
@@ -71,17 +84,12 @@ def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, lo
     assert f"{RUNS} in the store" in again.stdout
 
 
-def test_ray_generates_on_a_shared_store(tmp_path: Path, emulator):
+def test_ray_generates_on_a_shared_store(tmp_path: Path, emulator, ray: Ray):
     """Buys every video once, on whichever node, and tracks it."""
-    with ray_cluster() as address:
-        cluster = [
-            "cluster=ray",
-            f"hydra.launcher.ray.init.address='{address}'",
-            f"store.dir={tmp_path / 'shared'}",
-        ]
-        command = Command(tmp_path)
-        done = command(*SWEEP, *cluster, *at(emulator))
-        assert done.returncode == 0, done.stdout + done.stderr
+    command = Command(tmp_path)
+    here = [f"store.dir={tmp_path / 'shared'}", f"tracking.uri={command.tracking_uri}"]
+    done = command(*SWEEP, *ray.given, *here, *at(emulator))
+    assert done.returncode == 0, done.stdout + done.stderr
     assert len(emulator.ledger()) == RUNS
     found = runs(command.tracking_uri, "kling_sweeps/cfg (emulator)")
     assert {run.data.tags["request_id"] for run in found.values()} == {

@@ -172,6 +172,7 @@ def started(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, text=True, cwd=ROOT, **{**pipes, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 def test_ctrl_c(clip, tmp_path, several):
     """Ends at once, with a line and 130, when it is interrupted while it decodes."""
@@ -194,6 +195,7 @@ def decodes(pid: int, path: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_nobody_reads(clip):
     """Says so in a line where its output is closed, and where it can't be written."""
     read, write = os.pipe()
@@ -205,6 +207,7 @@ def test_nobody_reads(clip):
             assert process.returncode == 1
 
 
+@pytest.mark.slow
 def test_plain_terminals(clip):
     """Prints on a terminal that knows ASCII alone."""
     process = started(clip, "--metrics", "fast", env={**os.environ, "PYTHONIOENCODING": "ascii"})

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import warm
 from conftest import Command, Emulator
 
 from kling_sweeps import errors
@@ -159,7 +160,7 @@ def test_what_would_be_misread_is_refused(command, overrides, said):
 def test_a_reader_that_goes_away_loses_nothing(command, emulator):
     """Collects every video though nobody reads what is printed."""
     here = ["provider=emulator", f"provider.base_url={emulator.base_url}"]
-    run = f"{sys.executable} -m kling_sweeps -m sample=0,1,2 {' '.join(here)} | head -1"
+    run = f"{warm.executable()} -m kling_sweeps -m sample=0,1,2 {' '.join(here)} | head -1"
     subprocess.run(["bash", "-c", run], cwd=command.folder, timeout=120, capture_output=True)
     assert len(emulator.ledger()) == 3
     assert len(list((command.folder / "store").rglob("video.mp4"))) == 3

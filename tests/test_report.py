@@ -109,7 +109,7 @@ def test_what_others_wrote_is_text(made, place):
         )
 
 
-@pytest.mark.parametrize("runs", [1, 10, 300, 1000])
+@pytest.mark.parametrize("runs", [1, 10, 300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_report_has_as_many_runs_as_there_are(tiny, runs):
     """Takes one run and a thousand, each clip playing, in few videos where they are many."""
     whole = report_data.contents(tiny, settings=[n / runs for n in range(runs)], prompts=["fox"])

@@ -265,6 +265,7 @@ def test_what_cannot_be_searched_is_refused(asked, given, said):
     assert said in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_search_is_what_was_asked(asked):
     """Is the same however it is written and however far it shall go, and another for another request."""
     name = asked(SPACE).name
@@ -318,6 +319,7 @@ def test_a_step_of_the_users_own_is_kept():
     assert size(DiscreteUniformDistribution(0, 1, 0.25)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsgaii", "grid"])
 def test_a_seeded_search_goes_on_with_other_values(asked, sampler):
     """Proposes anew nothing that was proposed, whichever sampler has a seed and begins again."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 spec = importlib.util.spec_from_file_location(
     "soundness", Path(__file__).parents[1] / "benchmarks/soundness.py"
 )

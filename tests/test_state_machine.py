@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def sequences(length: int, begin: Events = ()) -> Iterator[Events]:
             yield from sequences(length, (*begin, journalled(kind, len(begin))))
 
 
+@cache
+def all_journals() -> list[tuple[Events, State]]:
+    """Return all journals of up to seven events that the harness can write, with their states."""
+    return list(journals(7))
+
+
 def journals(length: int, begin: Events = (), state: State = State()) -> Iterator[tuple[Events, State]]:  # noqa: B008
     """Yield all journals that the harness can write, up to a length, with their states."""
     yield begin, state
@@ -116,6 +123,7 @@ def test_a_journal_says_where_its_request_is_and_what_each_attempt_costs(example
     assert state.request_id == (None if submitted == "-" else f"r-{submitted}")
 
 
+@pytest.mark.slow
 def test_in_any_order_events_drop_no_charge():
     """Lists every submission, and lowers what may be charged by one price, after events that say fal charges nothing."""
     before: dict[int, State] = {}
@@ -132,14 +140,14 @@ def test_in_any_order_events_drop_no_charge():
 
 def test_no_video_is_paid_for_twice():
     """Allows, in any journal, one charge more than the user's policy did, and none more before a submission."""
-    for events, state in journals(7):
+    for events, state in all_journals():
         most = permissions(events) + (state.stage is not Stage.NEW)
         assert len(charged(state)) <= most, events
 
 
 def test_nothing_that_fal_may_charge_is_lost():
     """Keeps, in any journal, the request that fal has, and counts it as charged, or as what may be."""
-    for events, state in journals(7):
+    for events, state in all_journals():
         if state.stage in (Stage.SUBMITTED, *COMPLETED):
             assert state.request_id in {attempt.request_id for attempt in charged(state)}, events
         if state.stage is Stage.COMPLETED:
@@ -152,7 +160,7 @@ def test_nothing_that_fal_may_charge_is_lost():
 def test_what_fal_has_is_bought_again_only_where_it_failed_or_its_answer_was_lost():
     """Lets no policy pay again for what is new, at fal or in the store, and none but its own for what went wrong."""
     retry, resubmit = Policy(retry="failed"), Policy(unknown="resubmit")
-    for events, state in journals(6):
+    for events, state in all_journals():
         assert not state.may_be_bought_again(Policy())
         assert state.may_be_bought_again(resubmit) == (state.stage is Stage.UNKNOWN), events
         is_lost = "lost" in _since_begun(events)

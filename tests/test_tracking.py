@@ -133,6 +133,7 @@ class Broken:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
 def test_a_server_that_goes_away_at_any_call_loses_nothing_of_a_persons(
     tracker, result, measured_anew, is_after
@@ -330,6 +331,7 @@ def test_a_run_that_is_called_otherwise_is_replaced(tracker, result):
     assert run.data.params["animal"] == "fox"
 
 
+@pytest.mark.slow
 def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, result):
     """Sees the runs of an experiment in use alone, as a server tells of deleted ones too."""
     with tracking_server(tmp_path, free_port()) as uri:
@@ -344,6 +346,7 @@ def test_an_experiment_that_was_deleted_on_a_server_is_restored(tmp_path, result
         assert again.client.get_experiment(again.experiment_id).lifecycle_stage == "active"
 
 
+@pytest.mark.slow
 def test_mlflow_says_nothing_in_between(tmp_path, result, capfd):
     """Prints no line of MLflow's own for a run that a server takes."""
     with tracking_server(tmp_path, free_port()) as uri:
