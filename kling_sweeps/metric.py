@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -106,7 +107,12 @@ class FrameMetric(ABC):
 
 @dataclass
 class SampledMetric(FrameMetric):
-    """Something measured on each `every`-th frame, because it takes long; NaN on those in between."""
+    """Something measured on one frame of each `every`, because it takes long; NaN on the others.
+
+    The first frame that can be is measured, and of each `every` frames from there on one that is drawn at random,
+    so that nothing which repeats (doubled frames, key frames) meets the same frame each time. The draw
+    is the same for every video.
+    """
 
     # What compares a frame with the one before can't begin at frame 0.
     first_frame: ClassVar[int] = 0
@@ -117,9 +123,16 @@ class SampledMetric(FrameMetric):
         positive("every", self.every)
 
     def update(self, frame: Frame) -> None:
-        """Measure the next frame if its turn has come."""
-        if (frame.index - self.first_frame) % self.every == 0:
+        """Measure the next frame if it is one of those drawn."""
+        group, place = divmod(frame.index - self.first_frame, self.every)
+        if place == drawn(group, self.every):
             super().update(frame)
+
+
+@cache
+def drawn(group: int, every: int) -> int:
+    """Draw which frame of a group of so many is measured; of the first group it is the first."""
+    return int(np.random.default_rng(group).integers(every)) if group > 0 else 0
 
 
 def strips(plane: np.ndarray, border: int = 0, rows: int = 64) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, nan
+from math import nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoopGap(FrameMetric):
-    """Measure the step from the last frame back to the first, in steps between neighbouring frames.
+    """Measure how much further the last frame is from the first than neighbouring frames are from each other.
 
-    About 1 is seamless. Both are mean absolute differences of BGR at full size; where most neighbours
-    are equal, there is no step to measure in.
+    The mean absolute difference of BGR at full size, less the median step between neighbours, over what
+    the two frames would differ by if their pixels stood in any order: 0 is seamless, 1 as far as a picture
+    of the same colours that shows something else. A still scene is seamless, whatever its coding.
+    NaN where there is one frame, or one colour alone.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "loop_gap",
-            "jump when looped; about 1 is seamless",
-            "1",
-            (0, inf),
+            "jump when looped; 0 is seamless, 1 another picture",
+            "0..1",
+            (0, 1),
             "lower",
-            "mean abs(F_T - F_1) / median over t of mean abs(F_t+1 - F_t)",
-            scale="log",
+            "(mean abs(F_T - F_1) - median over t of mean abs(F_t+1 - F_t)) / E abs(X - Y), X and Y any pixels of the two",
         ),
     )
 
@@ -52,5 +53,16 @@ class LoopGap(FrameMetric):
         first, last = self._first.bgr, self._last.bgr
         if first.shape != last.shape:
             return {"loop_gap": nan}
-        gap = cv2.norm(last, first, cv2.NORM_L1) / last.size
-        return {"loop_gap": ratio(gap, float(np.median(steps)))}
+        gap = cv2.norm(last, first, cv2.NORM_L1) / last.size - float(np.median(steps))
+        spread = float(np.mean([_apart(first, last, channel) for channel in range(3)]))
+        return {"loop_gap": min(1.0, max(0.0, ratio(gap, spread))) if spread > 0 else nan}
+
+
+def _apart(first: np.ndarray, last: np.ndarray, channel: int) -> float:
+    """Return the mean difference of a pixel of one picture and any of the other, in levels of a channel.
+
+    It is the sum over the levels of F (1 - G) + G (1 - F), F and G being the two distributions.
+    """
+    counts = (cv2.calcHist([each], [channel], None, [256], [0, 256]).ravel() for each in (first, last))
+    below, other = (np.cumsum(each, dtype=np.float64) / each.sum(dtype=np.float64) for each in counts)
+    return float((below * (1 - other) + other * (1 - below)).sum())

@@ -164,23 +164,25 @@ class Dynamic(FlowMetric):
 
 @dataclass
 class WarpError(FlowMetric, SampledMetric):
-    """Measure how far each frame is from the next one once its movement is taken back.
+    """Measure how far each frame is from the next one once its movement is taken back, beside its contrast.
 
     The mean squared difference of RGB in 0..1 between a frame and the next, warped back along the
     flow, over the pixels that can be followed: those within the picture, whose flow there and back
-    adds up to nothing, and that are not at a motion boundary. Flicker and warping raise it, noise and
-    errors of the flow too.
+    adds up to nothing, and that are not at a motion boundary. It is divided by the variance of Y in 0..1 over
+    the same pixels, so that a picture of less contrast is not taken for a steadier one: 0 is what movement explains
+    wholly, 2 a picture that has nothing to do with the next. NaN where the variance is below that
+    of one level in 255. Flicker and warping raise it, noise and errors of the flow too.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "warp_error_dis",
-            "change that movement does not explain",
-            "(0..1)^2",
-            (0, 1),
+            "change that movement does not explain, of the picture's variance",
+            "1",
+            (0, inf),
             "lower",
-            "Lai et al. 2018, occlusions after Ruder et al. 2016, on DIS flow",
+            "Lai et al. 2018, occlusions after Ruder et al. 2016, on DIS flow, over the variance of Y",
             scale="log",
         ),
     )
@@ -202,7 +204,10 @@ class WarpError(FlowMetric, SampledMetric):
         before, now = (self._rgb(each) for each in (_before(frame), frame))
         mask = followed.astype(np.uint8)
         total = cv2.norm(_warped(now, target), before, cv2.NORM_L2SQR, mask)
-        return {"warp_error_dis": ratio(total, 3 * cv2.countNonZero(mask))}
+        deviation = cv2.meanStdDev(self.thumbnail(_before(frame)), mask=mask)[1].item() * frame.gain
+        if deviation < 1:
+            return {"warp_error_dis": nan}
+        return {"warp_error_dis": ratio(total, 3 * cv2.countNonZero(mask)) / (deviation / 255) ** 2}
 
     def _rgb(self, frame: Frame) -> np.ndarray:
         return frame.bgr_scaled(self.factor(frame)).astype(np.float32) / 255
