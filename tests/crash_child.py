@@ -88,6 +88,7 @@ def settings(task: dict[str, Any]) -> Settings:
         objective=None,
         goal={},
         expect=Expectations(),
+        repeats=None,
         dry_run=False,
         max_pixels=MAX_PIXELS,
     )

@@ -105,6 +105,7 @@ class Lab:
             objective=None,
             goal={},
             expect=given.pop("expect", Expectations()),
+            repeats=None,
             dry_run=False,
             max_pixels=MAX_PIXELS,
         )

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+from collections import Counter
+from dataclasses import replace
 from itertools import product
 
+import lab
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FOREIGN, Emulator
+from mlflow.tracking import MlflowClient
 from scipy import stats
+from servers import until
 from statsmodels.stats.multitest import multipletests
+from test_interrupts import started
 
-from kling_sweeps.analysis import Looks, effects, looked, statement
+from kling_sweeps.__main__ import main
+from kling_sweeps.analysis import Looks, conclusions, effects, looked, runs_df, statement
+from kling_sweeps.emulator.process import EmulatorProcess
 
 PLAN = Looks("cfg_scale", (2, 4, 6), ("luma_mean",))
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -185,3 +197,143 @@ def test_one_level_is_nothing_to_look_at():
     """Says so."""
     with pytest.raises(ValueError, match="one level"):
         looked(drawn(levels=(0.1,)), PLAN)
+
+
+SWEEP = """# @package _global_
+goal: {saturation_mean: max}
+metrics: {saturation: {long_side: 320}, colorfulness: {}}
+repeats: {factor: cfg_scale, looks: [2, 3]}
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      cfg_scale: 0.1,0.1001,1.0
+      prompt: potter,fox
+"""
+
+
+def usd(said: str) -> tuple[float, float]:
+    """Return what a command said that the looks cost, at least and at most."""
+    (found,) = re.findall(r"([\d.]+) USD at least, ([\d.]+) USD at most", said)
+    return float(found[0]), float(found[1])
+
+
+def test_a_sweep_adds_repeats_where_they_tell(command, emulator):
+    """Closes a documented effect, spends nothing more on it, and says the same in the terminal, in MLflow and later."""
+    (command.folder / "mine" / "sweep").mkdir(parents=True)
+    (command.folder / "mine" / "sweep" / "looks.yaml").write_text(SWEEP)
+    words = ["--config-dir", "mine", "+sweep=looks", "provider=emulator", "budget.max_usd=40"]
+    words.append(f"provider.base_url={emulator.base_url}")
+    dry = command(*words, "dry_run=true")
+    assert usd(dry.stdout) == (16.8, 25.2), dry.stdout + dry.stderr
+    assert emulator.ledger() == []
+    done = command(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = runs_df("looks", command.tracking_uri)
+    found = looked(runs, Looks.of(runs, "cfg_scale"))
+    bought = Counter(entry["arguments"]["cfg_scale"] for entry in emulator.ledger())
+    assert bought == {level: 2 * number for level, number in found.taken.items()}
+    paid = sum(entry["charged_usd"] for entry in emulator.ledger())
+    assert 16.8 <= paid <= 25.2
+    table = found.table.set_index("level")
+    assert table.loc[1.0, "stands"] == "closed"
+    assert found.taken[1.0] == table.loc[1.0, "repeats"]
+    assert table.loc[0.1001, "high"] < table.loc[1.0, "low"]
+    assert "closed" in next(
+        line for line in done.stdout.splitlines() if line.startswith("saturation_mean  1.0")
+    )
+    lines = conclusions(runs)
+    assert lines[-1].startswith("Repeats of cfg_scale by looks at 2 and 3, compared with 0.1: ")
+    note = MlflowClient(command.tracking_uri).get_experiment_by_name("kling_sweeps/looks (emulator)")
+    for line in lines:
+        assert f"- {line}" in done.stdout
+        assert f"- {line}" in note.tags["mlflow.note.content"]
+    assert "See the videos in step" in done.stdout
+
+
+def test_looks_go_on_where_they_were(command):
+    """Ends where the budget has no room, goes on with more, survives Ctrl-C in a look, and never pays twice."""
+    with EmulatorProcess(replace(lab.SMALL, slots=2, latency_s=1.5)) as process:
+        emulator = Emulator(process.base_url)
+        # One repeat of two is lost, so that nothing can be told and the level is open.
+        emulator.set_faults({"at": "generate", "fault": "moderation_422", "match": "fox", "times": 1})
+        words = [
+            *(
+                "-m",
+                "prompt=fox,potter",
+                "repeats.factor=prompt",
+                "repeats.looks=[2,3]",
+                "metrics={luma: {}}",
+            ),
+            *("goal={luma_mean: max}", "provider=emulator", f"provider.base_url={emulator.base_url}"),
+        ]
+        poor = command(*words, "budget.max_usd=6")
+        assert poor.returncode == 1, poor.stdout + poor.stderr
+        assert "they end where the next look does not fit" in poor.stdout
+        assert (
+            "The looks ended at their budget: the next one, at 3 repeats, takes 2 runs for 2.80 USD"
+            in poor.stdout
+        )
+        assert "budget.max_usd=8.4 goes on with it" in poor.stdout
+        assert "luma_mean  potter" in poor.stdout and "no cell has repeats" in poor.stdout
+        assert len(emulator.ledger()) == 4
+        with started(command, *words) as running:
+            until(lambda: len(emulator.ledger()) == 6)
+            os.killpg(running.pid, signal.SIGINT)
+            said, errors = running.communicate(timeout=200)
+        assert running.returncode == 130, said + errors
+        assert "Look 2 of 2, at 3 repeats: open is prompt=potter, compared with fox." in said
+        last = command(*words, "hydra/launcher=basic")
+        assert last.returncode == 1, last.stdout + last.stderr
+        assert len(emulator.ledger()) == 6
+        assert sum(entry["charged_usd"] > 0 for entry in emulator.ledger()) == 5
+    assert re.search(r"luma_mean +potter .* (closed|looks exhausted)", last.stdout)
+    assert "1 of 6 runs failed" in last.stderr
+    runs = runs_df("single", command.tracking_uri)
+    assert sorted(runs["status"]) == ["FAILED"] + ["FINISHED"] * 5
+
+
+GOOD = ["-m", "cfg_scale=0.1,0.9", "repeats.factor=cfg_scale", "repeats.looks=[2,4]", "goal={luma_mean: max}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["repeats.looks=[4,2]"], "repeats.looks=[4, 2] is no list of two or more whole numbers"),
+        (["repeats.looks=[1,2]"], "repeats.looks=[1, 2]"),
+        (["repeats.looks=[2,2]"], "repeats.looks=[2, 2]"),
+        (["repeats.looks=[2]"], "repeats.looks=[2]"),
+        (["repeats.looks=6"], "repeats.looks=6"),
+        (["repeats.looks=[2,4.5]"], "repeats.looks=[2, 4.5]"),
+        (["repeats.looks=null"], "repeats.looks=null"),
+        (["repeats.factor=null"], "repeats.factor=null"),
+        (["+repeats.levels=3"], "repeats.levels is unknown"),
+        (["goal=null"], "there is no goal"),
+        (
+            ["++goal.motion=max", "metrics=fast"],
+            "goal.motion decides about repeats, and is not measured",
+        ),
+        (["budget.partial=true"], "budget.partial=true leaves repeats out"),
+        (["repeats.factor=duration"], "repeats.factor=duration is not swept over"),
+        (["repeats.factor=speed"], "swept over are cfg_scale"),
+        (["repeats.reference=0.3"], "repeats.reference=0.3 is no level of cfg_scale; it has 0.1, 0.9"),
+        (["sample=0,1"], "leave sample out"),
+        (["hydra.sweeper.max_batch_size=2"], "hydra.sweeper.max_batch_size"),
+        (["fail_fast=true", "hydra/launcher=basic"], "fail_fast=true"),
+        (["repeats.looks=[2,40000]"], "80,000 runs at its last look"),
+        (["budget.max_usd=5"], "budget.max_usd=5"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch, capsys, more, said):
+    """Says what is wrong and exits with 2 before anything is bought or made."""
+    monkeypatch.chdir(tmp_path)
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FAL_HOME_DIR", str(tmp_path / "no-fal-login"))
+    monkeypatch.setattr("sys.argv", ["kling_sweeps", *GOOD, "provider=emulator", *more])
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main())
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()

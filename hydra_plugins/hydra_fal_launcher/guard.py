@@ -51,6 +51,8 @@ from ._composer import Composer, written
 
 # More can't be looked over by anybody, and composing them takes minutes.
 MOST_RUNS = 20_000
+REPEATS_SWEEPER = "hydra_plugins.hydra_fal_repeats.repeats_sweeper.RepeatsSweeper"
+FAIL_FAST = "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
 
 
 class Guard(Callback):
@@ -70,7 +72,8 @@ class Guard(Callback):
             if params := config.hydra.sweeper.get("params"):
                 raise ConfigError(f"hydra.mode=RUN would leave out what is swept over: {', '.join(params)}")
             _refuse_folder(config)
-            read_job(config)
+            if read_job(config)[0].repeats:
+                raise ConfigError("repeats.looks is for a sweep: add -m and values for repeats.factor")
             _outputs.make(config.hydra)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -80,6 +83,7 @@ class Guard(Callback):
             if problems := list(_problems(config, overrides)):
                 raise ConfigError(*problems)
             _tell_jobs(config, overrides)
+            _choose_sweeper(config)
             _check_plan(config, overrides)
             _outputs.make(config.hydra)
 
@@ -189,6 +193,25 @@ def _number_of_values(override: Override) -> int:
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
+def _choose_sweeper(config: DictConfig) -> None:
+    """Let the sweeper that adds repeats by looks do what Hydra's own would, where there is a plan of looks."""
+    if not any(value is not None for value in (unresolved(config).get("repeats") or {}).values()):
+        return
+    if not _is_known(config):
+        raise ConfigError(
+            "repeats.looks is for all combinations of what is swept over, and a sweeper that searches has others: "
+            "leave one of them out"
+        )
+    if config.hydra.sweeper.get("max_batch_size") is not None:
+        raise ConfigError(
+            "hydra.sweeper.max_batch_size: with repeats.looks, the runs of a look are begun together"
+        )
+    if config.fail_fast is True and not _is_ours(config):
+        raise ConfigError(FAIL_FAST)
+    with open_dict(config):
+        config.hydra.sweeper = {"_target_": REPEATS_SWEEPER}
+
+
 def _is_ours(config: DictConfig) -> bool:
     return str(config.hydra.launcher._target_).startswith(__package__)
 
@@ -233,7 +256,7 @@ def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
             "gets at once, without hydra.sweeper.max_batch_size"
         )
     if settings.policy.fail_fast and not is_ours:
-        yield "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
+        yield FAIL_FAST
     if batch is not None and not (isinstance(batch, int) and batch > 0):
         yield f"hydra.sweeper.max_batch_size={batch} is not a whole number of 1 or more"
 

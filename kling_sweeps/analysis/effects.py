@@ -19,6 +19,7 @@ from kling_sweeps.analysis.comparison import (
 )
 from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import BOOKKEEPING, check_metrics, listed, paired, reference_of
+from kling_sweeps.analysis.statements import looks_statement
 
 COLUMNS = (
     *("scope", "scale", "n_runs", "failed", "prompts", "mean", "difference", "low", "high"),
@@ -56,7 +57,9 @@ def effects(
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
     `metrics` are, unless given, those of the goal and then all others but bookkeeping, and `reference` is
-    the lowest level; `attrs["asked"]` names those that were asked for. Raises LookupError for a factor, level or metric that the runs don't have.
+    the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
+    were added by looks (`attrs["looks"]`) are told as `looked` has them, the reference being the plan's, in the
+    plan's metrics: `confidence` is that of a row's look, and `attrs["by_looks"]` says how each level stands. Raises LookupError for a factor, level or metric that the runs don't have.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
@@ -67,16 +70,19 @@ def effects(
     names, asked = _chosen(runs, metrics, goal)
     table = compared(runs, factor, names, base, claimed(pairing, scope), confidence)
     _judge(table, table["metric"].isin(asked), 1 - confidence)
+    by_looks: list[str] = []
     if plan and (planned := [name for name in names if name in plan.metrics]):
-        by_plan = looked(runs, plan, confidence, scope).table
+        by_plan = looked(runs, plan, confidence, scope)
         others = table[~table["metric"].isin(planned)]
-        table = pd.concat([others, by_plan[by_plan["metric"].isin(planned)]], ignore_index=True)
+        rows = by_plan.table[by_plan.table["metric"].isin(planned)]
+        table = pd.concat([others, rows], ignore_index=True)
+        by_looks.append(looks_statement(by_plan, plan))
     table["goal"] = [goal.get(name, "") for name in table["metric"]]
     free = f"params.{factor}" if factor in ("metric", *COLUMNS) else factor
     table = table.rename(columns={"level": free})[["metric", free, *COLUMNS]]
     by_metric = table["metric"].map(names.index).argsort(kind="stable")
     table = table.iloc[by_metric].reset_index(drop=True)
-    table.attrs["asked"] = sorted(asked)
+    table.attrs.update(asked=sorted(asked), by_looks=by_looks)
     return table
 
 

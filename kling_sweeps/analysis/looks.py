@@ -29,7 +29,7 @@ from kling_sweeps.analysis.comparison import (
     holm,
     seen_from,
 )
-from kling_sweeps.analysis.pairing import paired, reference_of
+from kling_sweeps.analysis.pairing import levels_of, paired, reference_of
 
 CLOSED, HOPELESS, EXHAUSTED, OPEN, UNKNOWN = "closed", "hopeless", "looks exhausted", "open", "no answer"
 # Under this chance of being closed at the last look, a comparison is hopeless.
@@ -49,9 +49,12 @@ class Looks:
     def of(cls, runs: pd.DataFrame, factor: str, reference: object = None) -> Self | None:
         """Return the plan that the runs were repeated by, None where none was for this factor and reference."""
         given = runs.attrs.get("looks") or {}
-        if given.get("factor") != factor or reference not in (None, given.get("reference")):
+        if given.get("factor") != factor:
             return None
-        return cls(**given)
+        levels = levels_of(runs, factor)
+        base = levels[0] if given["reference"] is None else given["reference"]
+        is_of_it = base in levels and len(levels) > 1 and reference in (None, base)
+        return cls(**{**given, "reference": base}) if is_of_it else None
 
     @cached_property
     def shares(self) -> np.ndarray:

@@ -27,7 +27,7 @@ FOUND = (
     *("start_time", "expect", "expect_failed", "measurement_errors"),
 )
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
-ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}"}
+ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}", "looks": "null"}
 
 
 def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -40,7 +40,8 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
-    ratio, and `.attrs["declared"]` the unit and the direction of each of its own. Raises LookupError where there is no such experiment, or more than one.
+    ratio, `.attrs["declared"]` the unit and the direction of each of its own, and `.attrs["looks"]` by which plan
+    its runs were repeated, if by any. Raises LookupError where there is no such experiment, or more than one.
     """
     client = mlflow_client(_uri(tracking_uri))
     experiment_id = _experiment_id(client, experiment)
@@ -50,8 +51,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     rows = [_row(run, {*FOUND, *metrics}) for run in found]
     params = sorted({name for row in rows for name in row} - {*FOUND, *logged})
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
-    for name in set(params) - NAMES:
-        table[name] = _numbers(table[name])
+    table = with_numbers(table, params)
     about = client.get_experiment(experiment_id).tags
     table.attrs.update(params=params, metrics=metrics)
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
@@ -133,6 +133,11 @@ def _row(run: Run, taken: set[str]) -> dict[str, Any]:
 
 def _free(name: str, taken: Iterable[str]) -> str:
     return f"params.{name}" if name in taken else name
+
+
+def with_numbers(table: pd.DataFrame, params: Iterable[str]) -> pd.DataFrame:
+    """Return a table whose params are numbers where all their values are."""
+    return table.assign(**{name: _numbers(table[name]) for name in params if name not in NAMES})
 
 
 def _numbers(column: pd.Series) -> pd.Series:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
+from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
 from kling_sweeps.metrics import declared
 
 MOST = 5
+# How a comparison by looks stands, before its number of repeats.
+STANDS = {
+    CLOSED: "closed at",
+    HOPELESS: "hopeless at",
+    EXHAUSTED: "open after all",
+    OPEN: "open at",
+    UNKNOWN: "without an answer at",
+}
 
 Row = Mapping[str, Any]
 
@@ -60,7 +69,33 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
         elif row["verdict"] not in (FOUND, WORTH_A_LOOK, REFERENCE):
             untold[list(row)[1], row["verdict"]].append(row)
     lines += [_missed(some, most) for some in missed.values()]
-    return [*lines, *(_untold(some, most) for some in untold.values())]
+    lines += [_untold(some, most) for some in untold.values()]
+    return [*lines, *(line for table in tables for line in table.attrs.get("by_looks", ()))]
+
+
+def looks_statement(looked: Looked, plan: Looks) -> str:
+    """Return where the looks have put repeats, and how each comparison stands, as a sentence."""
+    rows = looked.table[looked.table["verdict"] != REFERENCE]
+    parts = []
+    for (stands, repeats), some in rows.groupby(["stands", "repeats"], sort=False):
+        levels = [
+            _level(level) + f" ({', '.join(its['metric'])})" * (len(plan.metrics) > 1)
+            for level, its in some.groupby("level", sort=False)
+        ]
+        parts.append(f"{STANDS[str(stands)]} {repeats}: {', '.join(levels)}")
+    ends = 100 * rows["confidence"].min(), 100 * rows["confidence"].max()
+    least, most = (f"{end:.4g}%" for end in ends)
+    each = least if least == most else f"{least} to {most}"
+    return (
+        f"Repeats of {plan.factor} by looks at {_listed(plan.repeats)}, compared with {_level(rows['reference'].iloc[0])}: "
+        f"{'; '.join(parts)}. Each interval is that of its look, of {each} confidence, so that looking more than "
+        "once finds no more by chance."
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}"
 
 
 def _claim(row: Row) -> str:

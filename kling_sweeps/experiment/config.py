@@ -30,6 +30,7 @@ from kling_sweeps.experiment.settings import (
     Policy,
     PollSettings,
     ProviderSettings,
+    RepeatSettings,
     Settings,
 )
 from kling_sweeps.experiment.tracking_uri import holds_password
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
     *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
-    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "dry_run"),
+    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "dry_run"),
     *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
 WAYS = ("max", "min")
@@ -77,7 +78,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "provider, store, tracking, metrics, budget, objective, goal, expect and dry_run"
+        keys = "provider, store, tracking, metrics, budget, objective, goal, expect, repeats and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
@@ -144,6 +145,7 @@ class _JobReader(Reader):
             objective=self.objective(spec),
             goal=self.goal(spec),
             expect=self.expect(spec),
+            repeats=self.repeats(spec),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
@@ -192,6 +194,41 @@ class _JobReader(Reader):
         found, problems = read_expectations(self.value("expect"), measured)
         self.report(*problems)
         return found
+
+    def repeats(self, spec: metrics.Spec) -> RepeatSettings | None:
+        """Return by which plan repeats are added, None where there is none."""
+        self.group("repeats", (f.name for f in fields(RepeatSettings)))
+        factor, looks, reference = (self.value(f"repeats.{f.name}") for f in fields(RepeatSettings))
+        if factor is None and looks is None:
+            if reference is not None:
+                self.report("repeats.reference is of a plan: give repeats.factor and repeats.looks too")
+            return None
+        if not isinstance(factor, str):
+            self.report(f"repeats.factor={said(factor)} is no setting that is swept over, such as cfg_scale")
+        is_list = isinstance(looks, list) and all(type(one) is int for one in looks)
+        if not is_list or len(looks) < 2 or looks != sorted({*looks}) or looks[0] < 2:
+            self.report(
+                f"repeats.looks={said(looks)} is no list of two or more whole numbers, each larger than the one "
+                "before it, from 2 on, as [2,4,6]"
+            )
+        if self.value("budget.partial") is True:
+            self.report("budget.partial=true leaves repeats out, and repeats.looks adds them: choose one")
+        self.check_looked_at(spec)
+        return RepeatSettings(str(factor), tuple(looks) if is_list else (), reference)
+
+    def check_looked_at(self, spec: metrics.Spec) -> None:
+        """Report why the goal can't decide which levels are repeated."""
+        goal = self.value("goal") or {}
+        if not goal:
+            self.report(
+                "repeats.looks adds repeats by what the metrics of the goal show, and there is no goal: give one, as "
+                "'goal={motion: max}'"
+            )
+        with suppress(ConfigError):  # which is reported with the objective
+            known = _measured(spec)
+            for name in goal if isinstance(goal, dict) else ():
+                if name not in known:
+                    self.report(f"goal.{name} decides about repeats, and is not measured{close(name, known)}")
 
     def folder(self) -> str:
         """Return the name of the folder that Hydra gives a command, which all its jobs share."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations
@@ -56,6 +56,15 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True)
+class RepeatSettings:
+    """How many repeats the levels of a factor have at each look; `reference` is what they are compared with."""
+
+    factor: str
+    looks: Sequence[int]
+    reference: Any = None
+
+
+@dataclass(frozen=True)
 class Policy:
     """What to do when something went wrong.
 
@@ -73,7 +82,8 @@ class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
     `objective` is the metric that a job returns to a sweeper, `goal` says of metrics which way is better (max
-    or min), `expect` has the gates, and a frame of more than `max_pixels` is not decoded.
+    or min), `expect` has the gates, `repeats` is None where each run is repeated alike, and a frame of more than
+    `max_pixels` is not decoded.
     """
 
     sweep: str
@@ -87,6 +97,7 @@ class Settings:
     objective: str | None
     goal: Mapping[str, str]
     expect: Expectations
+    repeats: RepeatSettings | None
     dry_run: bool
     max_pixels: int
 
@@ -104,6 +115,11 @@ class Cell:
     prompt: str
     factors: Mapping[str, str]
     name: str
+
+    def repeated(self, sample: int) -> Self:
+        """Return the same run as another repeat."""
+        name = f"{self.name.rpartition('#')[0]}#{sample}"
+        return replace(self, request=replace(self.request, sample=sample), name=name)
 
     @property
     def prompt_text(self) -> str:

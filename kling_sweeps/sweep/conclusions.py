@@ -40,8 +40,8 @@ class Outcome:
         from kling_sweeps.analysis import runs_df
 
         if self.is_named:
-            about = {key: json.dumps(value) for key, value in _about(self.settings).items()}
-            self.tracker.tag_experiment(about)
+            told = {key: json.dumps(value) for key, value in about(self.settings).items()}
+            self.tracker.tag_experiment(told)
         return runs_df(self.tracker.experiment, self.settings.tracking_uri)
 
     @cached_property
@@ -49,7 +49,7 @@ class Outcome:
         """Return the runs of this command alone."""
         keys = {cell.request.key for cell in self.runs.cells}
         runs = self.experiment[self.experiment["request_key"].isin(keys)]
-        runs.attrs |= _about(self.settings)
+        runs.attrs |= about(self.settings)
         return runs
 
     @property
@@ -60,13 +60,14 @@ class Outcome:
 def draw(outcome: Outcome) -> list[str]:
     """Return what was found of every factor, at most five sentences, and what could not be told.
 
-    Of a sweep with a name it is of all the runs of its experiment, and the tracker is told.
+    Of a sweep with a name it is of all the runs of its experiment, unless repeats were added to them by looks, and the tracker is told.
     """
     from kling_sweeps.analysis import conclusions
 
     tracker = outcome.tracker
     try:
-        lines = conclusions(outcome.experiment if outcome.is_named else outcome.own)
+        is_whole = outcome.is_named and not outcome.settings.repeats
+        lines = conclusions(outcome.experiment if is_whole else outcome.own)
     except Exception as error:  # all runs are tracked, whatever can be said of them
         log.warning("no conclusions could be drawn: %s", tracker.said(error))
         return []
@@ -83,12 +84,19 @@ def show(lines: Sequence[str]) -> None:
         console.print(Text(f"- {line}"), soft_wrap=True)
 
 
-def _about(settings: Settings) -> dict[str, Any]:
-    """Return the sweep's goal, and of the user's own metrics which are compared by their ratio, units and directions."""
+def about(settings: Settings) -> dict[str, Any]:
+    """Return what an experiment is told of its metrics, and of the plan by which its runs are repeated, if by any.
+
+    That is the sweep's goal, and of the user's own metrics which are compared by their ratio, units and directions.
+    """
     values = (value for metric in metrics.build(settings.metrics) for value in metric.values)
     own = [value for value in values if value.name not in metrics.declared()]
-    return {
+    found: dict[str, Any] = {
         "goal": settings.goal,
         "ratios": [value.name for value in own if value.scale == "log"],
         "declared": {value.name: [value.unit, value.direction] for value in own},
     }
+    if plan := settings.repeats:
+        seen = {"repeats": list(plan.looks), "metrics": list(settings.goal)}
+        found["looks"] = {"factor": plan.factor, "reference": plan.reference, **seen}
+    return found

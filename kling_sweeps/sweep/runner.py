@@ -70,7 +70,8 @@ def run_all(
                     if outputs and result.measurement:
                         clip(result)
                     yield result
-        if len(runs.cells) > 1 and any(not result.was_complete and not result.error for result in results):
+        is_new = any(not result.was_complete and not result.error for result in results)
+        if is_new and len(runs.cells) > 1 and not settings.repeats:
             lines = conclusions.draw(outcome)
         summary.present(tracker)
     finally:
