@@ -26,7 +26,7 @@ ROOMS = {
     "providers": "provider experiment store emulator",
     "measurement": "metrics metric store video",
     "generation": "provider providers measurement experiment store",
-    "tracking": "measurement experiment store",
+    "tracking": "measurement metrics experiment store",
     "analysis": "tracking experiment metrics video",
     "reports": "analysis tracking metrics store video",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",

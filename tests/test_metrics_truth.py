@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from kling_sweeps.metric import drawn
-from kling_sweeps.metrics import measure, specification
+from kling_sweeps.metrics import camera, measure, specification
 from kling_sweeps.video.decode import frames
 
 LAPLACIAN = ((0, 1), (0, -1), (1, 1), (1, -1))
@@ -453,6 +453,94 @@ class TestDynamic:
             path = clips.write(tmp_path / f"{fps}.mp4", clips.still(13), fps=fps)
             series = measure(path, {"dynamic": {}}).frames.dynamic_share
             assert list(series.dropna().index) == list(range(step, 13, step))
+
+
+def filmed(frames: int = 24, **moves: float) -> list[clips.Planes]:
+    """Film a textured wall with a camera that moves by so much a frame: pixels right and up, a share, degrees clockwise."""
+    wall = clips.texture((1280, 720), grain=24)[0].astype(np.float32)
+    size, random, taken = (640, 360), np.random.default_rng(0), []
+    for index in range(frames):
+        scale, turn = (1 + moves.get("zoom", 0)) ** index, np.radians(moves.get("roll", 0) * index)
+        shake = random.normal(0, moves.get("shake", 0), 2)
+        at = np.array([640 + moves.get("right", 0) * index, 360 - moves.get("up", 0) * index]) + shake
+        view = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        view = np.column_stack([view, np.array([320, 180]) - view @ at])
+        seen = (
+            cv2.warpAffine(wall, view, size, borderMode=cv2.BORDER_REFLECT)
+            .clip(16, 235)
+            .round()
+            .astype(np.uint8)
+        )
+        grey = np.full((180, 320), 128, np.uint8)
+        taken.append((seen, grey, grey))
+    return taken
+
+
+class TestCamera:
+    DIAGONAL = np.hypot(640, 360)
+
+    @pytest.mark.parametrize(
+        ("moves", "name", "truth", "word"),
+        [
+            ({"right": 4}, "camera_pan", 400 * 24 / DIAGONAL, "pan right"),
+            ({"right": -8}, "camera_pan", -800 * 24 / DIAGONAL, "pan left"),
+            ({"up": 3}, "camera_tilt", 300 * 24 / DIAGONAL, "tilt up"),
+            ({"up": -3}, "camera_tilt", -300 * 24 / DIAGONAL, "tilt down"),
+            ({"zoom": 0.005}, "camera_zoom", 12, "zoom in"),
+            ({"zoom": -0.01}, "camera_zoom", -24, "zoom out"),
+            ({"roll": 0.3}, "camera_roll", 7.2, "roll clockwise"),
+            ({"roll": -0.3}, "camera_roll", -7.2, "roll counter-clockwise"),
+            ({"shake": 2}, "camera_shake", 200 / DIAGONAL, "handheld"),
+        ],
+    )
+    def test_a_movement_is_found(self, tmp_path, moves, name, truth, word):
+        """Finds each movement of a camera, its direction and its speed, and none that was not made."""
+        values = measure(clips.write(tmp_path / "a.mp4", filmed(**moves)), {"camera": {}}).values
+        assert values[name] == pytest.approx(truth, rel=0.15 if name == "camera_shake" else 0.06)
+        if name != "camera_shake":
+            others = {"camera_pan", "camera_tilt", "camera_zoom", "camera_roll"} - {name}
+            assert all(abs(values[other]) < 0.03 * abs(truth) for other in others), values
+            assert values["camera_shake"] < 0.02
+        assert camera.word(values) == word
+
+    def test_a_still_scene(self, tmp_path):
+        """Finds nothing in a picture that stands still and is coded, with noise too."""
+        for name, sigma in (("clean", 0), ("noisy", 3)):
+            random = np.random.default_rng(0)
+            shot = [
+                ((y + random.normal(0, sigma, y.shape)).clip(16, 235).round().astype(np.uint8), u, v)
+                for y, u, v in filmed(12)
+            ]
+            values = measure(
+                clips.write(tmp_path / f"{name}.mp4", shot, options={"crf": "23"}), {"camera": {}}
+            ).values
+            assert max(map(abs, values.values())) < 0.5 and camera.word(values) == "static"
+
+    def test_a_subject_is_no_camera(self, tmp_path):
+        """Finds a thing that crosses a still picture to move, and not the camera."""
+        thing, ground = clips.texture((120, 100), seed=3), clips.texture((640, 360))
+        shot = []
+        for index in range(12):
+            y, u, v = (plane.copy() for plane in ground)
+            y[120:220, 60 + 8 * index : 180 + 8 * index] = thing[0]
+            shot.append((y, u, v))
+        values = measure(clips.write(tmp_path / "a.mp4", shot), {"camera": {}}).values
+        assert camera.word(values) == "static" and values["subject_motion"] > 0.5
+
+    def test_what_has_no_texture_or_no_common_movement_is_unclear(self, tmp_path):
+        """Says nothing of a camera before a bare wall, nor of one whose picture goes both ways."""
+        wall = list(clips.noise(1, size=(640, 360), frames=6))
+        left, right = filmed(8, right=8), filmed(8, right=-8)
+        split = [
+            (np.vstack([one[0][:180], other[0][180:]]), *one[1:])
+            for one, other in zip(left, right, strict=True)
+        ]
+        for name, shot in (
+            ("wall", [(cv2.GaussianBlur(y, (0, 0), 4), u, v) for y, u, v in wall]),
+            ("split", split),
+        ):
+            values = measure(clips.write(tmp_path / f"{name}.mp4", shot), {"camera": {}}).values
+            assert np.isnan(values["camera_pan"]) and camera.word(values) == "unclear"
 
 
 class TestWarpError:

@@ -28,6 +28,7 @@ from kling_sweeps.metric import (
     parameters,
 )
 from kling_sweeps.metrics.blockiness import Blockiness
+from kling_sweeps.metrics.camera import Camera
 from kling_sweeps.metrics.color import Colorfulness, Saturation
 from kling_sweeps.metrics.cuts import Cuts
 from kling_sweeps.metrics.file import File
@@ -58,6 +59,7 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "temporal_information": TemporalInformation,
     "motion": Motion,
     "dynamic": Dynamic,
+    "camera": Camera,
     "warp_error": WarpError,
     "freeze": Freeze,
     "cuts": Cuts,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.measurement.measurement import Measurement
-from kling_sweeps.store.measured import read_flaws
+from kling_sweeps.metrics.camera import word
+from kling_sweeps.store.measured import read_flaws, read_values
 from kling_sweeps.store.result import RunResult
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
     "may_have_cost_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
-    "expect", "expect_failed",
+    "expect", "expect_failed", "camera",
 }  # fmt: skip
 
 
@@ -106,8 +107,11 @@ def start_ms(result: RunResult) -> int:
 def tags(result: RunResult) -> dict[str, str]:
     """Return what a run is found by, and why it failed if it did."""
     found = {"request_id": result.state.request_id or ""}
-    if result.measurement and (flaws := read_flaws(result.measurement)):
-        found["measurement_errors"] = flaws
+    if result.measurement:
+        if flaws := read_flaws(result.measurement):
+            found["measurement_errors"] = flaws
+        if "camera_pan" in (values := read_values(result.measurement)):
+            found["camera"] = word(values)
     if result.error:
         found |= {
             "error": str(result.error),
