@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import clips
@@ -26,7 +27,7 @@ from kling_sweeps.store.folder import Store
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import Attempt, Cost, Stage, State, Ticket
 
-SMALL = ["provider.emulator.width=320", "provider.emulator.height=180", "provider.emulator.latency_s=0"]
+SMALL = [f"provider.emulator.{name}" for name in ("width=320", "height=180", "fps=8", "latency_s=0")]
 # Where the tests run in the background, a shell has them and all that they start ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ARGUMENTS = {
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(secrets.randbits(32))
     warm.use()
+    # For each client httpx would read all certificates that are trusted, which takes 40 ms.
+    httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -110,7 +113,7 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Start an emulator of small videos and no latency."""
-    with EmulatorProcess(EmulatorSettings(width=320, height=180, latency_s=0)) as process:
+    with EmulatorProcess(EmulatorSettings(width=128, height=72, fps=8, latency_s=0)) as process:
         yield Emulator(process.base_url)
 
 
