@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import degrees, hypot, inf, isnan, nan, radians, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import Requested, Value, mean, ratio
+from kling_sweeps.metric import Value, mean, ratio
 from kling_sweeps.metrics.motion import FlowMetric
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
-    from kling_sweeps.video.decode import Video
     from kling_sweeps.video.frame import Frame
 
 # In pixels of the thumbnail: how far apart the points are that are followed, and how wide a border has no reliable flow.
@@ -44,6 +43,8 @@ class Camera(FlowMetric):
     NaN for a step where fewer than 10 of 4 x 4 parts of the picture have texture, or fewer than 65 % of the points agree: a subject
     that fills the picture can't be told from a camera.
     """
+
+    steps: list[complex] = field(default_factory=list, init=False, repr=False)
 
     version = 1
     values = (
@@ -90,15 +91,11 @@ class Camera(FlowMetric):
         ),
     )
 
-    def start(self, video: Video, requested: Requested) -> None:
-        """Begin at rest."""
-        self._steps: list[complex] = []
-
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Fit the movement since the frame before; NaN at the first frame, and where it can't be told."""
         fitted = self._moved(frame) if self.has_flow(frame) else None
         step, turn, rest = fitted or (complex(nan, nan), complex(nan, nan), nan)
-        self._steps.append(step)
+        self.steps.append(step)
         seconds = frame.time_s - frame.previous.time_s if frame.previous else nan
         speeds = step.real, step.imag, 100 * turn.real, degrees(turn.imag), rest
         return {name: ratio(value, seconds) for name, value in zip(SERIES, speeds, strict=True)}
@@ -134,7 +131,7 @@ class Camera(FlowMetric):
         return {**found, "camera_shake": self._shake()}
 
     def _shake(self) -> float:
-        bends = np.diff(np.array(self._steps, dtype=complex))
+        bends = np.diff(np.array(self.steps, dtype=complex))
         bends = bends[~np.isnan(bends)]
         if not bends.size:
             return nan
