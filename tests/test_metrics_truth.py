@@ -626,6 +626,58 @@ class TestFreeze:
         assert values["frozen_share"] == pytest.approx(5 / 11)
 
 
+class TestSteadiness:
+    @pytest.mark.parametrize("percent", [0, 1, 5])
+    def test_flicker(self, tmp_path, percent):
+        """A brightness that jitters by so much has that flicker, and one that rises evenly has none."""
+        y, u, v = clips.texture((320, 180))
+        random = np.random.default_rng(1)
+        gains = 1 + percent / 100 * random.normal(size=200)
+        shot = [(16 + (y.astype(float) - 16) * gain * 0.8, u, v) for gain in gains]
+        shot = [(planes[0].clip(16, 235).round().astype(np.uint8), u, v) for planes in shot]
+        value = measure(clips.write(tmp_path / "a.mp4", shot), {"exposure": {}}).values["exposure_flicker"]
+        assert value == pytest.approx(percent, rel=0.12, abs=0.01)
+
+    @pytest.mark.parametrize("percent", [-20, 0, 20])
+    def test_drift(self, tmp_path, percent):
+        """A picture that becomes so much brighter a second drifts by that, at any frame rate, and does not flicker."""
+        y, u, v = clips.texture((320, 180))
+        for fps in (12, 24):
+            times = np.arange(2 * fps) / fps
+            gains = 0.8 * (1 + percent / 100 * (times - times.mean()))
+            shot = [
+                ((16 + (y.astype(float) - 16) * gain).clip(16, 235).round().astype(np.uint8), u, v)
+                for gain in gains
+            ]
+            values = measure(clips.write(tmp_path / f"{fps}.mp4", shot, fps=fps), {"exposure": {}}).values
+            assert values["exposure_drift"] == pytest.approx(percent, rel=0.02, abs=0.01)
+            assert values["exposure_flicker"] < 0.05
+
+    def test_colors(self, tmp_path):
+        """Colours that stay, though all moves, have no drift; other ones have none in common."""
+        shot = list(clips.pan(2, size=(320, 180), frames=24))
+        blue, red = (list(clips.color(yuv, frames=12)) for yuv in ((80, 200, 110), (80, 100, 220)))
+        mixed = [*shot[:12], *((y, u + np.uint8(24), v) for y, u, v in shot[12:])]
+        stay, other, some = (
+            measure(clips.write(tmp_path / f"{n}.mp4", clip), {"color_drift": {}}).values["color_drift"]
+            for n, clip in enumerate([shot, blue + red, mixed])
+        )
+        assert stay < 0.05 < some < 1 and other == 1
+
+    @pytest.mark.parametrize("crf", [0, 28])
+    def test_stutter(self, tmp_path, crf):
+        """Doubled frames stall at every other step, also where a coder has changed them; an even pan never does."""
+        even = list(clips.pan(6, size=(320, 180), frames=48))
+        doubled = [picture for picture in even[:24] for _ in range(2)]
+        pulled = [picture for n, picture in enumerate(even[:40]) for _ in range(2 if n % 4 == 3 else 1)]
+        still = list(clips.still(24, size=(320, 180)))
+        values = []
+        for name, shot in (("even", even), ("doubled", doubled), ("pulled", pulled), ("still", still)):
+            path = clips.write(tmp_path / f"{name}.mp4", shot, options={"crf": str(crf)} if crf else None)
+            values.append(measure(path, {"stutter": {}}).values["stutter_share"])
+        assert values == pytest.approx([0, 24 / 47, 10 / 49, 0], abs=0.03)
+
+
 class TestCuts:
     @staticmethod
     def cuts(path) -> float:

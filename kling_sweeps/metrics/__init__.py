@@ -41,6 +41,7 @@ from kling_sweeps.metrics.noise import Noise
 from kling_sweeps.metrics.sets import Spec as Spec
 from kling_sweeps.metrics.sets import specification as specification
 from kling_sweeps.metrics.sharpness import Sharpness
+from kling_sweeps.metrics.steadiness import ColorDrift, Exposure, Stutter
 from kling_sweeps.metrics.vbench import TemporalFlickering
 from kling_sweeps.video import MAX_PIXELS
 
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
 METRICS: Mapping[str, type[FrameMetric]] = {
     "file": File,
     "luma": Luma,
+    "exposure": Exposure,
     "saturation": Saturation,
     "colorfulness": Colorfulness,
+    "color_drift": ColorDrift,
     "sharpness": Sharpness,
     "noise": Noise,
     "blockiness": Blockiness,
@@ -62,6 +65,7 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "camera": Camera,
     "warp_error": WarpError,
     "freeze": Freeze,
+    "stutter": Stutter,
     "cuts": Cuts,
     "loop": LoopGap,
     "vbench_temporal_flickering": TemporalFlickering,

@@ -1,0 +1,168 @@
+"""What stays the same from the first frame to the last: exposure, colours, the pace of the movement."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf, nan, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kling_sweeps.metric import FrameMetric, Value, positive, ratio
+from kling_sweeps.video import opencv as cv2
+
+if TYPE_CHECKING:
+    from kling_sweeps.video.frame import Frame
+
+# From the median absolute deviation of normal noise to its standard deviation.
+NORMAL = 1.4826
+# Frames at the beginning and at the end whose colours are compared, and levels a channel.
+ENDS, LEVELS = 5, 8
+# A step stutters below this share of those around it: of the 75th percentile of so many steps, where that is so many levels.
+STALLED, RANK, AROUND, MOVING = 0.25, 75, 13, 0.15
+
+
+@dataclass
+class Exposure(FrameMetric):
+    """Measure how the brightness of the whole picture flickers and drifts, in % of its mean.
+
+    The flicker is the standard deviation of the mean of Y around a course that is straight over three frames; what moves into the
+    picture counts as far as it is sudden. The drift is the slope of a straight line through the means of Y: lights that go out
+    on purpose drift too.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "exposure_flicker",
+            "flicker of the brightness",
+            "%",
+            (0, inf),
+            "lower",
+            "1.4826 median abs(second difference of mean Y) / sqrt(6) / mean Y",
+        ),
+        Value(
+            "exposure_drift",
+            "how fast it becomes brighter",
+            "%/s",
+            (-inf, inf),
+            "neither",
+            "slope of mean Y, by least squares, / mean Y",
+        ),
+    )
+
+    times: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Average Y, black being 0."""
+        self.times.append(frame.time_s)
+        levels = np.clip(np.arange(256) - frame.black, 0, None)
+        return {"brightness": float(frame.luma_counts @ levels / frame.luma_counts.sum()) * frame.gain}
+
+    def compute(self) -> dict[str, float]:
+        """Compare the means; NaN for a flicker of fewer than three frames, a drift of fewer than two, and in black."""
+        means = np.array(self.series.get("brightness", []))
+        bends = np.abs(np.diff(means, 2))
+        flicker = NORMAL * float(np.median(bends)) / sqrt(6) if bends.size else nan
+        times = np.array(self.times) - np.mean(self.times) if means.size else means
+        slope = ratio(float(times @ means), float(times @ times))
+        mean = float(means.mean()) if means.size else nan
+        return {"exposure_flicker": 100 * ratio(flicker, mean), "exposure_drift": 100 * ratio(slope, mean)}
+
+
+@dataclass
+class ColorDrift(FrameMetric):
+    """Measure how far the colours of the last frames are from those of the first.
+
+    0 is the same colours in the same amounts, wherever they stand, and 1 none in common. A camera that turns to something else
+    changes them too.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "color_drift",
+            "how far the last colours are from the first",
+            "0..1",
+            (0, 1),
+            "lower",
+            "1 - Bhattacharyya coefficient of Lab histograms of 8 x 8 x 8, first 5 frames against last 5",
+        ),
+    )
+
+    long_side: int = 320
+    first: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
+    last: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=ENDS), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        positive("long_side", self.long_side)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Keep the pixels of the first and the last frames."""
+        pixels = frame.pixels(self.long_side)
+        if len(self.first) < ENDS:
+            self.first.append(pixels)
+        self.last.append(pixels)
+        return {}
+
+    def compute(self) -> dict[str, float]:
+        """Compare the two; NaN for a single frame."""
+        if len(self.last) < 2:
+            return {"color_drift": nan}
+        before, after = (np.sqrt(_colors(pictures)) for pictures in (self.first, self.last))
+        return {"color_drift": max(0.0, 1 - float(before @ after))}
+
+
+def _colors(pictures: list[np.ndarray] | deque[np.ndarray]) -> np.ndarray:
+    """Return the share of each colour in some pictures."""
+    lab = [cv2.cvtColor(picture, cv2.COLOR_BGR2LAB) for picture in pictures]
+    counts = sum(cv2.calcHist([each], [0, 1, 2], None, [LEVELS] * 3, [0, 256] * 3).ravel() for each in lab)
+    shares: np.ndarray = np.asarray(counts, dtype=np.float64) / np.sum(counts, dtype=np.float64)
+    return shares
+
+
+@dataclass
+class Stutter(FrameMetric):
+    """Measure the share of steps in which a movement stalls: doubled frames, however they are coded, and pulled-down ones.
+
+    A step is the mean absolute difference of Y, resized to `long_side` pixels, from the frame before. It stalls where it is below a
+    quarter of the 75th percentile of the 13 steps around it. Where that percentile is below 0.15 levels of 255 nothing moves,
+    and nothing can stall.
+    """
+
+    version = 1
+    values = (
+        Value(
+            "stutter_share",
+            "share of steps in which a movement stalls",
+            "0..1",
+            (0, 1),
+            "lower",
+            "step of Y < 1/4 of the 75th percentile of 13 steps, where that is >= 0.15 levels",
+        ),
+    )
+
+    long_side: int = 320
+
+    def __post_init__(self) -> None:
+        positive("long_side", self.long_side)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Compare with the frame before; NaN at the first frame."""
+        if frame.previous is None:
+            return {"step": nan}
+        factor = self.long_side / max(frame.width, frame.height)
+        now, before = (each.luma_scaled(factor) for each in (frame, frame.previous))
+        return {"step": cv2.norm(now, before, cv2.NORM_L1) / now.size * frame.gain}
+
+    def compute(self) -> dict[str, float]:
+        """Count the steps that stall among all."""
+        steps = np.array(self.series.get("step", []))
+        steps = steps[~np.isnan(steps)]
+        if not steps.size:
+            return {"stutter_share": nan}
+        padded = np.pad(steps, AROUND // 2, constant_values=nan)
+        usual = np.nanpercentile(np.lib.stride_tricks.sliding_window_view(padded, AROUND), RANK, axis=1)
+        return {"stutter_share": float(np.mean((usual >= MOVING) & (steps < STALLED * usual)))}
