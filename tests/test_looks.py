@@ -189,6 +189,8 @@ def test_effects_tell_the_interval_of_the_looks():
             assert mine[name].equals(theirs[name]), name
         other = table[table["metric"] == "motion"].reset_index(drop=True)
         assert other["low"].to_numpy() == pytest.approx(plain["low"].to_numpy(), nan_ok=True)
+    (warning,) = {*effects(runs, "cfg_scale", reference=0.9).query("cfg_scale < 0.9")["warning"]}
+    assert "looks at another reference" in warning
     (closed, *_) = mine[mine["verdict"] == "found"].reset_index().to_dict("records")
     assert f"{100 * closed['confidence']:.4g}% confidence" in statement({"metric": "luma_mean", **closed})
 

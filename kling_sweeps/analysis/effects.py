@@ -11,6 +11,7 @@ from scipy import stats
 from kling_sweeps.analysis.comparison import (
     FOUND,
     NOT_DISTINGUISHABLE,
+    REFERENCE,
     WORTH_A_LOOK,
     claimed,
     compared,
@@ -21,6 +22,7 @@ from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import BOOKKEEPING, check_metrics, listed, paired, reference_of
 from kling_sweeps.analysis.statements import looks_statement
 
+OTHER_REFERENCE = "repeats were added by looks at another reference, so that this interval is too narrow"
 COLUMNS = (
     *("scope", "scale", "n_runs", "failed", "prompts", "mean", "difference", "low", "high"),
     *("p", "p_adjusted", "smallest_detectable", "verdict"),
@@ -70,6 +72,12 @@ def effects(
     names, asked = _chosen(runs, metrics, goal)
     table = compared(runs, factor, names, base, claimed(pairing, scope), confidence)
     _judge(table, table["metric"].isin(asked), 1 - confidence)
+    if not plan and Looks.of(runs, factor):
+        is_compared = table["verdict"] != REFERENCE
+        table.loc[is_compared, "warning"] = [
+            "; ".join(filter(None, [warning, OTHER_REFERENCE]))
+            for warning in table.loc[is_compared, "warning"]
+        ]
     by_looks: list[str] = []
     if plan and (planned := [name for name in names if name in plan.metrics]):
         by_plan = looked(runs, plan, confidence, scope)
