@@ -26,11 +26,13 @@ from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Change, Expectations, Limits, read_expectations
+from kling_sweeps.metrics.camera import WORDS, Camera
 from kling_sweeps.reports.contents import read_contents
 from kling_sweeps.sweep import gates
 from kling_sweeps.sweep.job import broken
 
-MEASURED = ("motion", "cuts", "luma_mean")
+CAMERA = tuple(value.name for value in Camera.values)
+MEASURED = ("motion", "cuts", "luma_mean", *CAMERA)
 BRIGHT = Expectations(limits=(Limits("luma_mean", min=2.0),))
 # Characters that XML can't hold or that mean something in it, and some that only look so.
 HOSTILE = 'A "fox" ]]> <b>&amp;</b> \x07\x1b[31m\x00 🦊 \ufffe \u202e\n--> the end'
@@ -96,6 +98,12 @@ def test_gates_are_read():
             {"measurement_errors": 2},
             "expect.measurement_errors=2: nothing but none can be expected",
         ),
+        ({"camera": "statik"}, "expect.camera=statik is no word for a camera; did you mean static?"),
+        (
+            {"camera": ["static", 3]},
+            f"expect.camera=3 is no word for a camera; valid are {', '.join(sorted(WORDS))}",
+        ),
+        ({"camera": []}, f"expect.camera expects nothing; give one of {', '.join(WORDS)}"),
         ({"junit": 7}, "expect.junit=7 is not the name of a file"),
         ({"junit": " "}, "expect.junit=  is not the name of a file"),
     ],
@@ -138,6 +146,25 @@ def test_the_mean_of_all_runs_has_its_interval():
     margin = stats.t.ppf(0.95, 4) * error
     found = overall(table(*values.ravel()), "motion", 0.9, "these_prompts")
     assert found == pytest.approx((values.mean(), values.mean() - margin, values.mean() + margin), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("expected", "pan", "kept"),
+    [
+        ("static", 0.1, True),
+        ("static", 3.0, False),
+        (["zoom in", "pan right"], 3.0, True),
+        ("static", float("nan"), False),
+    ],
+)
+def test_a_camera_does_what_is_expected(expected, pan, kept):
+    """Holds where the word for what was measured is one of those expected; what can't be told is none."""
+    expect, wrong = read_expectations({"camera": expected}, MEASURED)
+    row = dict.fromkeys(CAMERA, 0.0) | {"camera_pan": pan}
+    assert not wrong and expect.of_runs and (not [*gates._broken(row, expect)]) == kept
+    assert read_expectations({"camera": expected}, ["motion"])[1] == [
+        f"expect.camera: {', '.join(CAMERA)} are not measured; metrics=default measures them"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from kling_sweeps.experiment.reader import LARGEST, close, said
+from kling_sweeps.metrics.camera import WORDS, Camera
 
 # What else of a run is a number in MLflow.
 BOOKKEEPING = ("cost_usd", "queue_s", "inference_s", "download_s", "measure_s")
 # Keys of `expect` that are no metrics.
-ERRORS, JUNIT = "measurement_errors", "junit"
+ERRORS, JUNIT, CAMERA = "measurement_errors", "junit", "camera"
 BOUNDS, WAYS = ("min", "max"), ("drop", "rise")
 CHANGE = ("max", "confidence")
 CONFIDENCE = 0.95
@@ -66,17 +67,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Expectations:
-    """The gates of a command; `no_errors` is one of each run, and `junit` is the file that gets the results."""
+    """The gates of a command; `junit` is the file that gets the results.
+
+    Of each run are the `limits`, `no_errors`, and the words of which one says what its `camera` does, any where there is none.
+    """
 
     limits: tuple[Limits, ...] = ()
     no_errors: bool = False
+    camera: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     junit: Path | None = None
 
     @property
     def of_runs(self) -> bool:
         """Tell whether there is a gate of each run."""
-        return bool(self.limits) or self.no_errors
+        return bool(self.limits or self.camera) or self.no_errors
 
     @property
     def metrics(self) -> list[str]:
@@ -95,7 +100,7 @@ def read_expectations(given: Any, measured: Iterable[str]) -> tuple[Expectations
     limits: list[Limits] = []
     changes: list[Change] = []
     for metric, entry in entries.items():
-        if metric in (ERRORS, JUNIT):
+        if metric in (ERRORS, JUNIT, CAMERA):
             continue
         key = f"expect.{metric}"
         if metric not in known:
@@ -110,8 +115,26 @@ def read_expectations(given: Any, measured: Iterable[str]) -> tuple[Expectations
         problems.append(f"expect.{ERRORS}={said(errors)}: nothing but none can be expected")
     if junit is not None and not (isinstance(junit, str) and junit.strip()):
         problems.append(f"expect.{JUNIT}={said(junit)} is not the name of a file")
+    camera = _camera(entries.get(CAMERA), known, problems)
     file = Path(junit).expanduser() if isinstance(junit, str) and junit.strip() else None
-    return Expectations(tuple(limits), errors is not None, tuple(changes), file), problems
+    return Expectations(tuple(limits), errors is not None, camera, tuple(changes), file), problems
+
+
+def _camera(given: Any, known: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+    """Return the words for the camera that are expected, one or a list of them."""
+    if given is None:
+        return ()
+    key, words = f"expect.{CAMERA}", given if isinstance(given, list) else [given]
+    problems += [
+        f"{key}={said(one)} is no word for a camera{close(str(one), WORDS)}"
+        for one in words
+        if one not in WORDS
+    ]
+    if not words:
+        problems.append(f"{key} expects nothing; give one of {', '.join(WORDS)}")
+    if missing := [value.name for value in Camera.values if value.name not in known]:
+        problems.append(f"{key}: {', '.join(missing)} are not measured; metrics=default measures them")
+    return tuple(map(str, words))
 
 
 def _mapping(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from math import degrees, hypot, inf, isnan, nan, radians, sqrt
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,14 @@ AGREEMENT, TOLERANCE, RELATIVE = 0.65, 0.5, 0.1
 WIDTH, LEAST_DEVIATION, ROUNDS = 4.685, 0.05, 10
 # In % of the diagonal: the shake of a camera in a hand, and a second, what is a movement of it.
 HANDHELD, MOVING = 0.05, 1.0
+# The words for a camera: for each movement those of its two directions, and the others.
+WAYS = (
+    ("pan right", "pan left"),
+    ("tilt up", "tilt down"),
+    ("zoom in", "zoom out"),
+    ("roll clockwise", "roll counter-clockwise"),
+)
+WORDS = ("static", "handheld", *chain(*WAYS), "orbit or truck", "unclear")
 SERIES = ("camera_pan", "camera_tilt", "camera_zoom", "camera_roll", "subject_motion")
 # From the median absolute deviation of normal noise to its standard deviation.
 NORMAL = 1.4826
@@ -148,23 +157,18 @@ def word(values: Mapping[str, float]) -> str:
     `roll counter-clockwise`; or `orbit or truck`, where the camera goes sideways and what is left of the flow is more than half of that,
     as it is where things are at different distances.
     """
-    pan, tilt, zoom, roll, shake, rest = (values.get(value.name, nan) for value in Camera.values)
+    pan, tilt, zoom, roll, shake, rest = (float(values.get(value.name, nan)) for value in Camera.values)
     if isnan(pan + tilt + zoom + roll + shake + rest):
         return "unclear"
     if shake >= HANDHELD:
         return "handheld"
-    speeds = {
-        ("pan right", "pan left"): pan,
-        ("tilt up", "tilt down"): tilt,
-        ("zoom in", "zoom out"): zoom / 2,
-        ("roll clockwise", "roll counter-clockwise"): 50 * radians(roll),
-    }
-    words, speed = max(speeds.items(), key=lambda one: abs(one[1]))
+    speeds = (pan, tilt, zoom / 2, 50 * radians(roll))
+    (ahead, back), speed = max(zip(WAYS, speeds, strict=True), key=lambda one: abs(one[1]))
     if abs(speed) < MOVING:
         return "static"
     if speed in (pan, tilt) and rest > abs(speed) / 2:
         return "orbit or truck"
-    return words[0] if speed > 0 else words[1]
+    return ahead if speed > 0 else back
 
 
 def _is_spread(has_texture: np.ndarray) -> bool:

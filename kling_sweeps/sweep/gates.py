@@ -15,6 +15,7 @@ from rich.text import Text
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.expectations import Change, Expectations
 from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.metrics.camera import word
 from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.job import broken
@@ -70,6 +71,7 @@ def check(expect: Expectations) -> None:
 def show_expected(expect: Expectations) -> None:
     """Print the gates, for a dry run."""
     of_runs = [f"{one.metric} {one}" for one in expect.limits] + ["no measurement_errors"] * expect.no_errors
+    of_runs += [f"camera {' or '.join(expect.camera)}"] * bool(expect.camera)
     lines = [f"each run: {'; '.join(of_runs)}"] * bool(of_runs)
     lines += [f"the sweep: {one.metric} {one}" for one in expect.changes]
     lines += [f"the results go to {expect.junit}"] * (expect.junit is not None)
@@ -133,6 +135,8 @@ def _broken(row: Mapping[str, Any], expect: Expectations) -> Iterator[str]:
         if value is None or not limits.holds(value):
             found = "not measured" if value is None else f"= {value:.6g}"
             yield f"{limits.metric} {found} ({limits})"
+    if expect.camera and (does := word(row)) not in expect.camera:
+        yield f"camera: {does} (expected {' or '.join(expect.camera)})"
     if expect.no_errors and "measurement_errors" in row:
         yield f"measurement_errors: {row['measurement_errors']}"
 
