@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e ".[test]" && python docs/pictures.py
 
-Needs Chromium. Writes `report.png`, `mlflow_charts.png`, `mlflow_run.png` and `terminal.png` beside itself.
+Needs Chromium. Writes `report.png`, `mlflow_charts.png`, `mlflow_run.png`, `terminal.png` and `search.png` beside itself.
 """
 
 from __future__ import annotations
@@ -138,6 +138,13 @@ def run(page: Page, address: str, folder: Path) -> None:
     page.screenshot(path=HERE / "mlflow_run.png")
 
 
+def search(folder: Path) -> None:
+    """Run the search, and keep its picture."""
+    command = [sys.executable, "-m", "kling_sweeps", "+sweep=optimize", "provider=emulator"]
+    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    shutil.copyfile(next(folder.rglob("search.png")), HERE / "search.png")
+
+
 def main() -> None:
     """Run the sweep and take all pictures."""
     browser_path = next(
@@ -156,6 +163,7 @@ def main() -> None:
             charts(page, address, written)
             run(page, address, folder)
         browser.close()
+        search(folder)
 
 
 if __name__ == "__main__":

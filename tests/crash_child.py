@@ -26,6 +26,7 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
     Cell,
+    OptimizeSettings,
     Policy,
     PollSettings,
     ProviderSettings,
@@ -85,10 +86,11 @@ def settings(task: dict[str, Any]) -> Settings:
         metrics=METRICS,
         budget=BudgetSettings(max_usd=100, partial=False, allow_unknown_price=False),
         policy=Policy(unknown=task["unknown"]),
-        objective=None,
+        objective=(),
         goal={},
         expect=Expectations(),
         repeats=None,
+        optimize=OptimizeSettings(),
         dry_run=False,
         max_pixels=MAX_PIXELS,
     )

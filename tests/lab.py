@@ -25,6 +25,7 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
     Cell,
+    OptimizeSettings,
     Policy,
     PollSettings,
     ProviderSettings,
@@ -102,10 +103,11 @@ class Lab:
             metrics={"luma": {}},
             budget=BudgetSettings(max_usd, partial, unknown_price),
             policy=_replace(Policy(), given),
-            objective=None,
+            objective=(),
             goal={},
             expect=given.pop("expect", Expectations()),
             repeats=None,
+            optimize=OptimizeSettings(),
             dry_run=False,
             max_pixels=MAX_PIXELS,
         )

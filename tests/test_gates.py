@@ -454,7 +454,12 @@ def test_a_single_run_and_a_search_have_gates(commands):
     alone = {"sweep": "prompt=skater"}
     assert commands.run("+expect.motion.min=0", **alone)[0] == 0
     assert commands.run("+expect.motion.min=2", **alone)[0] == 3
-    search = ["hydra/sweeper=optuna", "cfg_scale=interval(0, 1)", "objective=motion", "+expect.motion.min=2"]
+    search = [
+        "hydra/sweeper=optuna",
+        "cfg_scale=interval(0, 1)",
+        "goal={motion: max}",
+        "+expect.motion.min=2",
+    ]
     code, said = commands.run(*search, "hydra.sweeper.n_trials=2", sweep="-m")
     assert code == 3, said
     assert said.count("What is expected holds for 0 of 2 runs.") == 1

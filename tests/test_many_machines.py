@@ -109,8 +109,8 @@ def test_optuna_searches_by_the_objective(command, emulator):
     """Hands the metric that was asked for to a sweeper, which takes batches of runs, and goes on after a failed one."""
     emulator.set_faults({"at": "generate", "fault": "moderation_422", "nth": 2})
     done = command(
-        *("-m", "hydra/sweeper=optuna", "cfg_scale=interval(0, 1)", "objective=colorfulness"),
-        *("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3", "hydra.sweeper.direction=maximize"),
+        *("-m", "hydra/sweeper=optuna", "cfg_scale=interval(0, 1)", "goal={colorfulness: max}"),
+        *("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"),
         *("hydra.sweeper.sampler.seed=1", "hydra.sweeper.max_failure_rate=0.5", *at(emulator)),
     )
     assert done.returncode == 1, done.stdout + done.stderr

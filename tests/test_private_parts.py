@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import re
 import subprocess
 import sys
+from itertools import islice
+from pathlib import Path
 
 import pytest
 from conftest import FOREIGN
 from fal_client.auth import AuthCredentials
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from kling_sweeps.errors import ConfigError
@@ -85,6 +91,31 @@ def test_files_are_read_by_hydra_where_its_source_has_changed(monkeypatch, tmp_p
 
 def _gone(*args, **kwargs):
     raise AttributeError("gone")
+
+
+def test_a_search_has_nothing_private_of_optuna(monkeypatch):
+    """Proposes values without the private module of Hydra's plugin for Optuna, and names no private part of another."""
+    name = "hydra_plugins.hydra_fal_search._sampling"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_optuna_sweeper._impl", None)
+    sampling = importlib.import_module(name)
+    override = OverridesParser.create().parse_override("cfg_scale=interval(0, 1)")
+    sampler = {"_target_": "optuna.samplers.TPESampler", "seed": None}
+    sweeper = {"sampler": sampler, "custom_search_space": None}
+    asker = sampling.Asker(
+        OmegaConf.create({"hydra": {"sweeper": sweeper}}),
+        {"cfg_scale": sampling.distribution(override)},
+        {},
+        {"motion": "max"},
+    )
+    proposed = [proposal.values["cfg_scale"] for proposal in islice(asker.propose([]), 20)]
+    assert min(proposed) < 0.5 < max(proposed)
+    attributes = [
+        node
+        for node in ast.walk(ast.parse(Path(sampling.__file__).read_text()))
+        if isinstance(node, ast.Attribute) and re.match(r"_.*[^_]$", node.attr)
+    ]
+    assert {ast.unparse(node.value) for node in attributes} == {"self"}
 
 
 def test_fal_client_has_no_key_of_its_own(monkeypatch):

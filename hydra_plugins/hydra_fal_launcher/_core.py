@@ -127,7 +127,7 @@ class _Jobs:
         return returned
 
 
-def _end(failure: RunError | None, objective: float | None, config: DictConfig) -> float | None:
+def _end(failure: RunError | None, objective: runner.Objective, config: DictConfig) -> runner.Objective:
     """End a job, as Hydra's task function, as its run ended: raise its failure or return its objective."""
     if failure:
         raise failure

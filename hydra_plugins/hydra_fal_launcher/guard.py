@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kling_sweeps.errors import ConfigError, say_refused
@@ -39,7 +40,7 @@ from kling_sweeps.experiment.config import (
 )
 from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
-from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.sweep import cluster, gates, summary
 from kling_sweeps.sweep.job import at_end
@@ -53,6 +54,7 @@ from ._composer import Composer, written
 MOST_RUNS = 20_000
 REPEATS_SWEEPER = "hydra_plugins.hydra_fal_repeats.repeats_sweeper.RepeatsSweeper"
 FAIL_FAST = "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
+SEARCH = "hydra_plugins.hydra_fal_search.search_sweeper.SearchSweeper"
 
 
 class Guard(Callback):
@@ -72,8 +74,10 @@ class Guard(Callback):
             if params := config.hydra.sweeper.get("params"):
                 raise ConfigError(f"hydra.mode=RUN would leave out what is swept over: {', '.join(params)}")
             _refuse_folder(config)
-            if read_job(config)[0].repeats:
+            settings, _ = read_job(config)
+            if settings.repeats:
                 raise ConfigError("repeats.looks is for a sweep: add -m and values for repeats.factor")
+            _refuse_optimize(config, settings)
             _outputs.make(config.hydra)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -117,6 +121,16 @@ def _refuse_folder(config: DictConfig) -> None:
     HydraConfig.instance().set_config(config)  # where Hydra's own interpolations look
     if problems := list(_outputs.problems(config.hydra)):
         raise ConfigError(*problems)
+
+
+def _refuse_optimize(config: DictConfig, settings: Settings) -> None:
+    """Refuse what only a search would heed."""
+    is_search = config.hydra.mode == RunMode.MULTIRUN and config.hydra.sweeper._target_ == SEARCH
+    if settings.optimize != OptimizeSettings() and not is_search:
+        raise ConfigError(
+            "optimize says what a trial of a search is, and this is none: add -m hydra/sweeper=optuna, or run "
+            "+sweep=optimize"
+        )
 
 
 def _take_params(config: DictConfig) -> list[str]:
@@ -231,6 +245,7 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
         problems += cluster.problems(settings, machines)
     if problems:
         raise ConfigError(*problems)
+    _refuse_optimize(config, settings)
     if cells and not is_alone:  # our launcher does so itself, where it has them all at once
         _check_runs(Runs.read(settings, cells), Path(config.hydra.sweep.dir))
     if machines != "local":

@@ -1,4 +1,4 @@
-"""What is private to Optuna and its Hydra plugin: what is searched, as distributions, and the next proposals."""
+"""What is asked of Optuna: what is searched, as its distributions, and the next proposals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.types import Override
-from hydra.utils import get_method, instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import (
-    create_optuna_distribution_from_override,
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
 )
+from hydra.errors import HydraException
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig
 from optuna.distributions import (
     BaseDistribution,
@@ -25,6 +27,7 @@ from optuna.distributions import (
     DiscreteUniformDistribution,
     IntLogUniformDistribution,
     IntUniformDistribution,
+    LogUniformDistribution,
     UniformDistribution,
     distribution_to_json,
     json_to_distribution,
@@ -41,16 +44,36 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 # How often a sampler may propose what is there already before chance chooses, and chance before it ends.
 PATIENCE, LAST_PATIENCE = 50, 2000
 STEPS = 100
-KEY = "request_key"
+DIRECTIONS = {"max": "maximize", "min": "minimize"}
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def distribution(override: Override) -> BaseDistribution:
     """Return what is searched by an override; raise ConfigError for a sweep that can't be."""
+    given = override.value()
     try:
-        found: BaseDistribution = create_optuna_distribution_from_override(override)
-        return found
-    except (NotImplementedError, AssertionError, ValueError) as error:
+        if isinstance(given, IntervalSweep):
+            return _interval(given.start, given.end, "log" in given.tags)
+        if isinstance(given, RangeSweep) and not given.shuffle and given.step > 0:
+            return _range(given.start, given.stop, given.step)
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+        return CategoricalDistribution(choices)
+    except (NotImplementedError, TypeError, ValueError, HydraException) as error:
         raise ConfigError(f"{override.input_line} can't be searched: {error}") from None
+
+
+def _interval(low: Any, high: Any, is_log: bool) -> BaseDistribution:
+    if isinstance(low, int) and isinstance(high, int):
+        return IntLogUniformDistribution(low, high) if is_log else IntUniformDistribution(low, high)
+    return LogUniformDistribution(low, high) if is_log else UniformDistribution(low, high)
+
+
+def _range(start: Any, stop: Any, step: Any) -> BaseDistribution:
+    """Return the values of a range, which is without its end."""
+    last = start + step * (math.ceil((stop - start) / step) - 1)
+    if all(isinstance(number, int) for number in (start, stop, step)):
+        return IntUniformDistribution(start, last, step)
+    return DiscreteUniformDistribution(start, round(last, 10), step)
 
 
 def stepped(found: BaseDistribution, argument: Mapping[str, Any]) -> BaseDistribution:
@@ -104,30 +127,44 @@ def described(space: Space) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks a sampler for proposals, given the trials so far; `config` is the master's, with Hydra's part."""
+    """Asks a sampler for proposals, given the trials so far; `config` is the master's, with Hydra's part.
+
+    `goal` says of each metric that is searched by which way is better, max or min.
+    """
 
     config: DictConfig
     space: Space
     fixed: Mapping[str, str]
+    goal: Mapping[str, str]
 
     @property
-    def direction(self) -> str:
-        return str(self.config.hydra.sweeper.direction)
+    def directions(self) -> list[str]:
+        return [DIRECTIONS[way] for way in self.goal.values()]
+
+    def check(self) -> None:
+        """Raise ConfigError where the sampler can't search this."""
+        try:
+            self._ask(self.study(()))
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, HydraException) as error:
+            name = self.config.hydra.sweeper.sampler._target_.rpartition(".")[2]
+            raise ConfigError(f"hydra/sweeper/sampler: {name} can't search this: {error}") from None
+
+    def study(self, trials: Sequence[Trial]) -> optuna.Study:
+        """Return a study that has all the trials that are over."""
+        study = optuna.create_study(sampler=self._sampler(len(trials)), directions=self.directions)
+        study.add_trials(filter(None, map(_frozen, trials)))
+        return study
 
     def propose(self, trials: Sequence[Trial]) -> Iterator[Proposal]:
         """Yield proposals for as long as the sampler, or else chance, has any; some may be there already."""
-        study = optuna.create_study(sampler=self._sampler(len(trials)), direction=self.direction)
-        study.add_trials(filter(None, map(_frozen, trials)))
-        study.add_trials(self._foreign())
+        study = self.study(trials)
         for number in range(PATIENCE + LAST_PATIENCE):
             if number == PATIENCE and not self._is_grid:
                 study.sampler = optuna.samplers.RandomSampler(seed=self._seed(len(trials) + number))
             yield self._ask(study)
 
     def _ask(self, study: optuna.Study) -> Proposal:
-        trial = study.ask()
-        for name, found in self.space.items():
-            trial._suggest(name, found)
+        trial = study.ask(dict(self.space))
         if self.config.hydra.sweeper.custom_search_space:
             for name, value in self.fixed.items():
                 trial.set_user_attr(name, value)
@@ -139,47 +176,17 @@ class Asker:
     def _is_grid(self) -> bool:
         return "GridSampler" in self.config.hydra.sweeper.sampler._target_
 
-    def _seed(self, more: int) -> int | None:
+    def _seed(self, more: int) -> int:
         """Return a seed of its own for each number of trials: a search that goes on must not begin anew."""
-        seed = self.config.hydra.sweeper.sampler.get("seed")
-        return None if seed is None else seed + more
+        return (self.config.hydra.sweeper.sampler.get("seed") or 0) + more
 
     def _sampler(self, done: int) -> optuna.samplers.BaseSampler:
         given = self.config.hydra.sweeper.sampler
-        sampler = instantiate(given, **({} if given.get("seed") is None else {"seed": self._seed(done)}))
+        sampler = instantiate(given, **({"seed": self._seed(done)} if "seed" in given else {}))
         if isinstance(sampler, functools.partial):  # of a grid, which is to be told what is searched
             sampler = sampler({name: _grid(name, found) for name, found in self.space.items()})
         made: optuna.samplers.BaseSampler = sampler
         return made
-
-    @cached_property
-    def own_study(self) -> optuna.Study | None:
-        """Return the study in the user's own storage; raise ConfigError where Optuna can't use it."""
-        options = self.config.hydra.sweeper
-        if not options.storage:
-            return None
-        storage = options.storage if isinstance(options.storage, str) else instantiate(options.storage)
-        try:
-            return optuna.create_study(
-                storage=storage, study_name=options.study_name, direction=self.direction, load_if_exists=True
-            )
-        except Exception as error:  # of whichever database it is
-            raise ConfigError(
-                f"hydra.sweeper.storage: Optuna can't use it: {type(error).__name__}: {error}"
-            ) from None
-
-    def _foreign(self) -> list[optuna.trial.FrozenTrial]:
-        """Return what the user's own study has of others."""
-        found = self.own_study.trials if self.own_study else []
-        return [t for t in found if t.state == TrialState.COMPLETE and KEY not in t.user_attrs]
-
-    def export(self, trials: Sequence[Trial]) -> None:
-        """Copy what is over to the user's own storage."""
-        if self.own_study is None:
-            return
-        there = {t.user_attrs.get(KEY) for t in self.own_study.trials}
-        new = [trial for trial in trials if trial.cell.request.key not in there]
-        self.own_study.add_trials(filter(None, map(_frozen, new)))
 
 
 def _frozen(trial: Trial) -> optuna.trial.FrozenTrial | None:
@@ -187,11 +194,11 @@ def _frozen(trial: Trial) -> optuna.trial.FrozenTrial | None:
     if trial.state == "open":
         return None
     frozen: optuna.trial.FrozenTrial = create_trial(
-        state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
-        value=trial.value,
+        state=STATES[trial.state],
+        values=trial.values or None,
         params=dict(trial.proposal.values),
         distributions={k: json_to_distribution(v) for k, v in trial.proposal.distributions.items()},
-        user_attrs={KEY: trial.cell.request.key},
+        user_attrs={"why": trial.why} if trial.why else {},
         system_attrs=dict(trial.proposal.notes),
     )
     return frozen

@@ -19,9 +19,6 @@ class SearchSweeperConf:
     # one of hydra/sweeper/sampler
     sampler: Any = MISSING
 
-    # of the objective: minimize or maximize
-    direction: Any = "minimize"
-
     # how many trials there shall be in all, those of earlier commands included
     n_trials: int = 20
 
@@ -30,10 +27,6 @@ class SearchSweeperConf:
 
     # the share of a batch of which more may not fail, or the search ends
     max_failure_rate: float = 1.0
-
-    # an Optuna storage of your own, which the trials are copied to, and the name of the study there
-    storage: Any = None
-    study_name: str | None = None
 
     # a function (config, trial) that lets the trial suggest more
     custom_search_space: str | None = None

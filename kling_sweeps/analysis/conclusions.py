@@ -32,5 +32,10 @@ def _is_made_by(runs: pd.DataFrame, name: str, other: str) -> bool:
 
 
 def conclusions(runs: pd.DataFrame, most: int = MOST) -> list[str]:
-    """Return what the runs of a sweep say of every factor: at most so many findings, and what could not be told."""
+    """Return what the runs of a sweep say of every factor: at most so many findings, and what could not be told.
+
+    Of a search it is what that has found: the levels that it tried were chosen by how others came out.
+    """
+    if found := runs.attrs.get("search"):
+        return list(found)
     return statements(*(effects(runs, factor) for factor in factors(runs)), most=most)

@@ -27,7 +27,7 @@ FOUND = (
     *("start_time", "expect", "expect_failed", "measurement_errors"),
 )
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
-ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}", "looks": "null"}
+ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}", "looks": "null", "search": "[]"}
 
 
 def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -40,8 +40,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
-    ratio, `.attrs["declared"]` the unit and the direction of each of its own, and `.attrs["looks"]` by which plan
-    its runs were repeated, if by any. Raises LookupError where there is no such experiment, or more than one.
+    ratio, `.attrs["declared"]` the unit and the direction of each of its own, `.attrs["looks"]` by which plan its
+    runs were repeated, if by any, and `.attrs["search"]` what a search has found. Raises LookupError where there is
+    no such experiment, or more than one.
     """
     client = mlflow_client(_uri(tracking_uri))
     experiment_id = _experiment_id(client, experiment)

@@ -27,6 +27,7 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
     Cell,
+    OptimizeSettings,
     Policy,
     PollSettings,
     ProviderSettings,
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
     *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
-    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "dry_run"),
+    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "optimize"),
+    "dry_run",
     *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
 WAYS = ("max", "min")
+# More than two can't be traded off by looking at them.
+MOST_OBJECTIVES = 2
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_COUNTS = ("slots", "width", "height", "fps")
 # What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
@@ -78,7 +82,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "provider, store, tracking, metrics, budget, objective, goal, expect, repeats and dry_run"
+        keys = "provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
@@ -146,6 +150,7 @@ class _JobReader(Reader):
             goal=self.goal(spec),
             expect=self.expect(spec),
             repeats=self.repeats(spec),
+            optimize=self.optimize(),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
@@ -158,16 +163,55 @@ class _JobReader(Reader):
             )
         return Path(str(folder)).expanduser()
 
-    def objective(self, spec: metrics.Spec) -> str | None:
-        """Return the metric that a sweeper searches by; all the metrics are checked on the way."""
-        name: str | None = self.value("objective")
+    def objective(self, spec: metrics.Spec) -> tuple[str, ...]:
+        """Return the metrics that a sweeper searches by; all the metrics are checked on the way."""
+        given = self.value("objective")
+        names = given if isinstance(given, list) else [] if given is None else [given]
         try:
-            measured = _measured(spec)
-            if name is not None and name not in measured:
-                self.report(f"objective={name} is not measured{close(name, measured)}")
+            known = measured(spec)
+            for name in names:
+                if name not in known:
+                    self.report(f"objective={said(name)} is not measured{close(name, known)}")
         except ConfigError as error:
             self.report(*error.problems)
-        return name
+        if len(names) > MOST_OBJECTIVES or len({*map(said, names)}) < len(names):
+            self.report(f"objective={said(given)} is neither a metric nor a list of two")
+        return tuple(map(str, names))
+
+    def optimize(self) -> OptimizeSettings:
+        """Return what a trial of a search is."""
+        self.group("optimize", (f.name for f in fields(OptimizeSettings)))
+        confirm = int(self.number("optimize.confirm", whole=True))
+        if confirm == 1:
+            self.report(
+                "optimize.confirm=1 is neither 0 nor 2 or more: one repeat does not tell its own noise"
+            )
+        return OptimizeSettings(
+            int(self.number("optimize.samples", 1, whole=True)), self.searched_prompts(), confirm
+        )
+
+    def searched_prompts(self) -> tuple[str, ...]:
+        """Return the prompts of a trial: those that are listed, or so many of the prompt set's first."""
+        group = self.raw.get("optimize")
+        # Unresolved: a template's factors differ by job.
+        given = group.get("prompts") if isinstance(group, dict) else None
+        if given is None:
+            return ()
+        if isinstance(given, int) and not isinstance(given, bool):
+            known = tuple(self.prompt_set)
+            if not 1 <= given <= len(known):
+                self.report(
+                    f"optimize.prompts={given} is not from 1 to {len(known)}, which the prompt set has"
+                )
+            return known[:given]
+        names = given if isinstance(given, list) else [given]
+        meanings = [name if isinstance(name, str) else meant(name, self.prompt_set) for name in names]
+        prompts = tuple(dict.fromkeys(name for name in meanings if name is not None))
+        if not prompts or len(prompts) < len(names):
+            self.report(
+                f"optimize.prompts={said(given)} is neither a number nor a list of ids and texts, each once"
+            )
+        return prompts
 
     def goal(self, spec: metrics.Spec) -> dict[str, str]:
         """Return which way is better by metric; any metric that somebody knows will do, measured now or later."""
@@ -177,7 +221,7 @@ class _JobReader(Reader):
             return {}
         known = {*metrics.declared()}
         with suppress(ConfigError):  # which is reported with the objective
-            known |= {*_measured(spec)}
+            known |= {*measured(spec)}
         for name, way in goal.items():
             if name not in known:
                 self.report(f"goal.{name} is no metric{close(name, known)}")
@@ -187,11 +231,10 @@ class _JobReader(Reader):
 
     def expect(self, spec: metrics.Spec) -> Expectations:
         """Return the gates, which are of metrics that are measured."""
-        try:
-            measured = _measured(spec)
-        except ConfigError:  # which is reported with the objective
-            measured = [*metrics.declared()]
-        found, problems = read_expectations(self.value("expect"), measured)
+        known: Iterable[str] = metrics.declared()
+        with suppress(ConfigError):  # which is reported with the objective
+            known = measured(spec)
+        found, problems = read_expectations(self.value("expect"), [*known])
         self.report(*problems)
         return found
 
@@ -225,7 +268,7 @@ class _JobReader(Reader):
                 "'goal={motion: max}'"
             )
         with suppress(ConfigError):  # which is reported with the objective
-            known = _measured(spec)
+            known = measured(spec)
             for name in goal if isinstance(goal, dict) else ():
                 if name not in known:
                     self.report(f"goal.{name} decides about repeats, and is not measured{close(name, known)}")
@@ -408,5 +451,6 @@ class _JobReader(Reader):
         return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])
 
 
-def _measured(spec: metrics.Spec) -> list[str]:
-    return [value.name for metric in metrics.build(spec) for value in metric.values]
+def measured(spec: metrics.Spec) -> dict[str, str]:
+    """Return the metrics that are measured, and which way each is better by itself: higher, lower or neither."""
+    return {value.name: value.direction for metric in metrics.build(spec) for value in metric.values}

@@ -7,6 +7,13 @@ import re
 from kling_sweeps.experiment.config import KEYS
 from kling_sweeps.experiment.reader import LITERAL, close
 
+# What needs an extra of this package.
+EXTRAS = {
+    "hydra/sweeper/optuna": "optuna",
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
+
 
 def message(error: Exception) -> str:
     """Return an error with its causes, which is where Hydra says what was wrong."""
@@ -18,6 +25,9 @@ def message(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(first, FileNotFoundError) and first.filename is None:
         return "the folder that this command was given in is gone; change to one that is there"
+    if (missing := re.search(r"Could not find '(\S+)'", causes[0])) and missing[1] in EXTRAS:
+        extra = EXTRAS[missing[1]]
+        return f'{missing[1]} is not installed: pip install -c constraints.txt -e ".[{extra}]"'
     if key := re.match(r"Could not override '(\S+)'", causes[0]):
         return f"{key[1]} is not a key of the configuration{_adding(key[1])}"
     if value := re.match(r"Ambiguous value for argument '(\w+)=(.*)'$", causes[0].splitlines()[0]):
@@ -32,6 +42,8 @@ def message(error: Exception) -> str:
 def _adding(key: str) -> str:
     if key == "sweep":
         return "; write +sweep=NAME"
+    if key == "hydra.sweeper.direction":
+        return "; the goal says which way is better: 'goal={motion: max}'"
     if key in KEYS:
         return " that can be replaced; write a + before it, which adds to it"
     factor = (

@@ -65,6 +65,18 @@ class RepeatSettings:
 
 
 @dataclass(frozen=True)
+class OptimizeSettings:
+    """What a trial of a search is: `samples` repeats of each of `prompts`, ids or texts, or of the one of the job.
+
+    The best setting and another one are compared by `confirm` further repeats each, 0 or 2 and more.
+    """
+
+    samples: int = 1
+    prompts: Sequence[str] = ()
+    confirm: int = 0
+
+
+@dataclass(frozen=True)
 class Policy:
     """What to do when something went wrong.
 
@@ -81,9 +93,9 @@ class Policy:
 class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
-    `objective` is the metric that a job returns to a sweeper, `goal` says of metrics which way is better (max
-    or min), `expect` has the gates, `repeats` is None where each run is repeated alike, and a frame of more than
-    `max_pixels` is not decoded.
+    `objective` has the metrics, two at most, that a job returns to a sweeper, `goal` says of metrics which way is
+    better (max or min), `expect` has the gates, `repeats` is None where each run is repeated alike, and a frame of
+    more than `max_pixels` is not decoded.
     """
 
     sweep: str
@@ -94,10 +106,11 @@ class Settings:
     metrics: Mapping[str, Mapping[str, Any]]
     budget: BudgetSettings
     policy: Policy
-    objective: str | None
+    objective: Sequence[str]
     goal: Mapping[str, str]
     expect: Expectations
     repeats: RepeatSettings | None
+    optimize: OptimizeSettings
     dry_run: bool
     max_pixels: int
 

@@ -183,7 +183,7 @@ def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:
 
     factor = key if key in runs else f"params.{key}"
     try:
-        sentences = statements(effects(runs, factor))
+        sentences = runs.attrs.get("search") or statements(effects(runs, factor))
         means = {}
         for metric in goals:
             table = cells(runs, factor, metric).table

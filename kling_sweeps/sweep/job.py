@@ -25,8 +25,8 @@ at_end = ExitStack()
 broken = threading.Event()
 
 
-def job(cfg: Any) -> float | None:
-    """Generate, measure and track one video; return its objective, for a sweeper that searches.
+def job(cfg: Any) -> Any:
+    """Generate, measure and track one video; return its objective, or objectives, for a sweeper that searches.
 
     A failure raises RunError in a sweep. In a command of a single run it raises SystemExit, since Hydra would print
     the overrides with any other exception.

@@ -26,6 +26,8 @@ from kling_sweeps.terminal.progress import Progress
 from kling_sweeps.tracking.tracker import Tracker, opening
 
 log = logging.getLogger(__name__)
+# What a job returns to a sweeper that searches.
+Objective = float | tuple[float, ...] | None
 
 
 def run_all(
@@ -41,7 +43,7 @@ def run_all(
     Runs that are complete in the store and in MLflow come first. A dry run yields nothing. Raises RefusedError
     before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow. A
     sweep that has a folder for its `outputs` has a report there, made anew where there was anything to do. Of
-    cells that are a part of a command's (`is_part`), whoever has them all judges the gates.
+    cells that are a part of a command's (`is_part`), whoever has them all concludes and judges the gates.
     """
     runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
@@ -71,7 +73,7 @@ def run_all(
                         clip(result)
                     yield result
         is_new = any(not result.was_complete and not result.error for result in results)
-        if is_new and len(runs.cells) > 1 and not settings.repeats:
+        if is_new and len(runs.cells) > 1 and not is_part:
             lines = conclusions.draw(outcome)
         summary.present(tracker)
     finally:
@@ -147,7 +149,7 @@ def _clipping() -> Iterator[Callable[[RunResult], object]]:
         thread.shutdown(cancel_futures=not is_whole)
 
 
-def run_one(settings: Settings, cell: Cell, is_part: bool = False) -> float | None:
+def run_one(settings: Settings, cell: Cell, is_part: bool = False) -> Objective:
     """Generate, measure and track one cell; return its objective, None of a dry run. Raises RunError.
 
     FlawedError is not raised where there is an objective: a sweeper that searches would take it for a failure.
@@ -167,11 +169,13 @@ def error_of(result: RunResult) -> RunError | None:
     return FlawedError(f"{result.cell.name}: {result.flaws}")
 
 
-def objective(settings: Settings, result: RunResult) -> float | None:
-    """Return the metric that a sweeper searches by, None where there is none or it could not be measured."""
-    if settings.objective is None or result.measurement is None:
+def objective(settings: Settings, result: RunResult) -> Objective:
+    """Return the metric that a sweeper searches by, or both; None where there is none or it could not be measured."""
+    measured = read_values(result.measurement) if settings.objective and result.measurement else {}
+    values = tuple(measured[name] for name in settings.objective if name in measured)
+    if not values or len(values) < len(settings.objective):
         return None
-    return read_values(result.measurement).get(settings.objective)
+    return values if len(values) > 1 else values[0]
 
 
 def _track(tracker: Tracker, result: RunResult) -> RunError | None:

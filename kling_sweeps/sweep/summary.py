@@ -16,7 +16,7 @@ from kling_sweeps.metrics import build
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import COMPLETED, Attempt, Cost, Stage
-from kling_sweeps.sweep import gates
+from kling_sweeps.sweep import conclusions, gates
 from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
@@ -177,10 +177,13 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     _say(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
     show_in_flight(runs)
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
+    outcome = Outcome(runs, tracker)
+    lines = conclusions.draw(outcome) if made and len(runs.cells) > 1 else []
     present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
         _say(tracker.address())
-    has_changed = gates.conclude(Outcome(runs, tracker))
+    conclusions.show(lines)
+    has_changed = gates.conclude(outcome)
     if made or has_changed:
         show_report(runs, tracker, outputs)
 
