@@ -43,10 +43,10 @@ def test_gates_are_read():
     given = "+expect={cuts: {max: 0}, motion: {min: 0.02, baseline: 0.5, drop: {max: 10 %, confidence: 0.9}, rise: {max: 25}}, measurement_errors: none}"
     settings, one = read(given, "expect.junit=out/gates.xml")
     assert settings.expect == Expectations(
-        (Limits("cuts", max=0.0), Limits("motion", min=0.02)),
-        True,
-        (Change("motion", 0.5, "drop", 10.0, 0.9), Change("motion", 0.5, "rise", 25.0, 0.95)),
-        Path("out/gates.xml"),
+        limits=(Limits("cuts", max=0.0), Limits("motion", min=0.02)),
+        no_errors=True,
+        changes=(Change("motion", 0.5, "drop", 10.0, 0.9), Change("motion", 0.5, "rise", 25.0, 0.95)),
+        junit=Path("out/gates.xml"),
     )
     assert one.request.key == read()[1].request.key
     assert not read()[0].expect and not read("expect=null")[0].expect
@@ -123,10 +123,10 @@ def test_gates_are_refused_with_all_else():
 
 
 def _known(metrics: str) -> list[str]:
-    from kling_sweeps.experiment.config import _measured
+    from kling_sweeps.experiment.config import measured
     from kling_sweeps.experiment.expectations import BOOKKEEPING
 
-    return sorted([*_measured(read(metrics)[0].metrics), *BOOKKEEPING])
+    return sorted([*measured(read(metrics)[0].metrics), *BOOKKEEPING])
 
 
 def table(*values: float, repeats: int = 3) -> pd.DataFrame:
