@@ -34,7 +34,7 @@ EVERY = pytest.mark.parametrize("name", METRICS)
 NEEDS_A_REQUEST = {"aspect_error", "duration_error_s"}
 # Nothing is steeper or changes more than anything else in what is constant.
 CAMERA = {value.name for value in METRICS["camera"].values}
-NEEDS_A_STEP = {"blockiness", "loop_gap", "warp_error_dis"} | CAMERA
+NEEDS_A_STEP = {"blockiness", "loop_gap", "warp_error_dis", "motion", "motion_p95", "dynamic_share"} | CAMERA
 NEEDS_TWO_FRAMES = {
     *("temporal_information", "temporal_information_mean", "vbench_temporal_flickering", "loop_gap"),
     *("motion", "motion_p95", "dynamic_share", "warp_error_dis", "frozen_share", "duplicate_share", "cuts"),

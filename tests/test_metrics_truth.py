@@ -386,6 +386,25 @@ class TestMotion:
         assert values["motion"] == pytest.approx(0, abs=1e-3)
         assert values["motion_p95"] == pytest.approx(0, abs=1e-3)
 
+    def test_a_bare_wall_does_not_move(self, tmp_path):
+        """Says nothing of flow on a wall whose light jitters, and of a thing before it that it moves."""
+        random, thing = np.random.default_rng(0), clips.texture((160, 120), grain=6)[0]
+        bare, before = [], []
+        for index in range(12):
+            light = cv2.resize(random.normal(0, 1.3, (6, 8)), (640, 360), interpolation=cv2.INTER_CUBIC)
+            wall = (128 + light).round().astype(np.uint8)
+            grey = np.full((180, 320), 128, np.uint8)
+            bare.append((wall, grey, grey))
+            seen = wall.copy()
+            seen[100:220, 100 + 6 * index : 260 + 6 * index] = thing
+            before.append((seen, grey, grey))
+        values = [
+            measure(clips.write(tmp_path / f"{name}.mp4", shot), {"motion": {}, "dynamic": {}}).values
+            for name, shot in (("bare", bare), ("before", before))
+        ]
+        assert all(np.isnan(value) for value in values[0].values())
+        assert values[1]["motion"] == pytest.approx(6 * 24 / np.hypot(640, 360), rel=0.25)
+
     def test_time_stamps_count(self, tmp_path):
         """The same movement in twice the time is half as fast, whatever the header's rate."""
         stamps = [[step * index for index in range(8)] for step in (40, 80)]

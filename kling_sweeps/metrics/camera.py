@@ -12,15 +12,12 @@ import numpy as np
 
 from kling_sweeps.metric import Value, mean, ratio
 from kling_sweeps.metrics.motion import FlowMetric
-from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
 # In pixels of the thumbnail: how far apart the points are that are followed, and how wide a border has no reliable flow.
 STEP, BORDER = 4, 16
-# The least eigenvalue of the structure tensor of Y in 0..1, over a window of so many pixels, above which flow is a measurement.
-TEXTURE, WINDOW = 2e-5, 7
 # Of a grid of so many cells a side, how many must have texture, and by how many points.
 CELLS, LEAST_CELLS, LEAST_POINTS = 4, 10, 3
 # The share of points that must agree on a movement, and how far off they may be, in pixels, and beside the movement.
@@ -119,8 +116,8 @@ class Camera(FlowMetric):
         rows, columns = (np.arange(border, side - border, STEP) for side in (height, width))
         points = np.ix_(rows, columns)
         flow = self.flow(frame)[points].astype(float)
-        texture = cv2.cornerMinEigenVal(thumbnail, WINDOW)[points] * frame.gain**2 > TEXTURE
-        texture &= np.isfinite(flow).all(2)  # DIS has none in some places of a thin picture
+        # DIS has no flow in some places of a thin picture.
+        texture = np.isfinite(flow).all(2) & (self.texture(before)[points] > 0)
         if not _is_spread(texture):
             return None
         middle = complex(width - 1, height - 1) / 2

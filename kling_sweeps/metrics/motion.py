@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # DIS matches patches of 8 pixels, with a margin.
 THINNEST = 12
+# The least eigenvalue of the structure tensor of Y in 0..1, over a window of so many pixels, above which flow is a measurement,
+# and the share of the picture that must have that much texture.
+TEXTURE, WINDOW, LEAST_TEXTURE = 2e-5, 7, 0.01
 
 
 @dataclass
@@ -62,6 +65,16 @@ class FlowMetric(FrameMetric):
 
         return frame.once(("flow", self.long_side), make)
 
+    def texture(self, frame: Frame) -> np.ndarray:
+        """Tell where a frame has texture that can be followed: hxw uint8 of the thumbnail, 0 or 1."""
+
+        def make() -> np.ndarray:
+            eigenvalues = cv2.cornerMinEigenVal(self.thumbnail(frame), WINDOW)
+            textured: np.ndarray = cv2.compare(eigenvalues, TEXTURE / frame.gain**2, cv2.CMP_GT) & 1
+            return textured
+
+        return frame.once(("texture", self.long_side), make)
+
     def flow_between(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Give where each pixel of one thumbnail is in another."""
         flow: np.ndarray = self._dis.calc(before, after, None)
@@ -77,10 +90,10 @@ class Motion(FlowMetric):
     """Measure the mean length of the optical flow in picture diagonals a second.
 
     It is the flow from the frame before, divided by the time between the two frames: resolution and
-    frame rate cancel out.
+    frame rate cancel out. Only where the picture has texture is flow measured; NaN where less than 1 % of it has.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "motion",
@@ -88,7 +101,7 @@ class Motion(FlowMetric):
             "diagonals/s",
             (0, inf),
             "neither",
-            "mean length of DIS flow (Kroeger et al. 2016) x fps / diagonal",
+            "mean length of DIS flow (Kroeger et al. 2016), where there is texture, x fps / diagonal",
             scale="log",
         ),
         Value(
@@ -106,9 +119,11 @@ class Motion(FlowMetric):
         """Take the mean flow since the frame before; NaN at the first frame."""
         if not self.has_flow(frame):
             return {"motion": nan}
-        lengths = np.sqrt(_squared(self.flow(frame)))
+        lengths, texture = np.sqrt(_squared(self.flow(frame))), self.texture(_before(frame))
+        if not _is_enough(texture):
+            return {"motion": nan}
         seconds = frame.time_s - _before(frame).time_s
-        return {"motion": ratio(cv2.mean(lengths)[0], seconds) / hypot(*lengths.shape)}
+        return {"motion": ratio(cv2.mean(lengths, texture)[0], seconds) / hypot(*lengths.shape)}
 
     def compute(self) -> dict[str, float]:
         """Average over the frames, and take the 95th percentile."""
@@ -121,11 +136,11 @@ class Dynamic(FlowMetric):
     """Measure the share of moments with large movement somewhere in the picture.
 
     Frames are compared that are an eighth of a second apart. There is large movement where the fastest
-    5 % of the pixels moved by more than `pixels` on average, in a picture whose short side is 256 pixels.
-    VBench calls a video dynamic where about a quarter of its moments are, and takes RAFT's flow.
+    5 % of the pixels moved by more than `pixels` on average, in a picture whose short side is 256 pixels. Pixels
+    without texture don't count; NaN where less than 1 % of them have some. VBench calls a video dynamic where about a quarter of its moments are, and takes RAFT's flow.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "dynamic_share",
@@ -153,13 +168,17 @@ class Dynamic(FlowMetric):
         if frame.time_s - self._before_s <= 1 / 8 - half_a_frame + 1e-6:
             return {"dynamic_share": nan}
         squared = _squared(self.flow_between(self._before, self.thumbnail(frame)))
+        squared[self._texture == 0] = 0
+        is_enough = _is_enough(self._texture)
         self._keep(frame)
+        if not is_enough:
+            return {"dynamic_share": nan}
         fastest = max(1, squared.size // 20)
         length = np.sqrt(np.partition(squared, -fastest, axis=None)[-fastest:]).mean()
         return {"dynamic_share": length > self.pixels * min(squared.shape) / 256}
 
     def _keep(self, frame: Frame) -> None:
-        self._before, self._before_s = self.thumbnail(frame), frame.time_s
+        self._before, self._before_s, self._texture = self.thumbnail(frame), frame.time_s, self.texture(frame)
 
 
 @dataclass
@@ -217,6 +236,10 @@ def _before(frame: Frame) -> Frame:
     """Return the frame before; there is one wherever there is a flow."""
     assert frame.previous
     return frame.previous
+
+
+def _is_enough(texture: np.ndarray) -> bool:
+    return int(cv2.countNonZero(texture)) >= LEAST_TEXTURE * texture.size
 
 
 def _squared(vectors: np.ndarray) -> np.ndarray:
