@@ -40,6 +40,23 @@ ARGUMENTS = {
 # What a developer's own shell may hold and a test must not see.
 FOREIGN = ("FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 
+# The files that take longest, the longest first: all processes have work to the end.
+LONGEST = (
+    "test_crash",
+    "test_search",
+    "test_paid_once_model",
+    "test_report_browser",
+    "test_many_machines",
+    "test_fault_matrix",
+    "test_interrupts",
+    "test_browser",
+    "test_console",
+    "test_damage",
+    "test_policies",
+    "test_notebooks",
+    "test_sweep",
+    "test_conclusions",
+)
 # What a test asks for that makes it slow, or needs more than Python.
 SLOW = ("command", "fates", "laboratory", "mlflow_server", "potters", "sweep")
 MARKS = {**dict.fromkeys(SLOW, "slow"), "page": "browser"}
@@ -62,7 +79,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the fixtures that it asks for, so that `-m` can leave it out."""
+    """Mark each test by the fixtures that it asks for, so that `-m` can leave it out; the longest files begin first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         for fixture in MARKS.keys() & set(item.fixturenames) - parameters.keys():
@@ -71,14 +89,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """Runs `python -m kling_sweeps` in a folder of its own, as a user does."""
+    """Runs `python -m kling_sweeps` in a folder of its own, as a user does; `python` is one that is started anew."""
 
     folder: Path
+    python: str | None = None
 
     def __call__(self, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return subprocess.run(
-            [warm.executable(), "-m", "kling_sweeps", *overrides],
+            [self.python or warm.executable(), "-m", "kling_sweeps", *overrides],
             cwd=self.folder,
             env={**clean, "FAL_HOME_DIR": str(self.folder / "no-fal-login"), **env},
             capture_output=True,

@@ -33,6 +33,7 @@ from kling_sweeps.experiment.settings import (
     Settings,
 )
 from kling_sweeps.measurement import workers
+from kling_sweeps.providers import http
 from kling_sweeps.providers.transport import Route
 from kling_sweeps.store import folder as store
 from kling_sweeps.store import journal
@@ -227,6 +228,7 @@ def main() -> None:
     """Answer tasks until there are no more."""
     for name in WARM:
         importlib.import_module(name)
+    http.trusted()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         print(json.dumps(forked(json.loads(line))), flush=True)

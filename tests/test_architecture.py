@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def nodes(tree: ast.AST, top_level: bool) -> list[ast.AST]:
     return tree.body if top_level else [*ast.walk(tree)]
 
 
+@cache
 def imported(name: str, top_level: bool = False) -> set[str]:
     """Return the full names of what a module imports, or imports when it is imported."""
     found, package = set(), name.split(".") if FILES[name].name == "__init__.py" else name.split(".")[:-1]
@@ -103,6 +105,7 @@ def room(name: str) -> str:
     return top if top == "hydra_plugins" else rest.partition(".")[0]
 
 
+@cache
 def arrows() -> dict[tuple[str, str], set[str]]:
     """Return, for every two rooms, the files of the first that import the second."""
     found: dict[tuple[str, str], set[str]] = {}

@@ -12,7 +12,7 @@ import clips
 import numpy as np
 import psutil
 import pytest
-from conftest import SMALL
+from conftest import SMALL, Command
 
 from kling_sweeps.errors import explained
 from kling_sweeps.measurement.workers import cores
@@ -45,14 +45,16 @@ pathlib.Path(os.environ["STARTED"], str(os.getpid())).touch()
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_without_what_windows_lacks(command, tmp_path):
+def test_a_sweep_runs_without_what_windows_lacks(tmp_path):
     """Generates on the emulator, measures and tracks, in processes that can't use any of it."""
     started = tmp_path / "started"
     started.mkdir()
     (tmp_path / "sitecustomize.py").write_text(TAKEN_AWAY, encoding="utf-8")
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     sweep = ["-m", "prompt='a fox','a bird'", "provider=emulator", *SMALL]
-    done = command(*sweep, PYTHONPATH=paths, STARTED=str(started), LOGNAME="somebody")
+    done = Command(tmp_path, sys.executable)(
+        *sweep, PYTHONPATH=paths, STARTED=str(started), LOGNAME="somebody"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert len(list(tmp_path.rglob("video.mp4"))) >= 2

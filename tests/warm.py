@@ -51,14 +51,15 @@ def ask(address: str, words: list[str]) -> int:
     """Have a process run on this one's files; return its exit code, or end by the signal that ended it."""
     files = [int(name) for name in os.listdir("/proc/self/fd")]
     files = [file for file in files if os.path.exists(f"/proc/self/fd/{file}")]  # not of the listing itself
-    request = marshal.dumps((words, os.getcwd(), dict(os.environ), files))
+    request = marshal.dumps((words, os.getcwd(), dict(os.environ), files, os.getpid()))
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         socket.send_fds(server, [len(request).to_bytes(8, "big")], files)
         server.sendall(request)
         code = int.from_bytes(server.recv(8), "big", signed=True)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # nobody can handle SIGKILL
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 
@@ -82,12 +83,12 @@ def serve(listener: socket.socket) -> list[str]:
                 except (EOFError, ValueError, OSError):  # the client was killed while it asked
                     client.close()
                     continue
-                words, folder, environment, wanted = request
+                words, folder, environment, wanted, known_as = request
                 if (pid := os.fork()) == 0:
                     events.close()
                     for inherited in (listener, client, *processes):
                         inherited.detach()
-                    become(folder, environment, dict(zip(wanted, files, strict=True)))
+                    become(folder, environment, dict(zip(wanted, files, strict=True)), known_as)
                     return words
                 for file in files:
                     os.close(file)
@@ -112,10 +113,11 @@ def serve(listener: socket.socket) -> list[str]:
                 os._exit(0)
 
 
-def become(folder: str, environment: dict[str, str], files: dict[int, int]) -> None:
-    """Take a client's folder, environment and open files in place of one's own."""
+def become(folder: str, environment: dict[str, str], files: dict[int, int], known_as: int) -> None:
+    """Take a client's folder, environment and open files in place of one's own, and the id that others know."""
     import fcntl
 
+    os.getpid = lambda: known_as
     os.setsid()
     kept = {wanted: fcntl.fcntl(file, fcntl.F_DUPFD, MANY) for wanted, file in files.items()}
     os.closerange(0, MANY)
