@@ -305,7 +305,7 @@ def test_a_metric_that_raises_is_told_in_the_exit_code(command, launcher):
 
 
 def test_any_launcher_says_what_the_whole_sweep_cost(command):
-    """Ends with the sum of all jobs and where they can be compared, where one has failed too."""
+    """Ends with the sum of all jobs, where they can be compared and what they say, where one has failed too."""
     with EmulatorProcess(EmulatorSettings(width=128, height=72, fps=2, latency_s=0)) as process:
         Emulator(process.base_url).set_faults({"at": "generate", "fault": "moderation_422", "match": "fox"})
         here = [f"provider.base_url={process.base_url}", "provider=emulator", "hydra/launcher=basic"]
@@ -313,12 +313,12 @@ def test_any_launcher_says_what_the_whole_sweep_cost(command):
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     (end,) = [number for number, line in enumerate(lines) if line.startswith("The whole sweep, ")]
-    whole, where, report = lines[end : end + 3]
+    whole, where, *said = lines[end:]
     assert whole.startswith(
         "The whole sweep, 4 runs: 2 in the store, 2 failed. On fal this would have cost 2.80 USD"
     )
     assert where.startswith("Compare the runs: ")
-    assert report.startswith("See the videos in step: ")
+    assert "What the runs say" in said and said[-1].startswith("See the videos in step: ")
 
 
 def test_the_store_can_be_read_by_a_person(sweep):
