@@ -8,16 +8,30 @@
     print(*map(statement, table.to_dict("records")), sep="\n")
 
 They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///mlflow.db`, unless given.
+`kling_sweeps.analysis.plots` draws them.
 """
 
 from kling_sweeps.analysis.cells import Cells, cells, overall
 from kling_sweeps.analysis.conclusions import conclusions, factors
-from kling_sweeps.analysis.design import design_for
+from kling_sweeps.analysis.design import design_for, detectable_for
+from kling_sweeps.analysis.documents import (
+    answer,
+    budgets,
+    by_prompt,
+    listing,
+    needed_for,
+    shown_for,
+    side_by_side,
+    summary,
+    time_and_money,
+)
 from kling_sweeps.analysis.effects import effects
+from kling_sweeps.analysis.expenses import money, times
 from kling_sweeps.analysis.interactions import Interaction, interaction
 from kling_sweeps.analysis.looks import Looked, Looks, looked
-from kling_sweeps.analysis.runs import artifact_path, frames_df, runs_df, video_path
+from kling_sweeps.analysis.runs import NoRunsError, artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
+from kling_sweeps.analysis.subjects import main_metrics, swept
 from kling_sweeps.video.preview import preview
 
 __all__ = [
@@ -25,19 +39,34 @@ __all__ = [
     "Interaction",
     "Looked",
     "Looks",
+    "NoRunsError",
+    "answer",
     "artifact_path",
+    "budgets",
+    "by_prompt",
     "cells",
     "conclusions",
     "design_for",
+    "detectable_for",
     "effects",
     "factors",
     "frames_df",
     "interaction",
+    "listing",
     "looked",
+    "main_metrics",
+    "money",
+    "needed_for",
     "overall",
     "preview",
     "runs_df",
+    "shown_for",
+    "side_by_side",
     "statement",
     "statements",
+    "summary",
+    "swept",
+    "time_and_money",
+    "times",
     "video_path",
 ]

@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
-    *("start_time", "expect", "expect_failed", "measurement_errors"),
+    *("start_time", "expect", "expect_failed", "measurement_errors", "may_have_cost_usd"),
 )
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
 ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}", "looks": "null", "search": "[]"}
+
+
+class NoRunsError(LookupError):
+    """There are no runs to analyse; a notebook shows the sentence alone, and stops."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -36,13 +43,14 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
     Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
     `start_time` (milliseconds since 1970), `expect` and `expect_failed` (whether the run kept its gates, and which
-    not), `measurement_errors`, every param by its name, as numbers where all its values are, and
+    not), `measurement_errors`, `may_have_cost_usd` (of attempts that may have been charged besides
+    `cost_usd`), every param by its name, as numbers where all its values are, and
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
     ratio, `.attrs["declared"]` the unit and the direction of each of its own, `.attrs["looks"]` by which plan its
-    runs were repeated, if by any, and `.attrs["search"]` what a search has found. Raises LookupError where there is
-    no such experiment, or more than one.
+    runs were repeated, if by any, and `.attrs["search"]` what a search has found. Raises NoRunsError, a LookupError, where
+    there is no such experiment, or more than one.
     """
     client = mlflow_client(_uri(tracking_uri))
     experiment_id = _experiment_id(client, experiment)
@@ -53,6 +61,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     params = sorted({name for row in rows for name in row} - {*FOUND, *logged})
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
     table = with_numbers(table, params)
+    table["may_have_cost_usd"] = table["may_have_cost_usd"].astype(float).fillna(0.0)
     about = client.get_experiment(experiment_id).tags
     table.attrs.update(params=params, metrics=metrics)
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
@@ -97,7 +106,7 @@ def _uri(tracking_uri: str | None) -> str:
     address = Address(uri)
     # MLflow would make an empty database here, and say that it has no experiment.
     if address.is_sqlite and address.file and not address.file.exists():
-        raise LookupError(f"there is no {address.file.absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
+        raise NoRunsError(f"there is no {address.file.absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
     return uri
 
 
@@ -109,10 +118,10 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str:
         return found[experiment]
     if len(found) > 1:
         names = " or ".join(map(repr, found))
-        raise LookupError(f"{experiment!r} was both generated and emulated: say {names}")
+        raise NoRunsError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
         there = sorted(one.name for one in every(client.search_experiments))
-        raise LookupError(f"there is no experiment {experiment!r}; there are {there}")
+        raise NoRunsError(f"there is no experiment {experiment!r}; there are {there}")
     return next(iter(found.values()))
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
+from kling_sweeps.analysis.pairing import TWINS
 from kling_sweeps.metrics import declared
 
 MOST = 5
@@ -150,6 +151,8 @@ def _some(names: list[str], most: int) -> str:
 
 
 def _scope(row: Row) -> str:
+    if list(row)[1] in TWINS[0]:
+        return "by the repeats of these prompts"
     prompts = row["prompts"]
     if row["scope"] == GENERAL:
         return f"in general, by {prompts} prompts"
@@ -171,14 +174,14 @@ def number(value: float, is_percent: bool = False, sign: str = "") -> str:
 
 def _amount(row: Row, value: float) -> str:
     is_log = row["scale"] == "log"
-    return number(abs(value), is_log) + ("" if is_log else _unit(row["metric"]))
+    return number(abs(value), is_log) + ("" if is_log else unit_word(row["metric"]))
 
 
 def _signed(row: Row, value: float) -> str:
     return number(value, row["scale"] == "log", "+")
 
 
-def _unit(metric: str) -> str:
+def unit_word(metric: str) -> str:
     """Return a metric's unit with a space before it, where it is a word."""
     unit = declared()[metric].unit if metric in declared() else ""
     return f" {unit}" if unit[:1].isalpha() else ""
