@@ -1,27 +1,56 @@
-"""Whether intervals and families of `effects` are what they say, by simulation through the public functions.
+"""Whether intervals, families and powers of `kling_sweeps.analysis` are what they say, by simulation through its functions.
 
-    python benchmarks/soundness.py --experiments 2000
+    python benchmarks/soundness.py
+    python benchmarks/soundness.py --only coverage,families --experiments 500
 
 Noise has a standard deviation of 1, prompts one of 3, and prompts differ in the effect of a level by `interaction`.
 Each metric of one table of runs is an experiment of its own. Coverage of a nominal 95 % is sound from 93.5 to 96.5 %,
-false findings up to 5.5 % of families; the last column says so.
+false findings up to 5.5 % of families, and a power within 3 points of what was predicted; the last column says so.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
+from math import inf
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
 
-from kling_sweeps.analysis import Looks, effects, looked
+from kling_sweeps.analysis import Looks, design_for, effects, interaction, looked
+from kling_sweeps.analysis.estimates import power_of
 
 COVERAGE, MOST_FALSE = (0.935, 0.965), 0.055
+# How far a power may be from what was predicted.
+NEAR = 0.03
 # Repeats by plan: the looks, and how much of the full design's price and verdicts they may take and have.
 LOOKS, MOST_COST, FEWEST_AGREED = (2, 4, 6), 0.7, 0.9
 EFFECT = 1.0
+# A table of full size, and in how many of its metrics each level has which effect.
+METRICS, WITH_EFFECT, LARGE = 30, 10, 1.6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was simulated, the share that came out, and from where to where it is sound."""
+
+    claim: str
+    design: str
+    share: float
+    low: float = -inf
+    high: float = inf
+
+    def __str__(self) -> str:
+        ends = [f"{end:.3f}" if abs(end) < inf else "" for end in (self.low, self.high)]
+        sound = f"{ends[0]} to {ends[1]}" if all(ends) else f"from {ends[0]}" if ends[0] else f"to {ends[1]}"
+        verdict = "too low" if self.share < self.low else "too high" if self.share > self.high else "yes"
+        if not any(ends):
+            sound = verdict = ""
+        return f"| {self.claim} | {self.design} | {self.share:.3f} | {sound} | {verdict} |"
 
 
 def simulated(
@@ -33,13 +62,13 @@ def simulated(
     missing: float = 0.0,
     heavy: bool = False,
     levels: int = 2,
-    effect: float = EFFECT,
+    effect: ArrayLike = EFFECT,
     without: int = 0,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return runs with a metric for each experiment, and each one's mean effect in these prompts.
 
-    Level 0 is the reference; the first so many others are `without` the effect.
+    Level 0 is the reference; the first so many others are `without` the effect, which may be one for each metric.
     """
     draw = np.random.default_rng(seed)
     cells = list(product(range(prompts), range(levels), range(blocks), range(repeats)))
@@ -78,13 +107,78 @@ def coverage(experiments: int, scope: str, **design: float) -> float:
     return float(((table["low"] <= truth) & (truth <= table["high"]))[has].mean())
 
 
-def false_families(experiments: int, scope: str, prompts: int, repeats: int) -> float:
+def false_families(experiments: int, scope: str, prompts: int, repeats: int, **design: float) -> float:
     """Return in how many families of five levels without effect anything was found."""
     found = 0
     for number in range(experiments):
-        runs, _ = simulated(1, prompts, repeats, levels=5, effect=0.0, seed=number)
+        runs, _ = simulated(1, prompts, repeats, levels=5, effect=0.0, seed=number, **design)
         found += "found" in set(effects(runs, "level", ["m0"], scope=scope)["verdict"])
     return found / experiments
+
+
+def full_size(experiments: int, asked: int, effect: float = LARGE) -> tuple[float, float, float]:
+    """Return what becomes of tables of 30 metrics at five levels, with 8 prompts, of which so many metrics were asked for.
+
+    The first ten metrics have the effect at every level. In how many tables anything was found that is nothing, the share of
+    nothing among all that was found, and the power: all of what was asked for, or of the others where nothing was.
+    """
+    has = np.arange(METRICS) < WITH_EFFECT
+    families, wrong, power = 0, [], []
+    for number in range(experiments):
+        runs, _ = simulated(METRICS, 8, 1, levels=5, effect=np.where(has, effect, 0.0), seed=number)
+        runs.attrs["goal"] = {f"m{metric}": "max" for metric in range(asked)}
+        table = effects(runs, "level")
+        table = table[(table["verdict"] != "reference") & (table["goal"] != ("" if asked else "max"))]
+        found = table["verdict"].isin(["found", "worth a look"])
+        is_true = table["metric"].isin([f"m{metric}" for metric in range(WITH_EFFECT)]) & (effect != 0)
+        families += bool((found & ~is_true).any())
+        wrong.append((found & ~is_true).sum() / max(found.sum(), 1))
+        power.append(found[is_true].mean() if is_true.any() else 0.0)
+    return families / experiments, float(np.mean(wrong)), float(np.mean(power))
+
+
+def differs(experiments: int, prompts: int, repeats: int, ratio: float) -> float:
+    """Return in how many experiments an effect of four levels is said to differ by prompt."""
+    runs, _ = simulated(experiments, prompts, repeats, ratio, levels=4)
+    return float(np.mean([interaction(runs, "level", name).p <= 0.05 for name in runs.attrs["metrics"]]))
+
+
+def differs_by_theory(prompts: int, repeats: int, ratio: float) -> float:
+    """Return the power of the F test of a random interaction: its mean square is 1 + R·ι² times the noise's."""
+    between, within = 3 * (prompts - 1), 4 * prompts * (repeats - 1)
+    critical = stats.f.isf(0.05, between, within)
+    return float(stats.f.sf(critical / (1 + repeats * ratio**2), between, within))
+
+
+def seen(
+    experiments: int, scope: str, prompts: int, repeats: int, ratio: float, heavy: bool = False
+) -> float:
+    """Return how often an effect is seen that by the formula is seen in 80 % of experiments."""
+    variance = (2 * ratio**2 * (scope == "general") + 2 / repeats) / prompts
+    freedom = prompts - 1 if scope == "general" else 2 * prompts * (repeats - 1)
+
+    def missed(effect: float) -> float:
+        return power_of(effect, variance**0.5, freedom, 0.05) - 0.8
+
+    effect = optimize.brentq(missed, 0.01, 50)
+    # These prompts' own effect is the mean of theirs, so nothing but noise may stand beside it.
+    own = ratio if scope == "general" else 0.0
+    runs, _ = simulated(experiments, prompts, repeats, own, heavy=heavy, effect=effect)
+    return float((effects(runs, "level", scope=scope)["p"].dropna() <= 0.05).mean())
+
+
+def enough(experiments: int, scope: str, prompts: int, repeats: int, ratio: float) -> float:
+    """Return how many pilots plan enough at the upper end of `design_for`, for a power of 80 %."""
+    runs, _ = simulated(experiments, prompts, repeats, ratio)
+    has_power = []
+    for name in runs.attrs["metrics"]:
+        plan = design_for(runs, "level", name, effect=EFFECT, scope=scope)
+        best = plan[plan["repeats"] == repeats].iloc[0] if scope == "general" else plan.iloc[0]
+        number, each = best["prompts_most"], best["repeats_most"]
+        variance = (2 * ratio**2 * (scope == "general") + 2 / each) / number
+        freedom = number - 1 if scope == "general" else 2 * number * (each - 1)
+        has_power.append(power_of(EFFECT, variance**0.5, freedom, 0.05) >= 0.8)
+    return float(np.mean(has_power))
 
 
 def by_plan(experiments: int, prompts: int, without: int, effect: float = 0.0) -> tuple[float, float, float]:
@@ -106,60 +200,129 @@ def by_plan(experiments: int, prompts: int, without: int, effect: float = 0.0) -
     return false / experiments, cost / experiments, agreed / experiments
 
 
-def table(experiments: int) -> Iterator[tuple[str, str, float, bool]]:
-    """Yield a row for each design: scope, design, share, and whether it is sound."""
-    low, high = COVERAGE
+def coverage_table(experiments: int) -> Iterator[Row]:
+    """Yield how often intervals have the true effect in them."""
     for prompts, ratio in product((3, 5, 8, 16, 30), (0.0, 0.5, 1.0, 2.0)):
         share = coverage(experiments, "general", prompts=prompts, repeats=1, interaction=ratio)
-        yield "general", f"{prompts} prompts, interaction {ratio:g}", share, low <= share <= high
-    for prompts, ratio in product((1, 2, 3, 5, 8), (0.0, 1.0, 2.0)):
+        yield Row("general", f"{prompts} prompts, interaction {ratio:g}", share, *COVERAGE)
+    for prompts, ratio in product((1, 2, 3, 5, 8, 16, 30), (0.0, 0.5, 1.0, 2.0)):
         share = coverage(experiments, "these_prompts", prompts=prompts, repeats=3, interaction=ratio)
-        yield (
-            "these_prompts",
-            f"{prompts} prompts, 3 repeats, interaction {ratio:g}",
-            share,
-            low <= share <= high,
-        )
-    for scope, name, design in (
-        ("general", "8 prompts, heavy tails", {"prompts": 8, "repeats": 2, "heavy": True}),
-        ("these_prompts", "3 prompts, heavy tails", {"prompts": 3, "repeats": 4, "heavy": True}),
+        yield Row("these_prompts", f"{prompts} prompts, 3 repeats, interaction {ratio:g}", share, *COVERAGE)
+    for name, general, these in (
+        ("heavy tails", {"heavy": True}, {"heavy": True}),
         (
-            "general",
-            "8 prompts, 4 blocks, interaction 1",
-            {"prompts": 8, "repeats": 1, "blocks": 4, "interaction": 1.0},
+            "4 blocks a prompt, interaction 1",
+            {"blocks": 4, "interaction": 1.0},
+            {"blocks": 4, "interaction": 1.0},
         ),
-        ("these_prompts", "3 prompts, 4 blocks", {"prompts": 3, "repeats": 2, "blocks": 4}),
-        ("general", "8 prompts, 10 % missing", {"prompts": 8, "repeats": 2, "missing": 0.1}),
-        ("these_prompts", "3 prompts, 10 % missing", {"prompts": 3, "repeats": 4, "missing": 0.1}),
+        ("10 % missing", {"missing": 0.1}, {"missing": 0.1}),
+        ("10 % missing, heavy tails", {"missing": 0.1, "heavy": True}, {"missing": 0.1, "heavy": True}),
     ):
-        share = coverage(experiments, scope, **design)
-        yield scope, name, share, low <= share <= high
+        share = coverage(experiments, "general", prompts=8, repeats=2, **general)
+        yield Row("general", f"8 prompts, 2 repeats, {name}", share, *COVERAGE)
+        share = coverage(experiments, "these_prompts", prompts=3, repeats=4, **these)
+        yield Row("these_prompts", f"3 prompts, 4 repeats, {name}", share, *COVERAGE)
+
+
+def families_table(experiments: int) -> Iterator[Row]:
+    """Yield how many families have a false finding, small ones and those of full size, and what they find."""
     for scope, prompts, repeats in (("general", 8, 1), ("these_prompts", 3, 3)):
-        share = false_families(max(experiments // 4, 1), scope, prompts, repeats)
-        yield scope, f"{prompts} prompts, 5 levels without effect: false families", share, share <= MOST_FALSE
-    yield from looks_table(max(experiments // 4, 1))
+        for name, design in (
+            ("", {}),
+            (", 10 % missing", {"missing": 0.1}),
+            (", heavy tails", {"heavy": True}),
+        ):
+            share = false_families(experiments, scope, prompts, repeats, **design)
+            yield Row(
+                scope, f"1 metric × 4 levels, {prompts} prompts{name}: false families", share, high=MOST_FALSE
+            )
+    size = f"{METRICS} metrics × 4 levels, 8 prompts"
+    for asked, name in (
+        (METRICS, "all asked for"),
+        (3, "3 asked for"),
+        (1, "1 asked for"),
+        (0, "none asked for"),
+    ):
+        families, _, _ = full_size(max(experiments // 2, 1), asked, effect=0.0)
+        yield Row("general", f"{size}, {name}: false families", families, high=MOST_FALSE)
+        _, wrong, power = full_size(max(experiments // 2, 1), asked)
+        with_effect = f"{size}, {WITH_EFFECT} with an effect of {LARGE:g}, {name}"
+        yield Row("general", f"{with_effect}: false among the found", wrong, high=MOST_FALSE)
+        yield Row("general", f"{with_effect}: power", power)
 
 
-def looks_table(experiments: int) -> Iterator[tuple[str, str, float, bool]]:
+def interaction_table(experiments: int) -> Iterator[Row]:
+    """Yield how often an effect of four levels is said to differ by prompt, where it does not and where it does."""
+    for ratio, (prompts, repeats) in product((0.0, 1.0), ((3, 2), (5, 2), (8, 2), (8, 3))):
+        share = differs(max(experiments // 2, 1), prompts, repeats, ratio)
+        theory = differs_by_theory(prompts, repeats, ratio)
+        low, high = (theory - NEAR, theory + NEAR) if ratio else (-inf, MOST_FALSE)
+        yield Row(
+            "interaction", f"{prompts} prompts, {repeats} repeats, interaction {ratio:g}", share, low, high
+        )
+
+
+def power_table(experiments: int) -> Iterator[Row]:
+    """Yield how often an effect is seen that is predicted to be in 80 %, and how many pilots plan for enough."""
+    sound = (0.8 - NEAR, 0.8 + NEAR)
+    for prompts, ratio in product((5, 8, 16, 30), (0.0, 1.0)):
+        share = seen(experiments, "general", prompts, 2, ratio)
+        yield Row("general", f"{prompts} prompts, 2 repeats, interaction {ratio:g}: power", share, *sound)
+    for prompts, repeats in ((1, 4), (3, 3), (8, 3)):
+        share = seen(experiments, "these_prompts", prompts, repeats, 0.0)
+        yield Row("these_prompts", f"{prompts} prompts, {repeats} repeats: power", share, *sound)
+    for scope, prompts, repeats in (("general", 8, 2), ("these_prompts", 3, 3)):
+        share = seen(experiments, scope, prompts, repeats, 0.0, heavy=True)
+        yield Row(scope, f"{prompts} prompts, {repeats} repeats, heavy tails: power", share, low=sound[0])
+    for scope, prompts, repeats, ratio in (
+        *(("general", 5, 2, 1.0), ("general", 8, 2, 1.0), ("general", 16, 2, 1.0)),
+        *(("these_prompts", 3, 3, 1.0), ("these_prompts", 8, 3, 1.0)),
+    ):
+        share = enough(max(experiments // 4, 1), scope, prompts, repeats, ratio)
+        name = (
+            f"pilots of {prompts} prompts, {repeats} repeats, interaction {ratio:g}: enough at the upper end"
+        )
+        yield Row(scope, name, share, low=0.8 - NEAR)
+
+
+def looks_table(experiments: int) -> Iterator[Row]:
     """Yield the rows of looks at 2, 4 and 6 repeats, of levels all, or half of them, without effect."""
     for prompts, (without, effect) in product((3, 8), ((4, 0.0), (2, 1.5))):
-        false, cost, agreed = by_plan(experiments, prompts, without, effect)
+        false, cost, agreed = by_plan(max(experiments // 4, 1), prompts, without, effect)
         design = f"{prompts} prompts, looks at 2, 4, 6 repeats, {without} of 4 levels without effect"
-        yield "looks", f"{design}: false families", false, false <= MOST_FALSE
-        yield "looks", f"{design}: cost of the full design", cost, cost <= MOST_COST
-        yield "looks", f"{design}: its verdicts reached", agreed, agreed >= FEWEST_AGREED
+        yield Row("looks", f"{design}: false families", false, high=MOST_FALSE)
+        yield Row("looks", f"{design}: cost of the full design", cost, high=MOST_COST)
+        yield Row("looks", f"{design}: its verdicts reached", agreed, low=FEWEST_AGREED)
+
+
+TABLES: dict[str, Callable[[int], Iterator[Row]]] = {
+    "coverage": coverage_table,
+    "families": families_table,
+    "interaction": interaction_table,
+    "power": power_table,
+    "looks": looks_table,
+}
 
 
 def main() -> None:
-    """Print the table in Markdown."""
+    """Print the tables in Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiments", type=int, default=2000)
+    parser.add_argument(
+        "--experiments",
+        type=int,
+        default=2000,
+        help="of each design, of slow ones a half or a quarter of it (2000)",
+    )
+    parser.add_argument("--only", default=",".join(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}")
     options = parser.parse_args()
-    print("| scope | design | share | sound |\n| --- | --- | ---: | --- |")
-    for scope, design, share, is_sound in table(options.experiments):
-        print(f"| {scope} | {design} | {share:.3f} | {'yes' if is_sound else 'no'} |", flush=True)
+    if unknown := set(options.only.split(",")) - TABLES.keys():
+        parser.error(f"--only {','.join(sorted(unknown))}: expected some of {', '.join(TABLES)}")
+    print("| claim | design | share | sound | is it |\n| --- | --- | ---: | --- | --- |")
+    for name in options.only.split(","):
+        for row in TABLES[name](options.experiments):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
