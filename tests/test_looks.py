@@ -229,7 +229,7 @@ def test_a_sweep_adds_repeats_where_they_tell(command, emulator):
     dry = command(*words, "dry_run=true")
     assert usd(dry.stdout) == (16.8, 25.2), dry.stdout + dry.stderr
     assert emulator.ledger() == []
-    done = command(*words)
+    done = command(*words, COLUMNS="140")
     assert done.returncode == 0, done.stdout + done.stderr
     runs = runs_df("looks", command.tracking_uri)
     found = looked(runs, Looks.of(runs, "cfg_scale"))
@@ -241,9 +241,7 @@ def test_a_sweep_adds_repeats_where_they_tell(command, emulator):
     assert table.loc[1.0, "stands"] == "closed"
     assert found.taken[1.0] == table.loc[1.0, "repeats"]
     assert table.loc[0.1001, "high"] < table.loc[1.0, "low"]
-    assert "closed" in next(
-        line for line in done.stdout.splitlines() if line.startswith("saturation_mean  1.0")
-    )
+    assert re.search(r"^saturation_mean +1\.0 .* closed +$", done.stdout, re.MULTILINE), done.stdout
     lines = conclusions(runs)
     assert lines[-1].startswith("Repeats of cfg_scale by looks at 2 and 3, compared with 0.1: ")
     note = MlflowClient(command.tracking_uri).get_experiment_by_name("kling_sweeps/looks (emulator)")

@@ -21,6 +21,7 @@ from kling_sweeps.measure import main
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics import describe, measure
 from kling_sweeps.metrics.__main__ import table
+from kling_sweeps.metrics.motion import Motion
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +41,7 @@ def test_json_is_what_python_measures(clip, capsys):
     assert record["values"] == {
         name: value for name, value in expected.values.items() if name != "aspect_error"
     }
-    assert record["facts"]["codec"] == "h264" and record["versions"]["metric.motion"] == "1"
+    assert record["facts"]["codec"] == "h264" and record["versions"]["metric.motion"] == str(Motion.version)
 
 
 def test_a_table_has_every_value(clip, capsys, monkeypatch):

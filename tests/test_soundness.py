@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.slow
 spec = importlib.util.spec_from_file_location(
     "soundness", Path(__file__).parents[1] / "benchmarks/soundness.py"
 )
-soundness = importlib.util.module_from_spec(spec)
+soundness = sys.modules["soundness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(soundness)
 
 

@@ -88,7 +88,8 @@ def serve(listener: socket.socket) -> list[str]:
                     events.close()
                     for inherited in (listener, client, *processes):
                         inherited.detach()
-                    become(folder, environment, dict(zip(wanted, files, strict=True)), known_as)
+                    is_worker = any("spawn_main" in word for word in words)
+                    become(folder, environment, dict(zip(wanted, files, strict=True)), known_as * is_worker)
                     return words
                 for file in files:
                     os.close(file)
@@ -114,10 +115,15 @@ def serve(listener: socket.socket) -> list[str]:
 
 
 def become(folder: str, environment: dict[str, str], files: dict[int, int], known_as: int) -> None:
-    """Take a client's folder, environment and open files in place of one's own, and the id that others know."""
+    """Take a client's folder, environment and open files in place of one's own.
+
+    A pool knows its worker by the client's id, which is `known_as`; for any other process it is 0, since what cleans up
+    after a process compares the id that the system gave it.
+    """
     import fcntl
 
-    os.getpid = lambda: known_as
+    if known_as:
+        os.getpid = lambda: known_as
     os.setsid()
     kept = {wanted: fcntl.fcntl(file, fcntl.F_DUPFD, MANY) for wanted, file in files.items()}
     os.closerange(0, MANY)

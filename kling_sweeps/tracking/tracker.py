@@ -456,7 +456,7 @@ def _import_mlflow() -> None:
         warnings.filterwarnings("ignore", message="IProgress not found")  # no bar is shown
         import mlflow.tracking  # noqa: F401
 
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise too
 
 
