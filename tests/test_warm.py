@@ -57,10 +57,12 @@ def test_it_ends_as_it_would_elsewhere(code, ended):
     assert subprocess.run([warm.executable(), "-c", code], stderr=subprocess.DEVNULL).returncode == ended
 
 
-def test_it_is_gone_with_what_was_started():
-    """Is known by the id of what was started, and is killed with it."""
-    with subprocess.Popen([warm.executable(), "-c", WAITS], stdout=subprocess.PIPE, text=True) as started:
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_it_is_gone_with_what_was_started(is_worker):
+    """Is killed with what was started, and known by the id of that where it is a pool's worker."""
+    code = f"{WAITS}  # {'spawn_main' * is_worker}"
+    with subprocess.Popen([warm.executable(), "-c", code], stdout=subprocess.PIPE, text=True) as started:
         own, known_as = started.stdout.readline().split()
-        assert int(known_as) == started.pid != int(own)
         started.kill()
+    assert started.pid != int(own) and int(known_as) == (started.pid if is_worker else int(own))
     until(lambda: not Path("/proc", own).exists(), 20)
