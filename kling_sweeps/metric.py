@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # Goes up when decoding or the planes of a frame change what all metrics see.
 PLANES_VERSION = 1
 
+# From the median absolute deviation of normal noise to its standard deviation.
+NORMAL = 1.4826
+
 Direction = Literal["higher", "lower", "neither"]
 Scale = Literal["raw", "log"]
 

@@ -25,6 +25,7 @@ from kling_sweeps.experiment import hydra_private
 from kling_sweeps.experiment.config import read_all, read_job
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.sweep import conclusions, gates, summary
+from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.repeats import Repeats, Standing
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.tracking.tracker import Tracker
@@ -32,8 +33,6 @@ from kling_sweeps.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from .repeats_sweeper import RepeatsSweeper
 
-# Where a sweep's config is written down, as Hydra's own sweeper does.
-DUMP = "multirun.yaml"
 # What a run ends with that was not made, so that nothing is known of it.
 UNRUN = (OverBudgetError, StoreError)
 
@@ -116,7 +115,7 @@ class _Sweep:
         self.repeats.say_plan(standing)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / DUMP)
+        OmegaConf.save(self.config, folder / CONFIG_DUMP)
         try:
             while new := self._new(standing):
                 self.repeats.say_look(standing)

@@ -19,8 +19,9 @@ from kling_sweeps.analysis.comparison import (
     seen_from,
 )
 from kling_sweeps.analysis.looks import Looks, looked
-from kling_sweeps.analysis.pairing import BOOKKEEPING, check_metrics, listed, paired, reference_of
+from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
 from kling_sweeps.analysis.statements import looks_statement
+from kling_sweeps.experiment.naming import BOOKKEEPING
 
 OTHER_REFERENCE = "repeats were added by looks at another reference, so that this interval is too narrow"
 COLUMNS = (

@@ -11,7 +11,6 @@ import pandas as pd
 
 # Two params for the same thing: where one is the factor, the other can't be held constant.
 TWINS = ({"prompt", "prompt_text"}, {"model", "endpoint"})
-BOOKKEEPING = {"cost_usd", "queue_s", "inference_s", "download_s", "measure_s"}
 
 
 @dataclass(frozen=True)
@@ -133,3 +132,8 @@ def _names(rows: pd.DataFrame, texts: Sequence[str], prompt: np.ndarray) -> list
     told = [n for n in texts if n == "prompt" or (n != "prompt_text" and first[n].nunique(dropna=False) > 1)]
     names = [" · ".join(map(str, values)) for values in first[told].itertuples(index=False)]
     return names if told else ["all"] * len(first)
+
+
+def plain(level: object) -> str:
+    """Return a level of a setting as text on one line."""
+    return f"{level:g}" if isinstance(level, float) else " ".join(str(level).split())

@@ -11,7 +11,7 @@ import pandas as pd
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
-from kling_sweeps.analysis.pairing import TWINS
+from kling_sweeps.analysis.pairing import TWINS, plain
 from kling_sweeps.metrics import declared
 
 MOST = 5
@@ -188,5 +188,5 @@ def unit_word(metric: str) -> str:
 
 
 def _level(level: object) -> str:
-    text = f"{level:g}" if isinstance(level, float) else " ".join(str(level).split())
+    text = plain(level)
     return f"'{text}'" if " " in text else text

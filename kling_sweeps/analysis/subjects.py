@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from kling_sweeps.analysis.conclusions import NO_FACTORS, factors
-from kling_sweeps.analysis.pairing import TWINS, is_function, listed
+from kling_sweeps.analysis.pairing import TWINS, is_function, listed, plain
+from kling_sweeps.experiment.naming import TIMES
 from kling_sweeps.metrics import declared
 
 # Shown after the goals of a sweep, as far as they were measured.
 USUAL = ("motion", "sharpness", "luma_contrast", "colorfulness", "vbench_temporal_flickering", "luma_mean")
 MOST = 6
-UNITS = {"cost_usd": "USD", "queue_s": "s", "inference_s": "s", "download_s": "s", "measure_s": "s"}
+UNITS = {"cost_usd": "USD", **dict.fromkeys(TIMES, "s")}
 
 
 def swept(runs: pd.DataFrame, *first: str) -> list[str]:
@@ -69,7 +70,7 @@ def unit_of(metric: str, runs: pd.DataFrame | None = None) -> str:
 
 def short(value: object, length: int = 40) -> str:
     """Return a level on one line, cut where it is long."""
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    text = plain(value)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

@@ -9,11 +9,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from kling_sweeps.experiment.naming import BOOKKEEPING
 from kling_sweeps.experiment.reader import LARGEST, close, said
 from kling_sweeps.metrics.camera import WORDS, Camera
 
-# What else of a run is a number in MLflow.
-BOOKKEEPING = ("cost_usd", "queue_s", "inference_s", "download_s", "measure_s")
 # Keys of `expect` that are no metrics.
 ERRORS, JUNIT, CAMERA = "measurement_errors", "junit", "camera"
 BOUNDS, WAYS = ("min", "max"), ("drop", "rise")

@@ -1,10 +1,13 @@
-"""The parts of a run's name, each short, and different wherever its value is."""
+"""What things are called: the metrics that are a run's money and time, and the parts of its name."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
+# The metrics of a run's time, in seconds, in their order, and of its time and its money.
+TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
+BOOKKEEPING = ("cost_usd", *TIMES)
 LENGTH = 40
 FORMS = {
     "prompt": "{}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import Value, mean, ratio
+from kling_sweeps.metric import NORMAL, Value, mean, ratio
 from kling_sweeps.metrics.motion import FlowMetric
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ WAYS = (
 )
 WORDS = ("static", "handheld", *chain(*WAYS), "orbit or truck", "unclear")
 SERIES = ("camera_pan", "camera_tilt", "camera_zoom", "camera_roll", "subject_motion")
-# From the median absolute deviation of normal noise to its standard deviation.
-NORMAL = 1.4826
 
 
 @dataclass

@@ -119,9 +119,10 @@ class Motion(FlowMetric):
         """Take the mean flow since the frame before; NaN at the first frame."""
         if not self.has_flow(frame):
             return {"motion": nan}
-        lengths, texture = np.sqrt(_squared(self.flow(frame))), self.texture(_before(frame))
+        texture = self.texture(_before(frame))
         if not _is_enough(texture):
             return {"motion": nan}
+        lengths = np.sqrt(_squared(self.flow(frame)))
         seconds = frame.time_s - _before(frame).time_s
         return {"motion": ratio(cv2.mean(lengths, texture)[0], seconds) / hypot(*lengths.shape)}
 
@@ -167,12 +168,12 @@ class Dynamic(FlowMetric):
         half_a_frame = (frame.time_s - _before(frame).time_s) / 2
         if frame.time_s - self._before_s <= 1 / 8 - half_a_frame + 1e-6:
             return {"dynamic_share": nan}
-        squared = _squared(self.flow_between(self._before, self.thumbnail(frame)))
-        squared[self._texture == 0] = 0
-        is_enough = _is_enough(self._texture)
+        before, texture = self._before, self._texture
         self._keep(frame)
-        if not is_enough:
+        if not _is_enough(texture):
             return {"dynamic_share": nan}
+        squared = _squared(self.flow_between(before, self.thumbnail(frame)))
+        squared[texture == 0] = 0
         fastest = max(1, squared.size // 20)
         length = np.sqrt(np.partition(squared, -fastest, axis=None)[-fastest:]).mean()
         return {"dynamic_share": length > self.pixels * min(squared.shape) / 256}

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import FrameMetric, Value, positive, ratio
+from kling_sweeps.metric import NORMAL, FrameMetric, Value, positive, ratio
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
-# From the median absolute deviation of normal noise to its standard deviation.
-NORMAL = 1.4826
 # Frames at the beginning and at the end whose colours are compared, and levels a channel.
 ENDS, LEVELS = 5, 8
 # A step stutters below this share of those around it: of the 75th percentile of so many steps, where that is so many levels.

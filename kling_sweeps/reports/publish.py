@@ -17,8 +17,6 @@ from kling_sweeps.untrusted import mask
 
 # The artifact beside it: what the sweep was composed of.
 CONFIG = "config.yaml"
-# Where Hydra writes down what a sweep was composed of.
-CONFIG_DUMP = "multirun.yaml"
 
 
 def make_report(

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.expectations import Change, Expectations
+from kling_sweeps.experiment.naming import TIMES
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.metrics.camera import word
 from kling_sweeps.store.state_machine import Stage
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 # Of gates that did not hold, and in what else is told of them.
 NAMED = 5
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
-# A run's metrics that are its time, in seconds.
-TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
 VIDEO = "video.mp4"
 
 

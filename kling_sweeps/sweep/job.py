@@ -19,6 +19,8 @@ import threading
 from contextlib import ExitStack, suppress
 from typing import Any
 
+# Where Hydra's sweepers write down what a sweep was composed of.
+CONFIG_DUMP = "multirun.yaml"
 # What `main` does when Hydra has run all jobs, failed ones too: at Python's own exit no thread can be started any more.
 at_end = ExitStack()
 # Set at the end of a command where a gate did not hold, cleared by `main`.

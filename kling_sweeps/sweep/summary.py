@@ -18,6 +18,7 @@ from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import COMPLETED, Attempt, Cost, Stage
 from kling_sweeps.sweep import conclusions, gates
 from kling_sweeps.sweep.conclusions import Outcome
+from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import console
@@ -192,7 +193,7 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
     """Make the report of a sweep, beside what Hydra keeps of it and in MLflow; say where it is, or why it is not."""
     settings = runs.settings
     try:
-        from kling_sweeps.reports.publish import CONFIG_DUMP, config_of, make_report
+        from kling_sweeps.reports.publish import config_of, make_report
 
         name = experiment_name(tracker.sweep, tracker.provider)
         config = config_of(outputs / CONFIG_DUMP)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from kling_sweeps.experiment.naming import BOOKKEEPING
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.tracking.run_data import SERIES, SETTING, number, settings
 
@@ -13,7 +14,6 @@ from kling_sweeps.tracking.run_data import SERIES, SETTING, number, settings
 NO_SETTINGS = {"prompt", "prompt_text", "endpoint", "sample"}
 # What is shown where a sweep names no goal.
 USUAL = ("motion", "sharpness", "colorfulness", "luma_mean", "noise_sigma", "vbench_temporal_flickering")
-TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Overview:
     def goals(self) -> list[str]:
         """Return the metrics to show first: those the sweep names, or else usual ones, or else any."""
         measured = [name for name in self.metrics if not name.startswith((SERIES, SETTING))]
-        others = [name for name in measured if name not in {"cost_usd", *TIMES}]
+        others = [name for name in measured if name not in BOOKKEEPING]
         chosen = [name for name in self.named if name in measured]
         return chosen or [name for name in USUAL if name in measured] or others[: len(USUAL)]
 

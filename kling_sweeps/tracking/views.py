@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
-from kling_sweeps.tracking.overview import TIMES, Overview
+from kling_sweeps.experiment.naming import BOOKKEEPING
+from kling_sweeps.tracking.overview import Overview
 from kling_sweeps.tracking.run_data import SETTING
 
 PREFIX = "mlflow.sharedViewState."
@@ -95,7 +96,7 @@ def _all(overview: Overview) -> dict[str, Any]:
 def _money(overview: Overview) -> dict[str, Any]:
     """Price and times on average, by setting, and each video's time against its price."""
     groups = _groups(overview, list(overview.swept) or ["prompt"])
-    shown = [name for name in ("cost_usd", *TIMES) if name in overview.metrics]
+    shown = [name for name in BOOKKEEPING if name in overview.metrics]
     title = f"On average, by {' and '.join(groups)}" if groups else "Each run"
     return _state(overview, [(title, list(map(_bar, shown)))], groups)
 

@@ -17,6 +17,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("the plots need matplotlib: pip install 'kling-sweeps[notebooks]'") from error
 
+from kling_sweeps.analysis.pairing import plain
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -128,7 +130,7 @@ def legend(figure: Picture, handles: Sequence[Any]) -> None:
 
 def wrapped(level: object, width: int = 16) -> str:
     """Return a level on short lines, three at most."""
-    text = f"{level:g}" if isinstance(level, float) else " ".join(str(level).split()) or "(empty)"
+    text = plain(level) or "(empty)"
     kept = fill(text, width).split("\n")
     return "\n".join(kept[:3]) + "…" * (len(kept) > 3)
 
