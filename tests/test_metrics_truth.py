@@ -495,6 +495,17 @@ def filmed(frames: int = 24, **moves: float) -> list[clips.Planes]:
     return taken
 
 
+def crossed(size: tuple[int, int], *, frames: int, top: int) -> list[clips.Planes]:
+    """Film a thing that crosses a still picture, 8 pixels a frame."""
+    thing, ground = clips.texture((120, 100), seed=3), clips.texture(size)
+    taken = []
+    for index in range(frames):
+        y, u, v = (plane.copy() for plane in ground)
+        y[top : top + 100, 60 + 8 * index : 180 + 8 * index] = thing[0]
+        taken.append((y, u, v))
+    return taken
+
+
 class TestCamera:
     DIAGONAL = np.hypot(640, 360)
 
@@ -537,12 +548,7 @@ class TestCamera:
 
     def test_a_subject_is_no_camera(self, tmp_path):
         """Finds a thing that crosses a still picture to move, and not the camera."""
-        thing, ground = clips.texture((120, 100), seed=3), clips.texture((640, 360))
-        shot = []
-        for index in range(12):
-            y, u, v = (plane.copy() for plane in ground)
-            y[120:220, 60 + 8 * index : 180 + 8 * index] = thing[0]
-            shot.append((y, u, v))
+        shot = crossed((640, 360), frames=12, top=120)
         values = measure(clips.write(tmp_path / "a.mp4", shot), {"camera": {}}).values
         assert camera.word(values) == "static" and values["subject_motion"] > 0.5
 
@@ -566,12 +572,7 @@ class TestWarpError:
     def test_formula(self, tmp_path):
         """A transcription in float64 that is given the same flow."""
         # A thing that moves over what stands still, so that a part of it is hidden and another appears.
-        thing, ground = clips.texture((120, 100), seed=3), clips.texture((320, 180))
-        pictures = []
-        for index in range(4):
-            y, u, v = (plane.copy() for plane in ground)
-            y[40:140, 60 + 8 * index : 180 + 8 * index] = thing[0]
-            pictures.append((y, u, v))
+        pictures = crossed((320, 180), frames=4, top=40)
         path = clips.write(tmp_path / "a.mp4", pictures)
         seen = list(frames(path))
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
