@@ -19,7 +19,7 @@ def main() -> int:
     import hydra
 
     from kling_sweeps import CONF
-    from kling_sweeps.errors import RunError, say, say_refused, submitted
+    from kling_sweeps.errors import RunError, say, say_interrupted, say_refused, submitted
     from kling_sweeps.experiment import yaml_files
     from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
     from kling_sweeps.experiment.refusals import message
@@ -45,8 +45,7 @@ def main() -> int:
             say(error)  # where it happened may be another machine
             return 1
         except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            return 130
+            return say_interrupted()
         except Exception as error:
             if trace:
                 raise

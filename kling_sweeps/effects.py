@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kling_sweeps.errors import say
+from kling_sweeps.errors import say, say_interrupted
 from kling_sweeps.terminal.streams import Parser, settle
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LookupError, ValueError, OSError) as error:
         say(error.args[0] if isinstance(error, LookupError) else error)
         return 2
+    except KeyboardInterrupt:
+        return say_interrupted()
     for table in tables:
         _show(table)
     _say(tables)

@@ -262,6 +262,15 @@ def say_refused(why: object) -> int:
     return 2
 
 
+def say_interrupted(more: str = "") -> int:
+    """Say on stderr that Ctrl-C or SIGTERM ended a command; return its exit code, 130."""
+    print(f"Interrupted{more}.", file=sys.stderr)
+    # A KeyboardInterrupt that went through exec() or eval() of a text, as a dataclass is made by, has Python end by
+    # SIGINT, whatever the exit code, unless another text was evaluated since.
+    eval("0")
+    return 130
+
+
 def say(why: object) -> None:
     """Say on stderr what went wrong, whoever worded it, as text that shows no credential."""
     print(printable(mask(str(why))), file=sys.stderr)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kling_sweeps.errors import StoreError
+from kling_sweeps.errors import StoreError, say_interrupted
 from kling_sweeps.store.journal import Journal
 from kling_sweeps.store.state_machine import Attempt, Cost, fold
 from kling_sweeps.terminal.streams import Parser, settle
@@ -181,14 +181,16 @@ def main() -> int:
     if not options.store.is_dir():
         parser.error(f"there is no store at {options.store}; name it with --store")
     provider = "emulator" if options.emulated else "fal"
-    ledger = read_ledger(options.store, provider)
-    show(ledger, options.by, provider)
-    if options.csv:
-        try:
+    try:
+        ledger = read_ledger(options.store, provider)
+        show(ledger, options.by, provider)
+        if options.csv:
             write_csv(ledger.lines, options.csv)
-        except OSError as error:
-            parser.error(f"--csv: {options.csv} can't be written: {error.strerror}")
-        _say(f"{len(ledger.lines)} submissions written to {options.csv}")
+            _say(f"{len(ledger.lines)} submissions written to {options.csv}")
+    except OSError as error:
+        parser.error(f"--csv: {options.csv} can't be written: {error.strerror}")
+    except KeyboardInterrupt:
+        return say_interrupted()
     return 0
 
 

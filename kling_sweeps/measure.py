@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say
+from kling_sweeps.errors import ConfigError, KlingSweepsError, VideoError, say, say_interrupted
 from kling_sweeps.terminal.streams import Parser, settle
 from kling_sweeps.video import MAX_PIXELS
 
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(error)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted: nothing is printed.", file=sys.stderr)
-        return 130
+        return say_interrupted(": nothing is printed")
     except OSError as error:
         # Nobody reads on, or nothing can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kling_sweeps.errors import KlingSweepsError, explained
+from kling_sweeps.errors import KlingSweepsError, explained, say_interrupted
 from kling_sweeps.experiment.tracking_uri import default_uri
 from kling_sweeps.terminal.streams import Parser, settle
 
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"the report can't be written: {explained(error)}")
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        return say_interrupted()
     print(f"{path}: {len(contents.of('finished'))} of {len(contents.videos)} videos")
     return 0
 

@@ -224,6 +224,21 @@ def test_an_interrupt_in_a_finalizer_is_repeated(monkeypatch):
         threading.Event().wait(30)
 
 
+def test_an_interrupt_while_a_text_is_run_is_a_code(tmp_path):
+    """Ends with 130, where Python would end by a signal of its own after it struck in what makes a dataclass."""
+    code = """
+import sys
+from kling_sweeps.errors import say_interrupted
+try:
+    exec("raise KeyboardInterrupt")
+except KeyboardInterrupt:
+    sys.exit(say_interrupted())
+"""
+    (tmp_path / "struck.py").write_text(code)
+    done = subprocess.run([sys.executable, "-m", "struck"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, b"Interrupted.\n")
+
+
 def test_a_command_leaves_without_looking_for_garbage(tmp_path):
     """Ends at once, where Python would go through all that MLflow has imported to free it one by one."""
     code = """

@@ -16,7 +16,7 @@ import pytest
 
 from kling_sweeps.errors import UnavailableError, VideoError
 from kling_sweeps.metrics import measure
-from kling_sweeps.video import opencv
+from kling_sweeps.video import decode, opencv
 from kling_sweeps.video.decode import Video, _ahead, frames, verify
 from kling_sweeps.video.filmstrip import Filmstrip, filmstrip
 
@@ -272,8 +272,8 @@ class TestBrokenFiles:
 class TestDecodeThread:
     def test_order_and_end(self):
         """Gives all there is, in order."""
-        assert list(_ahead(iter(range(1, 50)))) == list(range(1, 50))
-        assert list(_ahead(iter(()))) == []
+        assert list(_ahead(number for number in range(1, 50))) == list(range(1, 50))
+        assert list(_ahead(number for number in ())) == []
 
     def test_errors_come_through(self):
         """An error comes after what was there before it."""
@@ -297,6 +297,28 @@ class TestDecodeThread:
         ahead.close()
         assert taken == [1, 2, 3, 4, 5]
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+    def test_a_thread_that_nobody_waits_for_ends_before_the_file(self, monkeypatch):
+        """Decodes nothing any more once it is closed, where Ctrl-C had the executor forget its thread."""
+        state, goes_on = [], threading.Event()
+
+        def items():
+            try:
+                yield 1
+                state.append("decodes")
+                goes_on.wait()
+                state.append("decoded")
+                yield 2
+            finally:
+                state.append("closed")
+
+        monkeypatch.setattr(decode.ThreadPoolExecutor, "shutdown", lambda self, **given: goes_on.set())
+        ahead = _ahead(items())
+        assert next(ahead) == 1
+        while not state:
+            time.sleep(0.001)
+        ahead.close()
+        assert state == ["decodes", "decoded", "closed"]
 
     def test_a_file_is_closed_early(self, tmp_path):
         """Who stops in the middle leaves no thread and no open file."""

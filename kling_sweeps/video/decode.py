@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import av
@@ -116,19 +117,26 @@ def frames(path: str | Path, threads: int = 0) -> Iterator[Frame]:
     return iter(Video(Path(path), threads))
 
 
-def _ahead(items: Iterator[Item], number: int = 4) -> Generator[Item]:
-    """Take items from an iterator in a thread of its own, some before they are wanted.
+def _ahead(items: Generator[Item], number: int = 4) -> Generator[Item]:
+    """Take items from a generator in a thread of its own, some before they are wanted; close it at the end.
 
     A decoder is idle while its frames wait to be fetched, which those who measure them do too late.
     """
-    thread = ThreadPoolExecutor(1, "decode")
+    thread, turn = ThreadPoolExecutor(1, "decode"), Lock()
+
+    def following() -> Item | None:
+        with turn:
+            return next(items, None)
+
     try:
-        coming = deque(thread.submit(next, items, None) for _ in range(number))
+        coming = deque(thread.submit(following) for _ in range(number))
         while (item := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, items, None))
+            coming.append(thread.submit(following))
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
+        with turn:  # Ctrl-C while the thread was started leaves one that the executor doesn't wait for
+            items.close()
 
 
 def verify(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
