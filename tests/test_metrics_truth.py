@@ -633,17 +633,43 @@ class TestWarpError:
         assert measure(path, {"warp_error": {}}).values["warp_error_dis"] == 0
 
 
+def changed(shot, change) -> list[clips.Planes]:
+    """Change Y of each picture, told as float64 above black, with its number."""
+    pictures = ((change(y.astype(float) - 16, index), u, v) for index, (y, u, v) in enumerate(shot))
+    return [((16 + y).clip(16, 235).round().astype(np.uint8), u, v) for y, u, v in pictures]
+
+
+def darker(shot, share: float) -> list[clips.Planes]:
+    """Film the same in so much of the light, in black and white."""
+    return [
+        (y, np.full_like(u, 128), np.full_like(v, 128)) for y, u, v in changed(shot, lambda y, _: share * y)
+    ]
+
+
 class TestFreeze:
-    def test_shares(self, tmp_path):
-        """Of eleven steps, four that change nothing and one that changes next to nothing."""
-        pictures = list(clips.pan(6, frames=7))
-        y, u, v = pictures[-1]
-        y = y.copy()
-        y[0, 0] += 1
-        pictures[3:3] = [pictures[2]] * 4
-        values = measure(clips.write(tmp_path / "a.mp4", [*pictures, (y, u, v)]), {"freeze": {}}).values
-        assert values["duplicate_share"] == pytest.approx(4 / 11)
-        assert values["frozen_share"] == pytest.approx(5 / 11)
+    @staticmethod
+    def share(path) -> float:
+        return measure(path, {"freeze": {}}).values["frozen_share"]
+
+    @pytest.mark.parametrize("light", [1, 0.15])
+    @pytest.mark.parametrize("crf", [18, 28])
+    def test_what_stops_and_what_moves_slowly(self, tmp_path, crf, light):
+        """A picture that stops is frozen for as long, coded and in the dark too; a slow push-in never is."""
+        pan = list(clips.pan(4, size=(320, 180), frames=24))
+        stops, slow = [*pan, *[pan[-1]] * 24], filmed(48, zoom=0.001)
+        shares = [
+            self.share(clips.write(tmp_path / f"{name}.mp4", darker(shot, light), options={"crf": str(crf)}))
+            for name, shot in (("stops", stops), ("slow", slow))
+        ]
+        assert shares == pytest.approx([24 / 47, 0], abs=0.03)
+
+    @pytest.mark.parametrize(("steps", "is_frozen"), [(11, False), (12, True)])
+    def test_half_a_second(self, tmp_path, steps, is_frozen):
+        """At 24 frames a second twelve steps without a change are frozen, and eleven aren't."""
+        pan = list(clips.pan(6, frames=8))
+        shot = [*pan[:4], *[pan[3]] * steps, *pan[4:]]
+        share = steps / (7 + steps) if is_frozen else 0
+        assert self.share(clips.write(tmp_path / "a.mp4", shot)) == pytest.approx(share)
 
 
 class TestSteadiness:
@@ -686,16 +712,23 @@ class TestSteadiness:
 
     @pytest.mark.parametrize("crf", [0, 28])
     def test_stutter(self, tmp_path, crf):
-        """Doubled frames stall at every other step, also where a coder has changed them; an even pan never does."""
+        """Doubled frames stall at every other step, also where a coder has changed them; a pan and a slow push-in never do."""
         even = list(clips.pan(6, size=(320, 180), frames=48))
         doubled = [picture for picture in even[:24] for _ in range(2)]
         pulled = [picture for n, picture in enumerate(even[:40]) for _ in range(2 if n % 4 == 3 else 1)]
-        still = list(clips.still(24, size=(320, 180)))
-        values = []
-        for name, shot in (("even", even), ("doubled", doubled), ("pulled", pulled), ("still", still)):
-            path = clips.write(tmp_path / f"{name}.mp4", shot, options={"crf": str(crf)} if crf else None)
-            values.append(measure(path, {"stutter": {}}).values["stutter_share"])
-        assert values == pytest.approx([0, 24 / 47, 10 / 49, 0], abs=0.03)
+        still, slow = list(clips.still(24, size=(320, 180))), filmed(24, zoom=0.001)
+        shots = {"even": even, "doubled": doubled, "pulled": pulled, "still": still, "slow": slow}
+        values = [
+            measure(
+                clips.write(tmp_path / f"{name}.mp4", shot, options={"crf": str(crf)} if crf else None),
+                {"stutter": {}},
+            ).values
+            for name, shot in shots.items()
+        ]
+        stalled = [0, 24 / 47, 10 / 49, 0, 0]
+        assert [each["stutter_share"] for each in values] == pytest.approx(stalled, abs=0.03)
+        nothing_new = [0, 24 / 47, 10 / 49, 1, 0]
+        assert [each["duplicate_share"] for each in values] == pytest.approx(nothing_new, abs=0.1)
 
 
 class TestCuts:
@@ -703,32 +736,55 @@ class TestCuts:
     def cuts(path) -> float:
         return measure(path, {"cuts": {}}).values["cuts"]
 
-    @pytest.mark.parametrize(
-        ("lengths", "cuts"),
-        [
-            ((40,), 0),
-            ((20, 20), 1),
-            ((4, 20), 1),
-            ((20, 3, 20), 1),
-            ((20, 15, 20), 2),
-            ((20, 14, 20), 1),
-            ((20, 10, 10, 30), 1),
-        ],
-    )
-    def test_shots(self, tmp_path, lengths, cuts):
-        """Each change of shot counts, two of them within 15 frames as one."""
-        shots = [
-            clips.pan(2, size=(128, 96), frames=count, seed=9 * seed) for seed, count in enumerate(lengths)
-        ]
-        path = clips.write(tmp_path / "a.mp4", [picture for shot in shots for picture in shot])
-        assert self.cuts(path) == cuts
+    @staticmethod
+    def shots(*lengths: int) -> list[clips.Planes]:
+        """Cut shots of so many frames together."""
+        takes = (clips.pan(2, frames=count, seed=9 * seed) for seed, count in enumerate(lengths))
+        return [picture for take in takes for picture in take]
 
-    def test_fast_movement_counts_once(self, tmp_path):
-        """A change that goes on is one, however long."""
-        path = clips.write(tmp_path / "a.mp4", clips.pan(6, size=(320, 180), frames=40))
-        measured = measure(path, {"cuts": {}})
-        assert (measured.frames.content_change[1:] >= 27).all()
-        assert measured.values["cuts"] == 1
+    @pytest.mark.parametrize("light", [1, 0.12])
+    @pytest.mark.parametrize(
+        ("lengths", "cuts"), [((40,), 0), ((20, 20), 1), ((1, 20), 1), ((9, 10, 9), 2), ((9, 1, 9), 1)]
+    )
+    def test_shots(self, tmp_path, lengths, cuts, light):
+        """Each change of shot counts, in colour as in black and white in the dark, however short the shots."""
+        shot = self.shots(*lengths)
+        shot = shot if light == 1 else darker(shot, light)
+        assert self.cuts(clips.write(tmp_path / "a.mp4", shot, options={"crf": "23"})) == cuts
+
+    @pytest.mark.parametrize("frames", [1, 3])
+    def test_a_flash_is_none(self, tmp_path, frames):
+        """A picture that is there again within an eighth of a second was never left."""
+        flash = changed(
+            self.shots(24), lambda y, n: np.minimum(4 * y + 200, 219) if 9 < n <= 9 + frames else y
+        )
+        other = self.shots(10, frames)[10:]
+        inserted = [*self.shots(24)[:10], *other, *self.shots(24)[10:]]
+        for name, shot in (("flash", flash), ("inserted", inserted)):
+            assert self.cuts(clips.write(tmp_path / f"{name}.mp4", shot)) == 0, name
+
+    def test_a_fade(self, tmp_path):
+        """A fade to black, and from black to the same picture, is none; to another picture it is one."""
+        light = np.abs(np.linspace(-1, 1, 49))
+        here, there = self.shots(49), self.shots(24, 25)
+        seen = [
+            self.cuts(clips.write(tmp_path / f"{name}.mp4", changed(shot, lambda y, n: y * light[n])))
+            for name, shot in (("here", here), ("there", there), ("away", here[:25]), ("in", there[24:]))
+        ]
+        assert seen == [0, 1, 0, 0]
+
+    def test_light_and_movement_are_none(self, tmp_path):
+        """What flickers, is noisy, or moves as fast as a tenth of the picture a frame, is one shot."""
+        random = np.random.default_rng(0)
+        flickers = changed(self.shots(30), lambda y, _: y * (0.6 + 0.5 * random.random()))
+        noisy = changed(self.shots(30), lambda y, _: y + random.normal(0, 15, y.shape))
+        fast = list(clips.pan(12, frames=30))
+        for name, shot in (("flickers", flickers), ("noisy", noisy), ("fast", fast)):
+            assert self.cuts(clips.write(tmp_path / f"{name}.mp4", shot)) == 0, name
+
+    def test_what_changes_on_and_on_counts_once(self, tmp_path):
+        """Noise, in which no picture is like the one before, has one change and not one a frame."""
+        assert self.cuts(clips.write(tmp_path / "a.mp4", clips.noise(60, frames=12))) == 1
 
 
 class TestLoop:

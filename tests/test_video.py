@@ -346,8 +346,8 @@ class TestSizeChange:
         for name in (
             "temporal_information",
             "motion",
-            "frozen_share",
-            "content_change",
+            "still",
+            "step",
             "vbench_temporal_flickering",
         ):
             missing = list(np.flatnonzero(measured.frames[name].isna()))

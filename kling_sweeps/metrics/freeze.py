@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from kling_sweeps.metric import FrameMetric, Value, positive
 from kling_sweeps.video import opencv as cv2
@@ -13,54 +15,71 @@ from kling_sweeps.video import opencv as cv2
 if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
+# For how long a picture must stand still, in seconds.
+FREEZE_S = 0.5
+
 
 @dataclass
 class Freeze(FrameMetric):
-    """Measure the shares of frames that are frozen, and that are copies of the one before.
+    """Measure the share of frames in which the picture has stopped for half a second or longer.
 
-    A frame is frozen where it differs by `noise` or less from the last one that was not: the mean
-    absolute difference of Y, U and V as stored, over 256. Slow movement adds up and is none. FFmpeg
-    reports a freeze from two seconds on; here each frame counts.
+    A frame is still where it differs from the last one that was not by `noise` times the standard deviation of that one's Y, or
+    less: the mean absolute difference of Y, U and V as stored. Beside the contrast of the picture, a dark scene that moves is
+    not still, and slow movement adds up to more within the half second. Frames that are shown twice are too short to count.
     """
 
-    version = 1
+    version = 2
     values = (
         Value(
             "frozen_share",
-            "share of frames that stand still",
+            "share of frames in which the picture has stopped",
             "0..1",
             (0, 1),
             "lower",
-            "FFmpeg's freezedetect: difference to the last moving frame <= 0.001",
-        ),
-        Value(
-            "duplicate_share",
-            "share of frames equal to the one before",
-            "0..1",
-            (0, 1),
-            "lower",
-            "Y, U and V equal, at 8 bits",
+            "FFmpeg's freezedetect: difference to the last moving frame <= 0.5 % of the std of Y, for 0.5 s",
         ),
     )
 
-    noise: float = 0.001
+    noise: float = 0.005
+    times: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         positive("noise", self.noise)
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
-        """Compare with the last moving frame and with the one before; NaN at the first frame."""
+        """Compare with the last moving frame; NaN at the first frame."""
+        self.times.append(frame.time_s)
         if frame.previous is None:
-            self._moving = frame
-            return {"frozen_share": nan, "duplicate_share": nan}
-        frozen = _difference(frame, self._moving) <= self.noise
-        duplicate = frozen and _difference(frame, frame.previous) == 0
-        if not frozen:
-            self._moving = frame
-        return {"frozen_share": frozen, "duplicate_share": duplicate}
+            self._keep(frame)
+            return {"still": nan}
+        is_still = _difference(frame, self._moving) <= self._limit
+        if not is_still:
+            self._keep(frame)
+        return {"still": is_still}
+
+    def compute(self) -> dict[str, float]:
+        """Count the frames of the stretches that are long enough; NaN for a single frame."""
+        still, times = np.array(self.series.get("still", ())), np.array(self.times)
+        steps = np.count_nonzero(~np.isnan(still))
+        if not steps:
+            return {"frozen_share": nan}
+        edges = np.flatnonzero(np.diff(still == 1, prepend=False, append=False))
+        begins, ends = edges[::2], edges[1::2]
+        lasts = times[ends - 1] - times[begins - 1] >= FREEZE_S - 1e-6
+        return {"frozen_share": int((ends - begins)[lasts].sum()) / steps}
+
+    def _keep(self, frame: Frame) -> None:
+        self._moving, self._limit = frame, self.noise * _deviation(frame)
 
 
 def _difference(frame: Frame, other: Frame) -> float:
     pairs = list(zip(frame.planes, other.planes, strict=True))
     total: float = sum(cv2.norm(plane, before, cv2.NORM_L1) for plane, before in pairs)
-    return total / sum(plane.size for plane, _ in pairs) / 256
+    return total / sum(plane.size for plane, _ in pairs)
+
+
+def _deviation(frame: Frame) -> float:
+    """Return the population standard deviation of Y as stored, in levels."""
+    counts, levels = frame.luma_counts, np.arange(256)
+    mean = np.average(levels, weights=counts)
+    return float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))

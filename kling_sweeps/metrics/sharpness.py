@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Sharpness(FrameMetric):
     """Measure the variance of the Laplacian on Y resized to `short_side` pixels, as 0..255 full range.
 
-    The fixed size makes resolutions comparable. Noise and compression artefacts count as sharpness
-    too, and so does contrast: compare like with like.
+    The fixed size does not make sizes comparable, since resizing itself takes detail away: pictures of 540 to 1080 lines read 0.7
+    to 1.2 of what the same picture at 480 lines does. Noise, compression artefacts and contrast count as sharpness too: compare
+    like with like, and ask `edge_width` for blur.
     """
 
     version = 1

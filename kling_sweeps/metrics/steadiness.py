@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # Frames at the beginning and at the end whose colours are compared, and levels a channel.
 ENDS, LEVELS = 5, 8
-# A step stutters below this share of those around it: of the 75th percentile of so many steps, where that is so many levels.
-STALLED, RANK, AROUND, MOVING = 0.25, 75, 13, 0.15
+# A step stalls below this share of those around it, of the 75th percentile of so many steps. Where that is below so many levels nothing
+# moves that could stutter; a frame shows nothing new below the same share of so much of the deviation of Y.
+STALLED, RANK, AROUND, MOVING, VISIBLE = 0.25, 75, 13, 0.15, 0.003
 
 
 @dataclass
@@ -123,15 +124,24 @@ def _colors(pictures: list[np.ndarray] | deque[np.ndarray]) -> np.ndarray:
 
 @dataclass
 class Stutter(FrameMetric):
-    """Measure the share of steps in which a movement stalls: doubled frames, however they are coded, and pulled-down ones.
+    """Measure the shares of steps that show nothing new, and of those in which a movement stalls.
 
-    A step is the mean absolute difference of Y, resized to `long_side` pixels, from the frame before. It stalls where it is below a
-    quarter of the 75th percentile of the 13 steps around it. Where that percentile is below 0.15 levels of 255 nothing moves,
-    and nothing can stall.
+    A step is the mean absolute difference of Y, resized to `long_side` pixels, from the frame before; what is usual is the
+    75th percentile of the 13 steps around it. A frame is a duplicate where its step is below a quarter of that, or, where next to
+    nothing moves, of 0.3 % of the deviation of Y: a coder's changes to a copy are less. A step stutters where it is below a quarter of a
+    usual one of 0.15 levels of 255 or more; a picture that stops for longer has duplicates, and does not stutter.
     """
 
-    version = 1
+    version = 2
     values = (
+        Value(
+            "duplicate_share",
+            "share of frames that show nothing new, coded anew or not",
+            "0..1",
+            (0, 1),
+            "lower",
+            "step of Y < 1/4 of the 75th percentile of 13 steps, or of 0.3 % of the std of Y",
+        ),
         Value(
             "stutter_share",
             "share of steps in which a movement stalls",
@@ -143,6 +153,7 @@ class Stutter(FrameMetric):
     )
 
     long_side: int = 320
+    contrasts: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         positive("long_side", self.long_side)
@@ -153,14 +164,18 @@ class Stutter(FrameMetric):
             return {"step": nan}
         factor = self.long_side / max(frame.width, frame.height)
         now, before = (each.luma_scaled(factor) for each in (frame, frame.previous))
+        self.contrasts.append(float(cv2.meanStdDev(now)[1].item()) * frame.gain)
         return {"step": cv2.norm(now, before, cv2.NORM_L1) / now.size * frame.gain}
 
     def compute(self) -> dict[str, float]:
-        """Count the steps that stall among all."""
+        """Count the steps that are short and those that stall, among all; NaN for a single frame."""
         steps = np.array(self.series.get("step", []))
         steps = steps[~np.isnan(steps)]
         if not steps.size:
-            return {"stutter_share": nan}
+            return {"duplicate_share": nan, "stutter_share": nan}
         padded = np.pad(steps, AROUND // 2, constant_values=nan)
         usual = np.nanpercentile(np.lib.stride_tricks.sliding_window_view(padded, AROUND), RANK, axis=1)
-        return {"stutter_share": float(np.mean((usual >= MOVING) & (steps < STALLED * usual)))}
+        visible = VISIBLE * np.array(self.contrasts)
+        duplicates = (steps < STALLED * np.maximum(usual, visible)) | (steps == 0)
+        stalls = (usual >= MOVING) & (steps < STALLED * usual)
+        return {"duplicate_share": float(duplicates.mean()), "stutter_share": float(stalls.mean())}
