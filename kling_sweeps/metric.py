@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
 # Goes up when decoding or the planes of a frame change what all metrics see.
-PLANES_VERSION = 1
+PLANES_VERSION = 2
 
 # From the median absolute deviation of normal noise to its standard deviation.
 NORMAL = 1.4826

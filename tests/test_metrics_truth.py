@@ -15,6 +15,7 @@ from scipy import ndimage
 from kling_sweeps.metric import drawn
 from kling_sweeps.metrics import camera, measure, specification
 from kling_sweeps.video.decode import frames
+from kling_sweeps.video.frame import Frame
 
 LAPLACIAN = ((0, 1), (0, -1), (1, 1), (1, -1))
 IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
@@ -122,6 +123,76 @@ class TestFile:
         assert values["aspect_error"] == pytest.approx(16 / 9 - 1)
 
 
+def barred(shot, rows: int, columns: int = 0) -> list[clips.Planes]:
+    """Put black bars over so many rows at the top and the bottom, and columns at the sides; even numbers."""
+    pictures = []
+    for planes in shot:
+        picture = tuple(plane.copy() for plane in planes)
+        for plane, black, half in zip(picture, (16, 128, 128), (1, 2, 2), strict=True):
+            across, down = plane.T, plane
+            for view, width in ((down, rows // half), (across, columns // half)):
+                view[:width] = view[len(view) - width :] = black
+        pictures.append(picture)
+    return pictures
+
+
+class TestBars:
+    @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (36, 0), (0, 64), (36, 64)])
+    @pytest.mark.parametrize("crf", [18, 28])
+    def test_found(self, tmp_path, crf, rows, columns):
+        """Bars of a known width are found, coded as they are, and none where there are none."""
+        shot = barred(clips.pan(2, size=(640, 360)), rows, columns)
+        path = clips.write(tmp_path / "a.mp4", shot, options={"crf": str(crf)})
+        share = 1 - (360 - 2 * rows) * (640 - 2 * columns) / (640 * 360)
+        assert measure(path, {"bars": {}}).values["bars_share"] == pytest.approx(share, abs=0.015)
+
+    def test_no_other_number_counts_them(self, tmp_path):
+        """Every number of a picture with bars is that of the part between them, in each set and upright or not."""
+        shot = list(clips.pan(2, size=(640, 360)))
+        inner = [(y[40:320, 64:576], u[20:160, 32:288], v[20:160, 32:288]) for y, u, v in shot]
+        for rotation in (0, 90):
+            with_bars, without = (
+                measure(clips.write(tmp_path / f"{n}.mkv", clip, rotation=rotation), "full")
+                for n, clip in enumerate([barred(shot, 40, 64), inner])
+            )
+            of_the_file = ("width", "height", "bitrate_mbps", "bars_share")
+            for name in set(without.values).difference(of_the_file):
+                assert with_bars.values[name] == pytest.approx(without.values[name], rel=1e-6, nan_ok=True), (
+                    name
+                )
+            assert with_bars.filmstrip[4].max() < 40 < without.filmstrip[4].max()
+
+    def test_what_is_dark_is_no_bar(self, tmp_path):
+        """A thing before black, a fade from black, and bars with a title in them, are pictures to their edge."""
+        y, u, v = (plane.copy() for plane in next(clips.color((16, 128, 128), size=(640, 360))))
+        rows, columns = np.ogrid[:360, :640]
+        ball = (rows - 180) ** 2 + (columns - 320) ** 2 < 100**2
+        y[ball] = clips.texture((640, 360))[0][ball]
+        fade = changed(clips.pan(2, size=(640, 360), frames=24), lambda y, n: y * min(1, n / 12))
+        titled = barred(clips.pan(2, size=(640, 360), frames=24), 40)
+        for picture in titled[12:]:
+            picture[0][15:30, 200:440] = picture[0][330:345, 200:440] = 235
+        shots = {"ball": [(y, u, v)] * 8, "fade": fade, "titled": titled, "black": clips.grey(16)}
+        for name, shot in shots.items():
+            path = clips.write(tmp_path / f"{name}.mp4", shot, options={"crf": "23"})
+            assert measure(path, {"bars": {}}).values["bars_share"] == 0, name
+
+    def test_a_file_without_is_decoded_once(self, tmp_path, monkeypatch):
+        """What has no black edge is not looked at twice, and what fades in only until its edge is seen."""
+        seen = []
+        original = Frame.__init__
+        monkeypatch.setattr(
+            Frame, "__init__", lambda frame, *args, **more: seen.append(1) or original(frame, *args, **more)
+        )
+        plain = list(clips.pan(2, size=(320, 180), frames=24))
+        counts = []
+        for name, shot in (("plain", plain), ("fade", changed(plain, lambda y, n: y * (n > 3)))):
+            seen.clear()
+            measure(clips.write(tmp_path / f"{name}.mp4", shot), {"bars": {}})
+            counts.append(len(seen))
+        assert counts[0] == 24 and counts[1] <= 24 + 6
+
+
 class TestLuma:
     @pytest.mark.parametrize("full_range", [False, True])
     @pytest.mark.parametrize("level", [16, 60, 128, 235])
@@ -158,7 +229,7 @@ class TestLuma:
     def test_share_of_black(self, tmp_path):
         """A quarter of black, a sixth of white, are those shares."""
         y, u, v = next(clips.grey(128, frames=1, size=(96, 96)))
-        y[:24], y[-16:] = 16, 235
+        y[24:48], y[-16:] = 16, 235
         values = measure(clips.write(tmp_path / "a.mp4", [(y, u, v)]), {"luma": {}}).values
         assert (values["clipped_dark"], values["clipped_bright"]) == (
             pytest.approx(1 / 4),

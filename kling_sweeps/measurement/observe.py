@@ -15,6 +15,7 @@ import numpy as np
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metric import PLANES_VERSION, FrameMetric, Requested
 from kling_sweeps.video import opencv as cv2
+from kling_sweeps.video.bars import without_bars
 from kling_sweeps.video.decode import Video
 from kling_sweeps.video.filmstrip import Filmstrip
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested | None = None) -> Measurement:
-    """Show every frame of a video to every metric, once; raise `VideoError` where there is none."""
+    """Show every frame of a video to every metric, once and without bars; raise `VideoError` where there is none."""
     cv2.load()
     errors: dict[str, str] = {}
     for metric in metrics:
@@ -48,11 +49,11 @@ def _decoded(
     video: Video, metrics: Sequence[FrameMetric], errors: dict[str, str]
 ) -> tuple[Sequence[float], Filmstrip]:
     times_s, strip = array("d"), Filmstrip()
-    for frame in video:
+    for frame in without_bars(video):
         if not times_s:
             strip = Filmstrip(expected=video.declared_frames)
         times_s.append(frame.time_s)
-        strip.update(frame)
+        strip.update(frame.whole)
         for metric in metrics:
             if metric.name not in errors:
                 with _recorded(metric, errors):

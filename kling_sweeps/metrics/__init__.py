@@ -27,6 +27,7 @@ from kling_sweeps.metric import (
     Value,
     parameters,
 )
+from kling_sweeps.metrics.bars import Bars
 from kling_sweeps.metrics.blockiness import Blockiness
 from kling_sweeps.metrics.camera import Camera
 from kling_sweeps.metrics.color import Colorfulness, Saturation
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 METRICS: Mapping[str, type[FrameMetric]] = {
     "file": File,
+    "bars": Bars,
     "luma": Luma,
     "exposure": Exposure,
     "saturation": Saturation,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Hashable
 from functools import cached_property, lru_cache
 from math import floor, log2, nan
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -28,6 +28,19 @@ LUMA_WEIGHTS: dict[int, tuple[float, float]] = {
     Colorspace.SMPTE240M: (0.212, 0.087),
     Colorspace.BT2020: (0.2627, 0.0593),
 }
+
+
+class Window(NamedTuple):
+    """The part of a picture between its bars, and what share of the picture the bars take.
+
+    Rows `top` to before `bottom`, columns `left` to before `right`, of Y, upright.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    bars_share: float
 
 
 class Converter:
@@ -57,7 +70,7 @@ class Frame:
 
     `index` counts from 0, `time_s` is in seconds from the first frame, and `previous` is the frame
     before it (None at the first, and where the size changes), which itself has none. A frame that is
-    kept keeps its planes.
+    kept keeps its planes. `window` is the part of the picture that it shows, None where that is all.
     """
 
     def __init__(
@@ -70,10 +83,23 @@ class Frame:
     ) -> None:
         self.index, self.time_s = index, time_s
         self.previous: Frame | None = None
+        self.window: Window | None = None
+        self._whole: Frame | None = None
         self._converter = converter or Converter()
         self._turns = (picture.rotation // 90) % 4
         self._source, self._picture = picture, _planar(picture)
         self._made: dict[Hashable, Any] = {}
+
+    def inside(self, window: Window) -> Frame:
+        """Give the part of the frame within a window, which must be of a picture of its size."""
+        part = Frame(self._source, index=self.index, time_s=self.time_s, converter=self._converter)
+        part.window, part._whole = window, self
+        return part
+
+    @property
+    def whole(self) -> Frame:
+        """Give the frame with the bars that are left out of it: itself where there are none."""
+        return self._whole or self
 
     @property
     def height(self) -> int:
@@ -136,7 +162,7 @@ class Frame:
     def bgr(self) -> np.ndarray:
         """Convert to HxWx3 uint8 as `cv2.VideoCapture.read` does, bit for bit."""
         picture = self._converter.bgr(self._source)
-        return self._upright(_view(picture.planes[0], channels=3))
+        return self._shown(_view(picture.planes[0], channels=3))
 
     @cached_property
     def bgr_difference(self) -> float:
@@ -207,14 +233,22 @@ class Frame:
         if self._bits > 8:
             white = 255 / (2**self._bits - 1) if self.full_range else 2.0 ** (8 - self._bits)
             view = cv2.convertScaleAbs(view, alpha=white)
-        return self._upright(view)
+        return self._shown(view)
 
     @property
     def _bits(self) -> int:
         return self._picture.format.components[0].bits
 
-    def _upright(self, plane: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(plane, self._turns)) if self._turns else plane
+    def _shown(self, plane: np.ndarray) -> np.ndarray:
+        """Turn a plane upright, and view the part of it that the frame shows."""
+        upright = np.ascontiguousarray(np.rot90(plane, self._turns)) if self._turns else plane
+        if self.window is None:
+            return upright
+        window, sides = self.window, (self._picture.height, self._picture.width)
+        height, width = sides[::-1] if self._turns % 2 else sides
+        top, bottom = (row * upright.shape[0] // height for row in (window.top, window.bottom))
+        left, right = (column * upright.shape[1] // width for column in (window.left, window.right))
+        return upright[top:bottom, left:right]
 
 
 def _graph(picture: av.VideoFrame) -> Graph:
