@@ -16,6 +16,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from kling_sweeps import CONF
+from kling_sweeps.experiment import yaml_files
+from kling_sweeps.experiment.prompt import quoted
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -79,6 +81,7 @@ def conf(tmp_path_factory) -> str:
 
 @cache
 def composed(*overrides: str) -> DictConfig:
+    yaml_files.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
 
@@ -135,7 +138,7 @@ def test_the_first_command_costs_nothing():
 def test_commands_compose(arguments: list[str], conf: str):
     """Gives only overrides that Hydra takes, of groups and keys that there are."""
     words = [word for word in arguments if "=" in word or word.startswith(("+", "~"))]
-    overrides = OverridesParser.create().parse_overrides(words)
+    overrides = OverridesParser.create().parse_overrides(quoted(words))
     own = [f"hydra.searchpath=[file://{conf}]"] if "--config-dir" in arguments else []
     config = composed(*own, *(one.input_line for one in overrides if is_choice(one)))
     unknown = [one.input_line for one in overrides if not is_choice(one) and not has(config, one)]

@@ -161,7 +161,7 @@ def verified(video):
 def test_what_was_read_is_known_once(loader, master):
     """Keeps what was read of a job for whoever asks for it first."""
     composer = Composer(loader)
-    assert composer.keep(["cfg_scale=0.3"], "read") == "read"
+    composer.keep(["cfg_scale=0.3"], "read")
     assert composer.load_sweep_config(master, ["cfg_scale=0.3"]) is master
     assert composer.known(["cfg_scale=0.3"]) == "read"
     assert composer.known(["cfg_scale=0.3"]) is None

@@ -53,10 +53,9 @@ class Composer:
             return master_config
         return self.compose(master_config, sweep_overrides)
 
-    def keep(self, sweep_overrides: list[str], read: Any) -> Any:
-        """Keep, and return, what was read of a job."""
+    def keep(self, sweep_overrides: list[str], read: Any) -> None:
+        """Keep what was read of a job."""
         self._known[tuple(sweep_overrides)] = read
-        return read
 
     def compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose one job, and keep nothing; raise what Hydra raises."""

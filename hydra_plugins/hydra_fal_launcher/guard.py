@@ -29,15 +29,17 @@ from kling_sweeps.errors import ConfigError, say_refused
 from kling_sweeps.experiment import hydra_private
 from kling_sweeps.experiment.config import (
     COMMAND_ID,
-    FACTOR,
     HOLDS_CREDENTIAL,
     ID,
     PASSWORD_IN_CONFIG,
     SWEPT,
+    JobReader,
     read_all,
     read_job,
+    read_prompts,
     read_settings,
 )
+from kling_sweeps.experiment.prompt import factors, quoted
 from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
@@ -47,11 +49,13 @@ from kling_sweeps.sweep.job import at_end
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
 
-from . import _outputs
+from . import _outputs, _prompts
 from ._composer import Composer, written
 
 # More can't be looked over by anybody, and composing them takes minutes.
 MOST_RUNS = 20_000
+# Jobs whose configs, of 200 kB, are held to read others from that differ in the prompt alone.
+MOST_READERS = 100
 REPEATS_SWEEPER = "hydra_plugins.hydra_fal_repeats.repeats_sweeper.RepeatsSweeper"
 FAIL_FAST = "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
 SEARCH = "hydra_plugins.hydra_fal_search.search_sweeper.SearchSweeper"
@@ -83,7 +87,9 @@ class Guard(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
             _refuse_credentials(config)
-            overrides = OverridesParser.create().parse_overrides(_take_params(config))
+            overrides = _prompts.chosen(
+                config, OverridesParser.create().parse_overrides(_take_params(config))
+            )
             if problems := list(_problems(config, overrides)):
                 raise ConfigError(*problems)
             _tell_jobs(config, overrides)
@@ -142,7 +148,7 @@ def _take_params(config: DictConfig) -> list[str]:
     if not isinstance(params, dict):
         raise ConfigError(f"hydra.sweeper.params is {params}, not a mapping of keys to values")
     given = [f"{key}={_values(key, value)}" for key, value in params.items()]
-    overrides = [*given, *unresolved(config.hydra.overrides)["task"]]
+    overrides = quoted([*given, *unresolved(config.hydra.overrides)["task"]])
     with open_dict(config):
         config.hydra.overrides.task, config.hydra.sweeper.params = overrides, {}
     return overrides
@@ -281,18 +287,28 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
     hydra = GlobalHydra.instance().hydra
     assert hydra  # it runs
     composer = Composer(hydra.config_loader)
-    lines = [*map(written, overrides)]
-    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
-    jobs = hydra_private.jobs(parsed)
+    for override in overrides:
+        override.config_loader = composer.loader
+    jobs = hydra_private.jobs(overrides)
     if jobs is None:
         return read_settings(config), []  # our launcher reads them when it has them
+    readers: dict[tuple[str, ...], JobReader] = {}
+    names = _prompts.names(config, overrides)
 
     def read(number: int) -> tuple[Settings, Cell]:
-        job = composer.compose(config, jobs[number])
-        with open_dict(job):
-            job.hydra.job.id = job.hydra.job.num = number
-        _refuse_folder(job)
-        found = read_job(job)
+        name = next((names[override] for override in jobs[number] if override in names), None)
+        rest = tuple(override for override in jobs[number] if override not in names)
+        if rest in readers and name in readers[rest].prompt_set:
+            found = readers[rest].read(name)
+        else:
+            job = composer.compose(config, jobs[number])
+            with open_dict(job):
+                job.hydra.job.id = job.hydra.job.num = number
+            _refuse_folder(job)
+            reader = JobReader(job, job.hydra)
+            if name and len(readers) < MOST_READERS:
+                readers[rest] = reader
+            found = reader.read()
         composer.keep(jobs[number], found)
         return found
 
@@ -306,8 +322,11 @@ def _text_keys(config: DictConfig, overrides: str) -> set[str]:
     """Return the keys whose values are texts: prompts, and whatever else a model or template takes."""
     arguments = unresolved(config.model).get("arguments") or {}
     strings = {name for name, argument in arguments.items() if argument.get("type") == "string"}
-    prompts = str(OmegaConf.to_container(config.prompts, resolve=False))
-    return strings | {"prompt"} | set(FACTOR.findall(prompts + overrides))
+    return strings | {
+        "prompt",
+        *(name for prompt in read_prompts(config).values() for name in factors(prompt.text)),
+        *factors(overrides),
+    }
 
 
 def _is_quoted(override: Override) -> bool:
@@ -326,7 +345,8 @@ def _choices(override: Override) -> list[Any]:
 
 def _split_text(override: Override) -> str:
     key, text = written(override).split("=", 1)
-    each = ",".join(f"'{str(element).strip()}'" for element in _choices(override))
+    texts = (element.text if isinstance(element, QuotedString) else element for element in _choices(override))
+    each = ",".join(f"'{str(text).strip()}'" for text in texts)
     return (
         f"{override.input_line} has a comma outside of quotes, where Hydra splits it into several "
         f"values.\n  For one text write    {key}=\"'{text.strip()}'\"\n"

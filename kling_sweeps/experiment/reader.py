@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from kling_sweeps.experiment.hydra_private import yaml_loader
 
 LARGEST = 1e15
+# Of names that are all said where none is close.
+MOST_NAMES = 24
 LITERAL = "where the characters ${ are meant, write \\${"
 
 
@@ -26,6 +28,7 @@ class Reader:
         self.raw = unresolved(cfg)
         self.raw.pop("hydra", None)
         self.groups: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}
         self.problems: dict[str, None] = {}
 
     def report(self, *problems: str) -> None:
@@ -39,7 +42,9 @@ class Reader:
         if name in self.groups.get(group, ()):
             return self.groups[group][name]
         try:
-            return self._select(key, default)
+            if key not in self.known:
+                self.known[key] = self._select(key, default)
+            return self.known[key]
         except OmegaConfBaseException as error:
             self.report(f"{key}: {reason(error)}")
             return default
@@ -147,6 +152,9 @@ def _scalar(name: str) -> Any:
 def close(name: str, valid: Iterable[str]) -> str:
     """Return what to say after a name that is not valid: the one that was meant, or all there are."""
     valid = sorted(valid)
+    more = len(valid) - MOST_NAMES
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.7)
     close = close or [word for word in valid if word.startswith(f"{name}_")]
-    return f"; did you mean {close[0]}?" if close else f"; valid are {', '.join(valid)}"
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; valid are {', '.join(valid[:MOST_NAMES])}{f' and {more} more' * (more > 0)}"

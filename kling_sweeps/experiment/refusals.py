@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from kling_sweeps.experiment.config import KEYS
+from kling_sweeps.experiment.prompt_file import READERS
 from kling_sweeps.experiment.reader import LITERAL, close
+from kling_sweeps.experiment.yaml_files import PROMPTS
 
 # What needs an extra of this package.
 EXTRAS = {
@@ -25,9 +27,12 @@ def message(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(first, FileNotFoundError) and first.filename is None:
         return "the folder that this command was given in is gone; change to one that is there"
-    if (missing := re.search(r"Could not find '(\S+)'", causes[0])) and missing[1] in EXTRAS:
+    missing = re.search(r"Could not find '(\S+)'", causes[0])
+    if missing and missing[1] in EXTRAS:
         extra = EXTRAS[missing[1]]
         return f'{missing[1]} is not installed: pip install -c constraints.txt -e ".[{extra}]"'
+    if missing and missing[1].startswith(PROMPTS):
+        causes.append(f"  (a file of prompts ends in {', '.join(READERS)})")
     if key := re.match(r"Could not override '(\S+)'", causes[0]):
         return f"{key[1]} is not a key of the configuration{_adding(key[1])}"
     if value := re.match(r"Ambiguous value for argument '(\w+)=(.*)'$", causes[0].splitlines()[0]):

@@ -1,8 +1,10 @@
-"""How Hydra's YAML files are read here: keys are text, any Unicode encoding, and an error names its file."""
+"""How Hydra's files are read here: keys of YAML are text, any Unicode encoding, and an error names its file.
+
+A prompt set may be a file of prompts: what is composed then is its path, as it was given, in the place of a mapping of ids.
+"""
 
 from __future__ import annotations
 
-import codecs
 from typing import Any
 
 import yaml
@@ -12,13 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment import hydra_private
+from kling_sweeps.experiment.encoding import encoding
+from kling_sweeps.experiment.prompt_file import is_prompt_file
 
-MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # which begins as UTF-16's does
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+PROMPTS = "prompts/"
 TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
 
@@ -50,8 +49,7 @@ def load(path: str) -> tuple[str, DictConfig]:
 
 def _encoding(path: str) -> str:
     with open(path, "rb") as file:
-        start = file.read(4)
-    return next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8-sig")
+        return encoding(file.read(4))
 
 
 class _Loader(hydra_private.yaml_loader()):  # type: ignore[misc]  # a class that a function makes
@@ -71,7 +69,14 @@ class _Loader(hydra_private.yaml_loader()):  # type: ignore[misc]  # a class tha
 class FileConfigSource(hydra_private.FileSource):  # type: ignore[misc, valid-type]  # one of two
     """A folder of YAML files. It has the name of Hydra's own, whose registry in a worker process refuses another."""
 
+    def is_config(self, config_path: str) -> bool:
+        return _prompt_file(config_path) is not None or bool(super().is_config(config_path))
+
     def load_config(self, config_path: str) -> ConfigResult:
+        if file := _prompt_file(config_path):
+            return ConfigResult(
+                self.provider, self.path, DictConfig({"prompts": file}), {"package": "_global_"}
+            )
         try:
             path = hydra_private.file_path(self, config_path)
             head, config = load(path)
@@ -83,3 +88,9 @@ class FileConfigSource(hydra_private.FileSource):  # type: ignore[misc, valid-ty
         except hydra_private.GONE:
             theirs: ConfigResult = super().load_config(config_path)
             return theirs
+
+
+def _prompt_file(config_path: str) -> str | None:
+    """Return the path of a file of prompts that stands in the place of a config, None where it is none."""
+    path = config_path.removeprefix(PROMPTS)
+    return path if path != config_path and is_prompt_file(path) else None
