@@ -128,7 +128,7 @@ class SampledMetric(FrameMetric):
     def update(self, frame: Frame) -> None:
         """Measure the next frame if it is one of those drawn."""
         group, place = divmod(frame.index - self.first_frame, self.every)
-        if place == drawn(group, self.every):
+        if group >= 0 and place == drawn(group, self.every):
             super().update(frame)
 
 

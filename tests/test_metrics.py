@@ -33,12 +33,16 @@ CONF = Path(__file__).parent.parent / "conf" / "metrics"
 EVERY = pytest.mark.parametrize("name", METRICS)
 NEEDS_A_REQUEST = {"aspect_error", "duration_error_s"}
 # Nothing is steeper or changes more than anything else in what is constant.
+NEEDS_STILLNESS = {"static_flicker"}
 CAMERA = {value.name for value in METRICS["camera"].values}
-NEEDS_A_STEP = {"blockiness", "loop_gap", "warp_error_dis", "motion", "motion_p95", "dynamic_share"} | CAMERA
+NEEDS_A_STEP = {
+    *("blockiness", "edge_width", "loop_gap", "warp_error_dis", "motion", "motion_p95", "dynamic_share"),
+    *CAMERA,
+}
 NEEDS_TWO_FRAMES = {
     *("temporal_information", "temporal_information_mean", "vbench_temporal_flickering", "loop_gap"),
     *("motion", "motion_p95", "dynamic_share", "warp_error_dis", "frozen_share", "duplicate_share", "cuts"),
-    *("exposure_flicker", "exposure_drift", "color_drift", "stutter_share"),
+    *("exposure_flicker", "exposure_drift", "color_drift", "stutter_share", "static_flicker"),
     *CAMERA,
 }
 
@@ -129,8 +133,8 @@ class TestContract:
 
     @EVERY
     def test_values_are_as_declared(self, tmp_path, name):
-        """A moving clip gives each declared value, a number within its range."""
-        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        """A moving clip, or a still one where that is needed, gives each declared value, a number within its range."""
+        path = clips.write(tmp_path / "a.mp4", clips.still() if name in NEEDS_STILLNESS else clips.pan())
         measured = measure(path, {name: {}}, aspect_ratio="16:9", duration=5)
         assert measured.errors == {}
         assert list(measured.values) == [value.name for value in METRICS[name].values]
@@ -156,7 +160,7 @@ class TestContract:
         missing = {key for key, number in measured.values.items() if isnan(number)}
         # Noise is cut off in black and white, and nothing is a share of black.
         unseen = NEEDS_A_STEP | ({"noise_sigma"} if value in (16, 235) else set())
-        unseen |= {"exposure_flicker", "exposure_drift"} if value == 16 else set()
+        unseen |= {"exposure_flicker", "exposure_drift", "static_flicker"} if value == 16 else set()
         assert missing == set(measured.values) & unseen
 
     @EVERY

@@ -309,6 +309,36 @@ class TestSharpness:
         assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
 
 
+class TestEdgeWidth:
+    @staticmethod
+    def width(path, shot) -> float:
+        return measure(clips.write(path, shot), {"edge_width": {}}).values["edge_width"]
+
+    @staticmethod
+    def tiles(blur: float, *, lines: int = 480, contrast: float = 1, sigma: float = 0) -> list[clips.Planes]:
+        """Picture tiles at all angles, blurred by so many pixels of 480 lines."""
+        rows, columns = np.mgrid[:lines, : lines * 4 // 3] * 480 / lines
+        waves = np.sin(rows / 19 + columns / 23) + np.sin(columns / 17 - rows / 31)
+        tiles = cv2.GaussianBlur(np.where(waves > 0, 180.0, 70.0), (0, 0), max(0.05, blur * lines / 480))
+        noisy = 125 + contrast * (tiles - 125) + np.random.default_rng(0).normal(0, sigma, tiles.shape)
+        grey = np.full((lines // 2, lines * 2 // 3), 128, np.uint8)
+        return [(noisy.clip(16, 235).round().astype(np.uint8), grey, grey)]
+
+    @pytest.mark.parametrize("blur", [1, 2, 4])
+    def test_a_known_blur(self, tmp_path, blur):
+        """The blur that was made on edges of 0.6 pixels is found, under noise, in a fifth of the contrast, and at other sizes."""
+        likes = {"plain": {}, "noisy": {"sigma": 5}, "pale": {"contrast": 0.2}, "large": {"lines": 1080}}
+        for name, like in likes.items():
+            found = self.width(tmp_path / f"{name}.mp4", self.tiles(blur, **like))
+            assert found == pytest.approx(np.hypot(blur, 0.6), rel=0.1), name
+
+    def test_nothing_is_sharper_than_its_lines(self, tmp_path):
+        """A hard edge has next to no width, at half the lines it has more, and a bare wall has none to measure."""
+        hard, small = (self.width(tmp_path / f"{n}.mp4", self.tiles(0, lines=n)) for n in (480, 240))
+        assert hard < 0.7 < small < 1.5
+        assert np.isnan(self.width(tmp_path / "wall.mp4", clips.grey(128, size=(320, 240))))
+
+
 class TestNoise:
     @pytest.mark.parametrize("size", [(640, 360), (127, 95), (64, 200)])
     def test_formula(self, tmp_path, size):
@@ -715,6 +745,36 @@ def darker(shot, share: float) -> list[clips.Planes]:
     return [
         (y, np.full_like(u, 128), np.full_like(v, 128)) for y, u, v in changed(shot, lambda y, _: share * y)
     ]
+
+
+class TestStaticFlicker:
+    @staticmethod
+    def value(path, shot) -> float:
+        return measure(clips.write(path, shot), {"static_flicker": {}}).values["static_flicker"]
+
+    @staticmethod
+    def boiling(shot, percent: float) -> list[clips.Planes]:
+        """Let the light of the parts of each picture flicker by so much, each part by itself."""
+        random = np.random.default_rng(0)
+
+        def change(y: np.ndarray, _: int) -> np.ndarray:
+            light = random.normal(0, percent / 100, (5, 8))
+            return y * (1 + cv2.resize(light, y.shape[::-1], interpolation=cv2.INTER_NEAREST))
+
+        return changed(shot, change)
+
+    @pytest.mark.parametrize("percent", [0, 1, 3])
+    def test_a_known_flicker(self, tmp_path, percent):
+        """Parts that flicker by so much are found, also where something crosses them; light that rises evenly is none."""
+        shot = darker(crossed((640, 360), frames=24, top=120), 0.8)
+        rising = changed(shot, lambda y, n: y * (0.7 + n / 80))
+        for name, each in (("crossed", shot), ("rising", rising)):
+            found = self.value(tmp_path / f"{name}.mp4", self.boiling(each, percent))
+            assert found == pytest.approx(percent, rel=0.25, abs=0.25), name
+
+    def test_nothing_stands_still(self, tmp_path):
+        """A camera that pans leaves nothing to tell flicker by."""
+        assert np.isnan(self.value(tmp_path / "a.mp4", pan(6)))
 
 
 class TestFreeze:

@@ -32,7 +32,9 @@ from kling_sweeps.metrics.blockiness import Blockiness
 from kling_sweeps.metrics.camera import Camera
 from kling_sweeps.metrics.color import Colorfulness, Saturation
 from kling_sweeps.metrics.cuts import Cuts
+from kling_sweeps.metrics.edges import EdgeWidth
 from kling_sweeps.metrics.file import File
+from kling_sweeps.metrics.flicker import StaticFlicker
 from kling_sweeps.metrics.freeze import Freeze
 from kling_sweeps.metrics.information import SpatialInformation, TemporalInformation
 from kling_sweeps.metrics.loop import LoopGap
@@ -58,6 +60,7 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "colorfulness": Colorfulness,
     "color_drift": ColorDrift,
     "sharpness": Sharpness,
+    "edge_width": EdgeWidth,
     "noise": Noise,
     "blockiness": Blockiness,
     "spatial_information": SpatialInformation,
@@ -66,6 +69,7 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "dynamic": Dynamic,
     "camera": Camera,
     "warp_error": WarpError,
+    "static_flicker": StaticFlicker,
     "freeze": Freeze,
     "stutter": Stutter,
     "cuts": Cuts,

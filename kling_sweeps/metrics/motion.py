@@ -122,7 +122,7 @@ class Motion(FlowMetric):
         texture = self.texture(_before(frame))
         if not _is_enough(texture):
             return {"motion": nan}
-        lengths = np.sqrt(_squared(self.flow(frame)))
+        lengths = np.sqrt(squared_lengths(self.flow(frame)))
         seconds = frame.time_s - _before(frame).time_s
         return {"motion": ratio(cv2.mean(lengths, texture)[0], seconds) / hypot(*lengths.shape)}
 
@@ -172,7 +172,7 @@ class Dynamic(FlowMetric):
         self._keep(frame)
         if not _is_enough(texture):
             return {"dynamic_share": nan}
-        squared = _squared(self.flow_between(before, self.thumbnail(frame)))
+        squared = squared_lengths(self.flow_between(before, self.thumbnail(frame)))
         squared[texture == 0] = 0
         fastest = max(1, squared.size // 20)
         length = np.sqrt(np.partition(squared, -fastest, axis=None)[-fastest:]).mean()
@@ -243,7 +243,7 @@ def _is_enough(texture: np.ndarray) -> bool:
     return int(cv2.countNonZero(texture)) >= LEAST_TEXTURE * texture.size
 
 
-def _squared(vectors: np.ndarray) -> np.ndarray:
+def squared_lengths(vectors: np.ndarray) -> np.ndarray:
     # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
     u, v = cv2.split(vectors)
     squared: np.ndarray = u * u + v * v
@@ -267,12 +267,14 @@ def _inside(target: np.ndarray) -> np.ndarray:
 
 
 def _consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
-    consistent: np.ndarray = _squared(there + back) <= 0.01 * (_squared(there) + _squared(back)) + 0.5
+    consistent: np.ndarray = (
+        squared_lengths(there + back) <= 0.01 * (squared_lengths(there) + squared_lengths(back)) + 0.5
+    )
     return consistent
 
 
 def _boundaries(flow: np.ndarray) -> np.ndarray:
     steps = np.zeros(flow.shape[:2], np.float32)
-    steps[:, :-1] += _squared(np.diff(flow, axis=1))
-    steps[:-1] += _squared(np.diff(flow, axis=0))
-    return steps > 0.01 * _squared(flow) + 0.002
+    steps[:, :-1] += squared_lengths(np.diff(flow, axis=1))
+    steps[:-1] += squared_lengths(np.diff(flow, axis=0))
+    return steps > 0.01 * squared_lengths(flow) + 0.002
