@@ -85,7 +85,7 @@ def _edges(smooth: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _steep(squared: np.ndarray) -> float:
-    """Give the slope that the steepest 2 % of the pixels have, to half a level, up to 127."""
+    """Give the slope that the steepest 2 % of the pixels have or more do, to half a level, up to 127."""
     slopes = cv2.convertScaleAbs(cv2.sqrt(squared), alpha=1 / FINE)
     above = np.cumsum(cv2.calcHist([slopes], [0], None, [256], [0, 256]).ravel()[::-1])
-    return FINE * (255 - int(np.searchsorted(above, STEEP * squared.size)))
+    return FINE * (254.5 - int(np.searchsorted(above, STEEP * squared.size)))
