@@ -46,6 +46,8 @@ from kling_sweeps.store import journal
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Stage, Ticket
 
+pytestmark = pytest.mark.slow
+
 ENDPOINT = REQUEST.endpoint
 SECRET = "3f8e-key-id:9a7b6c5d4e3f2a1b0c9d"
 URL = "https://v3.fal.media/files/a/b.mp4"

@@ -260,6 +260,7 @@ def test_what_is_cut_off_within_its_coding_is_fetched_again(server, tmp_path, co
     assert fetch(server.url, tmp_path / "video.mp4") == FILE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
 def test_what_an_encoded_file_unpacks_to_is_limited(server, tmp_path, coding):
     """Stops unpacking at the size that is allowed, and leaves nothing behind."""

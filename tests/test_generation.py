@@ -338,6 +338,7 @@ def test_what_can_never_be_decoded_is_kept_aside(emulator, store):
     assert len(emulator.ledger()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "fault"),
     [("submit", "too_many_429"), ("result", "error_500"), ("result", "too_many_429"), ("file", "drop")],

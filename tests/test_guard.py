@@ -16,6 +16,8 @@ from kling_sweeps.__main__ import main
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.sweep import cluster
 
+pytestmark = pytest.mark.slow
+
 KEY = "0f1e2d3c-guard:5b4a39281706f5e4d3c2b1a0"
 SWEEP = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
 

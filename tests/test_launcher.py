@@ -36,6 +36,7 @@ def _no_version_base(monkeypatch):
 
 @old_defaults
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("fal", [])])
+@pytest.mark.slow
 class TestHydrasOwnSuite(LauncherTestSuite):
     """Runs any task as any launcher does."""
 
@@ -44,6 +45,7 @@ class TestHydrasOwnSuite(LauncherTestSuite):
 @pytest.mark.parametrize(
     ("launcher_name", "overrides"), [("fal", ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2"])]
 )
+@pytest.mark.slow
 class TestHydrasOwnSuiteInBatches(BatchedSweeperTestSuite):
     """Takes one batch of jobs after another."""
 

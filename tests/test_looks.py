@@ -53,6 +53,7 @@ def stands(runs: pd.DataFrame, plan: Looks = PLAN) -> dict[float, str]:
     return dict(table.loc[table["verdict"] != "reference", ["level", "stands"]].to_numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [3, 8])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_looks_follow_the_rule(prompts, seed):

@@ -17,6 +17,8 @@ from kling_sweeps.metrics import camera, measure, specification
 from kling_sweeps.video.decode import frames
 from kling_sweeps.video.frame import Frame
 
+pytestmark = pytest.mark.slow
+
 LAPLACIAN = ((0, 1), (0, -1), (1, 1), (1, -1))
 IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
 

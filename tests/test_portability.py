@@ -101,6 +101,7 @@ def test_a_video_is_read_where_ffmpeg_knows_no_descriptor_of_ours(monkeypatch, t
     assert asked[0] == "fd:" and len(asked) > 1
 
 
+@pytest.mark.slow
 def test_a_new_database_is_renamed_when_nobody_has_it_open(monkeypatch, tmp_path):
     """Closes every connection first: Windows renames no open file."""
     monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "QueuePool")

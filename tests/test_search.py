@@ -46,6 +46,8 @@ from kling_sweeps.sweep.search import Outcome, Proposal, Trial
 from kling_sweeps.sweep.search_picture import figure_of
 from kling_sweeps.sweep.search_results import Comparison, Found
 
+pytestmark = pytest.mark.slow
+
 SPACE = "cfg_scale=interval(0, 1)"
 EXPERIMENT = "kling_sweeps/single (emulator)"
 SIX = ("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3")

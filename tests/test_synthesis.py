@@ -15,6 +15,8 @@ import pytest
 
 from kling_sweeps.emulator.scene.synthesis import render
 
+pytestmark = pytest.mark.slow
+
 SIZE = (320, 180)
 FPS = 12
 SAMPLES = 4

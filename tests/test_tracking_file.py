@@ -181,6 +181,7 @@ def test_tables_of_an_unknown_version_are_left_to_mlflow(made, tmp_path, monkeyp
     assert tracked.read(uri, name) is None
 
 
+@pytest.mark.slow
 def test_a_lock_is_waited_for_once(made, tmp_path, result):
     """Costs one wait and not one a run, refuses nothing, and loses nothing: what was locked out is tracked later."""
     file = tmp_path / "mlflow.db"
@@ -218,6 +219,7 @@ def test_an_experiment_is_found_among_thousands(made, tmp_path):
         runs_df("nothing", f"sqlite:///{copy}")
 
 
+@pytest.mark.slow
 def test_a_database_server_is_asked_before_mlflow_tries_for_minutes():
     """Refuses a database that is not there, or was made by another MLflow, within seconds."""
     # Not pytest's folder, which each of its processes closes to PostgreSQL's user.
