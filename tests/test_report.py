@@ -209,11 +209,11 @@ def test_a_sweep_leaves_one_report_that_the_command_updates(sweep, monkeypatch, 
         encoding="utf-8"
     )
     (before,) = reports(uri)
-    assert Path(before.info.artifact_uri, "report.html").read_bytes() == made.read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert main(["cfg", "--store", str(folder / "store"), "--out", str(tmp_path / "cfg.html")]) == 0
     (after,) = reports(uri)
     assert after.info.run_id == before.info.run_id
+    assert Path(after.info.artifact_uri, "report.html").read_bytes() == (tmp_path / "cfg.html").read_bytes()
     assert len(runs_df("cfg", uri)) == 10
 
 

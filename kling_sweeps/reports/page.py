@@ -43,6 +43,7 @@ def render(contents: Contents, config: str = "", limit: int = LIMIT) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = JSON
+    environment.filters["base64"] = _base64
     page = partial(
         environment.get_template("report.html").render,
         contents=contents,
@@ -61,7 +62,7 @@ def render(contents: Contents, config: str = "", limit: int = LIMIT) -> str:
         for index, left in zip(strip.clips, strip.lefts, strict=True):
             data["runs"][index]["clip"] = [number, left]
     playing = sum(len(strip.clips) for strip in strips)
-    return page(strips=[_base64(strip.content) for strip in strips], playing=playing)
+    return page(strips=strips, playing=playing)
 
 
 def _base64(content: bytes) -> str:

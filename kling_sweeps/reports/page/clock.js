@@ -123,6 +123,7 @@ const arrived = new Set();  // the strips that are read: the page is drawn befor
 function arrive(strip) {
   arrived.add(strip);
   strips.get(strip)?.update();
+  for (const [number, { rep }] of cells) fill(runs[number], rep.querySelector(".picture"));
 }
 
 function sourceOf(run) {
@@ -148,7 +149,10 @@ async function gather() {
   const number = ++gather.number;
   clock.gathering = number;
   const moved = active();
-  for (const source of moved) { source.video.pause(); source.seek(); }
+  for (const source of moved) {
+    source.video.pause();
+    if (Math.abs(source.lag) > 0.001) source.seek();
+  }
   await Promise.race([Promise.all(moved.map((source) => source.settled())), sleep(SETTLED)]);
   if (number !== gather.number) return;
   clock.gathering = 0;

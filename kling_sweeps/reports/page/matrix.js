@@ -53,11 +53,14 @@ function drawMatrix() {
   }
   const sorted = [...parts.values()].sort((a, b) => compare(facets.map((f) => levelOf(a[0], f)), facets.map((f) => levelOf(b[0], f))));
   const heads = ordered(grouped(runs, columns), state.order === "columns" || state.order === "both");
-  $("matrix").replaceChildren(...sorted.map((list) => tableOf(list, rows, columns, heads, facets)));
+  $("matrix").replaceChildren();
+  const boxes = sorted.map((list) => tableOf(list, rows, columns, heads, facets));
+  // What the page does not hold yet is not laid out at every change.
+  fit(boxes);
+  tintAll(boxes);
+  $("matrix").append(...boxes);
   $("empty").hidden = runs.length > 0;
-  fit();
   for (const rep of document.querySelectorAll(".rep[data-run]")) seen.observe(rep);
-  tintAll();
 }
 
 function compare(a, b) {
@@ -135,12 +138,12 @@ function pictureOf(run) {
   return frame;
 }
 
-/** Put a run's filmstrip where it is shown, once on the screen and in two lines on paper, and above it the canvas of its clip. */
+/** Put the canvas of a run's clip where it is shown, and below it, once it is read, its filmstrip: in a line on the screen, in two on paper. */
 function fill(run, picture) {
-  if (picture.firstChild) return;
+  if (run.clip && !picture.querySelector("canvas")) picture.append(el("canvas", { role: "img", "aria-label": run.name }));
+  if (picture.querySelector(".film") || !$(`film-${run.number}`)) return;
   run.film ||= URL.createObjectURL(new Blob([bytesOf(`film-${run.number}`)], { type: "image/webp" }));
-  picture.append(el("span", { className: "film" }, ...["first", "second"].map((className) => el("img", { alt: "", decoding: "async", className, src: run.film }))));
-  if (run.clip) picture.append(el("canvas", { role: "img", "aria-label": run.name }));
+  picture.prepend(el("span", { className: "film" }, ...["first", "second"].map((className) => el("img", { alt: "", decoding: "async", className, src: run.film }))));
 }
 
 function see(number, rep, isVisible) {
@@ -162,14 +165,14 @@ hears.add((time) => {
   for (const [number, cell] of cells) {
     if (!cell.isVisible || (cell.view && cell.rep.querySelector(".drawn"))) continue;
     const picture = clamp(Math.round((time / runs[number].seconds) * (FILM - 1)), 0, FILM - 1);
-    cell.rep.querySelector("img").style.setProperty("--picture", picture);
+    cell.rep.querySelector("img")?.style.setProperty("--picture", picture);
   }
 });
 
 /** Colour all cells, by where they lie among all runs, or among those of their row. */
-function tintAll() {
+function tintAll(boxes = [...$("matrix").children]) {
   const quantity = quantityOf(state.colour);
-  for (const body of document.querySelectorAll(".matrix tbody")) {
+  for (const body of boxes.flatMap((box) => [...box.querySelectorAll("tbody")])) {
     const inRow = [...body.querySelectorAll(".cell")];
     const means = inRow.map((cell) => cell.runs.map((run) => valueOf(run, quantity)).filter((value) => value !== null)).filter((values) => values.length).map(mean);
     const scale = quantity && state.within === "row" ? { ...quantity, low: Math.min(...means), high: Math.max(...means) } : quantity;
@@ -207,10 +210,10 @@ function drawLegend() {
 }
 
 /** Make columns as wide as all of them fit, within reason; what is wider scrolls in a box of its own. */
-function fit() {
-  for (const box of document.querySelectorAll(".scroll")) {
+function fit(boxes = [...$("matrix").children]) {
+  const room = $("matrix").clientWidth, gap = 8;
+  for (const box of boxes) {
     const across = Math.max(1, ...[...box.querySelectorAll("tbody tr")].map((row) => row.cells.length));
-    const room = $("matrix").clientWidth, gap = 8;
     const even = (room - gap * (across - 1)) / across;
     const inside = Math.max(...[...box.querySelectorAll(".cell")].map((cell) => acrossIn(cell.runs)), 1);
     const width = clamp(Math.floor(even), room < 600 ? 148 : 112, Math.max(360, 260 * inside)) * (state.size / 100);
