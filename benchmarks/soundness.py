@@ -5,7 +5,9 @@
 
 Noise has a standard deviation of 1, prompts one of 3, and prompts differ in the effect of a level by `interaction`.
 Each metric of one table of runs is an experiment of its own. Coverage of a nominal 95 % is sound from 93.5 to 96.5 %,
-false findings up to 5.5 % of families, and a power within 3 points of what was predicted; the last column says so.
+false findings up to 5.5 % of families, and a power within 3 points of what was predicted. The last column says so, with a
+question mark where a limit lies within the 95 % interval of the share (Clopper and Pearson, 1934), so that more experiments
+would have to tell.
 """
 
 from __future__ import annotations
@@ -36,18 +38,25 @@ METRICS, WITH_EFFECT, LARGE = 30, 10, 1.6
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was simulated, the share that came out, and from where to where it is sound."""
+    """One line of the table: what was simulated, the share that came out, and from where to where it is sound.
+
+    `of` is of how many experiments it is a share, 0 where it is a mean.
+    """
 
     claim: str
     design: str
     share: float
     low: float = -inf
     high: float = inf
+    of: int = 0
 
     def __str__(self) -> str:
         ends = [f"{end:.3f}" if abs(end) < inf else "" for end in (self.low, self.high)]
         sound = f"{ends[0]} to {ends[1]}" if all(ends) else f"from {ends[0]}" if ends[0] else f"to {ends[1]}"
         verdict = "too low" if self.share < self.low else "too high" if self.share > self.high else "yes"
+        if self.of:
+            among = stats.binomtest(round(self.share * self.of), self.of).proportion_ci()
+            verdict += "?" * any(among.low < end < among.high for end in (self.low, self.high))
         if not any(ends):
             sound = verdict = ""
         return f"| {self.claim} | {self.design} | {self.share:.3f} | {sound} | {verdict} |"
@@ -204,10 +213,16 @@ def coverage_table(experiments: int) -> Iterator[Row]:
     """Yield how often intervals have the true effect in them."""
     for prompts, ratio in product((3, 5, 8, 16, 30), (0.0, 0.5, 1.0, 2.0)):
         share = coverage(experiments, "general", prompts=prompts, repeats=1, interaction=ratio)
-        yield Row("general", f"{prompts} prompts, interaction {ratio:g}", share, *COVERAGE)
+        yield Row("general", f"{prompts} prompts, interaction {ratio:g}", share, *COVERAGE, of=experiments)
     for prompts, ratio in product((1, 2, 3, 5, 8, 16, 30), (0.0, 0.5, 1.0, 2.0)):
         share = coverage(experiments, "these_prompts", prompts=prompts, repeats=3, interaction=ratio)
-        yield Row("these_prompts", f"{prompts} prompts, 3 repeats, interaction {ratio:g}", share, *COVERAGE)
+        yield Row(
+            "these_prompts",
+            f"{prompts} prompts, 3 repeats, interaction {ratio:g}",
+            share,
+            *COVERAGE,
+            of=experiments,
+        )
     for name, general, these in (
         ("heavy tails", {"heavy": True}, {"heavy": True}),
         (
@@ -219,9 +234,9 @@ def coverage_table(experiments: int) -> Iterator[Row]:
         ("10 % missing, heavy tails", {"missing": 0.1, "heavy": True}, {"missing": 0.1, "heavy": True}),
     ):
         share = coverage(experiments, "general", prompts=8, repeats=2, **general)
-        yield Row("general", f"8 prompts, 2 repeats, {name}", share, *COVERAGE)
+        yield Row("general", f"8 prompts, 2 repeats, {name}", share, *COVERAGE, of=experiments)
         share = coverage(experiments, "these_prompts", prompts=3, repeats=4, **these)
-        yield Row("these_prompts", f"3 prompts, 4 repeats, {name}", share, *COVERAGE)
+        yield Row("these_prompts", f"3 prompts, 4 repeats, {name}", share, *COVERAGE, of=experiments)
 
 
 def families_table(experiments: int) -> Iterator[Row]:
@@ -234,8 +249,13 @@ def families_table(experiments: int) -> Iterator[Row]:
         ):
             share = false_families(experiments, scope, prompts, repeats, **design)
             yield Row(
-                scope, f"1 metric × 4 levels, {prompts} prompts{name}: false families", share, high=MOST_FALSE
+                scope,
+                f"1 metric × 4 levels, {prompts} prompts{name}: false families",
+                share,
+                high=MOST_FALSE,
+                of=experiments,
             )
+    half = max(experiments // 2, 1)
     size = f"{METRICS} metrics × 4 levels, 8 prompts"
     for asked, name in (
         (METRICS, "all asked for"),
@@ -243,9 +263,9 @@ def families_table(experiments: int) -> Iterator[Row]:
         (1, "1 asked for"),
         (0, "none asked for"),
     ):
-        families, _, _ = full_size(max(experiments // 2, 1), asked, effect=0.0)
-        yield Row("general", f"{size}, {name}: false families", families, high=MOST_FALSE)
-        _, wrong, power = full_size(max(experiments // 2, 1), asked)
+        families, _, _ = full_size(half, asked, effect=0.0)
+        yield Row("general", f"{size}, {name}: false families", families, high=MOST_FALSE, of=half)
+        _, wrong, power = full_size(half, asked)
         with_effect = f"{size}, {WITH_EFFECT} with an effect of {LARGE:g}, {name}"
         yield Row("general", f"{with_effect}: false among the found", wrong, high=MOST_FALSE)
         yield Row("general", f"{with_effect}: power", power)
@@ -253,44 +273,65 @@ def families_table(experiments: int) -> Iterator[Row]:
 
 def interaction_table(experiments: int) -> Iterator[Row]:
     """Yield how often an effect of four levels is said to differ by prompt, where it does not and where it does."""
+    half = max(experiments // 2, 1)
     for ratio, (prompts, repeats) in product((0.0, 1.0), ((3, 2), (5, 2), (8, 2), (8, 3))):
-        share = differs(max(experiments // 2, 1), prompts, repeats, ratio)
+        share = differs(half, prompts, repeats, ratio)
         theory = differs_by_theory(prompts, repeats, ratio)
         low, high = (theory - NEAR, theory + NEAR) if ratio else (-inf, MOST_FALSE)
         yield Row(
-            "interaction", f"{prompts} prompts, {repeats} repeats, interaction {ratio:g}", share, low, high
+            "interaction",
+            f"{prompts} prompts, {repeats} repeats, interaction {ratio:g}",
+            share,
+            low,
+            high,
+            of=half,
         )
 
 
 def power_table(experiments: int) -> Iterator[Row]:
     """Yield how often an effect is seen that is predicted to be in 80 %, and how many pilots plan for enough."""
-    sound = (0.8 - NEAR, 0.8 + NEAR)
+    sound, quarter = (0.8 - NEAR, 0.8 + NEAR), max(experiments // 4, 1)
     for prompts, ratio in product((5, 8, 16, 30), (0.0, 1.0)):
         share = seen(experiments, "general", prompts, 2, ratio)
-        yield Row("general", f"{prompts} prompts, 2 repeats, interaction {ratio:g}: power", share, *sound)
+        yield Row(
+            "general",
+            f"{prompts} prompts, 2 repeats, interaction {ratio:g}: power",
+            share,
+            *sound,
+            of=experiments,
+        )
     for prompts, repeats in ((1, 4), (3, 3), (8, 3)):
         share = seen(experiments, "these_prompts", prompts, repeats, 0.0)
-        yield Row("these_prompts", f"{prompts} prompts, {repeats} repeats: power", share, *sound)
+        yield Row(
+            "these_prompts", f"{prompts} prompts, {repeats} repeats: power", share, *sound, of=experiments
+        )
     for scope, prompts, repeats in (("general", 8, 2), ("these_prompts", 3, 3)):
         share = seen(experiments, scope, prompts, repeats, 0.0, heavy=True)
-        yield Row(scope, f"{prompts} prompts, {repeats} repeats, heavy tails: power", share, low=sound[0])
+        yield Row(
+            scope,
+            f"{prompts} prompts, {repeats} repeats, heavy tails: power",
+            share,
+            low=sound[0],
+            of=experiments,
+        )
     for scope, prompts, repeats, ratio in (
         *(("general", 5, 2, 1.0), ("general", 8, 2, 1.0), ("general", 16, 2, 1.0)),
         *(("these_prompts", 3, 3, 1.0), ("these_prompts", 8, 3, 1.0)),
     ):
-        share = enough(max(experiments // 4, 1), scope, prompts, repeats, ratio)
+        share = enough(quarter, scope, prompts, repeats, ratio)
         name = (
             f"pilots of {prompts} prompts, {repeats} repeats, interaction {ratio:g}: enough at the upper end"
         )
-        yield Row(scope, name, share, low=0.8 - NEAR)
+        yield Row(scope, name, share, low=0.8 - NEAR, of=quarter)
 
 
 def looks_table(experiments: int) -> Iterator[Row]:
     """Yield the rows of looks at 2, 4 and 6 repeats, of levels all, or half of them, without effect."""
+    quarter = max(experiments // 4, 1)
     for prompts, (without, effect) in product((3, 8), ((4, 0.0), (2, 1.5))):
-        false, cost, agreed = by_plan(max(experiments // 4, 1), prompts, without, effect)
+        false, cost, agreed = by_plan(quarter, prompts, without, effect)
         design = f"{prompts} prompts, looks at 2, 4, 6 repeats, {without} of 4 levels without effect"
-        yield Row("looks", f"{design}: false families", false, high=MOST_FALSE)
+        yield Row("looks", f"{design}: false families", false, high=MOST_FALSE, of=quarter)
         yield Row("looks", f"{design}: cost of the full design", cost, high=MOST_COST)
         yield Row("looks", f"{design}: its verdicts reached", agreed, low=FEWEST_AGREED)
 

