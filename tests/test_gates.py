@@ -192,6 +192,21 @@ def test_a_sweep_keeps_a_gate_where_its_whole_interval_does(values, way, percent
     assert (judged.status, said in judged.why) == (status, True), judged.why
 
 
+def test_a_gate_allows_for_looks_at_the_runs():
+    """Gives each look its part of the error, where it could have been the last."""
+    runs = table(0.48, 0.49, 0.50, 0.49, 0.50, 0.51)
+    alone = gates._of_sweep(Change("motion", 0.5, "drop", 4.0), runs)
+    runs.attrs["looks"] = {
+        "factor": "cfg_scale",
+        "reference": None,
+        "repeats": [2, 4, 6],
+        "metrics": ["motion"],
+    }
+    looked_at = gates._of_sweep(Change("motion", 0.5, "drop", 4.0), runs)
+    assert (alone.status, looked_at.status) == ("passed", "failed"), (alone.why, looked_at.why)
+    assert "95 % interval" in alone.why and "98.3 % interval" in looked_at.why
+
+
 def test_a_metric_that_was_not_measured_breaks_its_gate():
     """Names what does not hold with its value and its limits, and NaN or nothing as not measured."""
     expect = Expectations(

@@ -141,21 +141,27 @@ def _broken(row: Mapping[str, Any], expect: Expectations) -> Iterator[str]:
 
 
 def _of_sweep(change: Change, runs: pd.DataFrame) -> Judged:
-    """Judge how far a metric's mean is from its baseline, which is known where all of its interval is."""
+    """Judge how far a metric's mean is from its baseline, which is known where all of its interval is.
+
+    Where looks decided how many repeats there are, the interval holds whichever look was the last: each has its part
+    of the error, by Bonferroni.
+    """
     from kling_sweeps.analysis import overall
 
     name, metric = _title(change), change.metric
     lacking = int(runs[metric].isna().sum()) if metric in runs else len(runs)
     if lacking or runs.empty:
         return Judged(name, FAILED, f"{lacking} of {len(runs)} runs have no {metric}")
-    mean, low, high = overall(runs, metric, change.confidence, scope="these_prompts")
+    plan = runs.attrs.get("looks")
+    confidence = 1 - (1 - change.confidence) / (len(plan["repeats"]) if plan else 1)
+    mean, low, high = overall(runs, metric, confidence, scope="these_prompts")
     if low != low:
         why = "no interval: no prompt has repeats that differ, such as sample=0,1"
         return Judged(name, FAILED, f"{metric} has a mean of {mean:.4g}, {why}")
     least, most = sorted((change.of(low), change.of(high)))
     said = (
         f"{metric} has a mean of {mean:.4g}, a {change.way} of {change.of(mean):.3g} % from {change.baseline:g}; "
-        f"{100 * change.confidence:g} % interval {least:.3g} to {most:.3g} % (max {change.percent:g} %)"
+        f"{100 * confidence:.3g} % interval {least:.3g} to {most:.3g} % (max {change.percent:g} %)"
     )
     return Judged(name, PASSED if most <= change.percent else FAILED, said)
 
