@@ -164,6 +164,7 @@ async def _together(
     from rich.console import Console
     from rich.progress import Progress
 
+    from kling_sweeps import metrics
     from kling_sweeps.measurement.workers import Workers
     from kling_sweeps.store.measured import read_record
 
@@ -174,7 +175,7 @@ async def _together(
 
         async def one(file: str, folder: Path) -> Record:
             try:
-                await workers.measure(folder, Path(file), spec, **requested)
+                await workers.measure(folder, Path(file), spec, metrics.requested(**requested))
             except (VideoError, OSError) as error:
                 return _unmeasured(error)
             finally:

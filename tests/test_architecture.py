@@ -19,7 +19,7 @@ ROOMS = {
     "video": "",
     "metric": "video",
     "metrics": "metric video measurement terminal",
-    "experiment": "metrics",
+    "experiment": "metric metrics",
     "store": "experiment",
     "provider": "experiment store",
     "terminal": "experiment store",

@@ -123,7 +123,9 @@ def test_a_text_may_be_a_template_too():
 def test_a_model_may_take_more(tmp_path):
     """Sends an argument that only the model's file knows, by default or as it is set."""
     model = CONF / "model" / "kling_v2.1_master.yaml"
-    text = model.read_text().replace("price:", "  generate_audio: {type: boolean, default: true}\nprice:", 1)
+    text = model.read_text().replace(
+        "required:", "  generate_audio: {type: boolean, default: true}\nrequired:", 1
+    )
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "loud.yaml").write_text(text)
@@ -224,3 +226,67 @@ def test_a_goal_says_what_a_sweep_is_about():
 def test_a_goal_that_nobody_can_reach_is_refused(goal, problem):
     """Names the metric that is meant, and the two ways there are."""
     assert problems(f"goal={goal}") == [problem]
+
+
+ODD = """
+name: odd
+endpoint: odd/endpoint
+arguments:
+  text: {role: prompt, type: string}
+  model: {enum: [small, large], default: small}
+  light: {enum: [day, night], default: day}
+  seed: {role: seed, anyOf: [{type: integer}, {type: "null"}]}
+  duration: {role: seconds, enum: ["4s", "8s"], default: "8s"}
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> str:
+    """Returns the override that finds a model whose arguments are called as other keys are."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/odd.yaml").write_text(ODD)
+    still = ODD.replace("text: {role: prompt", "image_url: {role: image").replace("name: odd", "name: still")
+    (tmp_path / "model/still.yaml").write_text(still)
+    return f"hydra.searchpath=[file://{tmp_path}]"
+
+
+def test_an_argument_of_any_name_can_be_given(own):
+    """Takes arguments.NAME for any, and NAME alone where that is no key and no factor of a template."""
+    given = ("+arguments.model=large", "+arguments.light=night", "+seed=${sample}", "sample=3", "duration=4s")
+    cell = read(own, "model=odd", "prompts=scene", "prompt=scene", *given)[1]
+    assert cell.prompt_text.endswith("soft overcast light")
+    arguments = {name: value for name, value in cell.request.arguments.items() if name != "text"}
+    assert arguments == {"model": "large", "light": "night", "seed": 3, "duration": "4s"}
+    assert cell.requested.duration_s == 4
+    assert cell.params["model"] == "odd" and cell.params["arguments.model"] == "large"
+    assert cell.params["cfg_scale"] == "null"
+    assert cell.repeated(5).request.arguments["seed"] == 5
+
+
+def test_an_argument_is_refused_where_a_model_would_ignore_it(own):
+    """Names what the model does not take; where_taken sets it for the models of a sweep that do."""
+    assert "arguments.lihgt: odd takes no lihgt; did you mean light?" in problems(
+        own, "model=odd", "+arguments.lihgt=day"
+    )
+    assert "odd takes no cfg_scale" in problems(own, "model=odd", "cfg_scale=0.3")[0]
+    jobs = [
+        partial(read, own, f"model={model}", "where_taken={light: night}", "hydra.run.dir=a/b")
+        for model in ("odd", "kling_v2_master")
+    ]
+    _, (odd, kling) = read_all(jobs)
+    assert odd.request.arguments["light"] == "night"
+    assert "light" not in kling.request.arguments and kling.params["light"] == "null"
+    with pytest.raises(ConfigError, match=r"where_taken\.light: none of the models takes light"):
+        read_all(jobs[1:])
+
+
+def test_a_model_may_take_no_prompt(own):
+    """Sends none, calls the run so, and refuses one that is given; what is required can't be left out."""
+    cell = read(own, "model=still", "+image_url=https://a/b.png")[1]
+    assert cell.name == "no prompt · https://a/b.png · still · #0"
+    assert cell.prompt_text == cell.prompt == ""
+    assert problems(own, "model=still", "prompt=fox") == [
+        "prompt: still takes no prompt; none of its arguments has the role prompt"
+    ]
+    assert "text" not in read(own, "model=odd", "prompt=null")[1].request.arguments
+    assert problems("prompt=null") == ["prompt=null is neither an id of the prompt set nor a text; quote it"]

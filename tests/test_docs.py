@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -108,6 +109,15 @@ def has(config: DictConfig, override: Override) -> bool:
     return key in set(config.model.arguments if override.is_add() else node or {})
 
 
+def written(override: Override) -> Iterator[str]:
+    """Yield a choice as it is written, one of each value that is swept over."""
+    if not override.is_sweep_override():
+        yield override.input_line
+        return
+    for value in override.sweep_string_iterator():
+        yield f"{override.key_or_group}={value}"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path):
     """Links only to files that there are, and to headings that they have."""
@@ -140,7 +150,8 @@ def test_commands_compose(arguments: list[str], conf: str):
     words = [word for word in arguments if "=" in word or word.startswith(("+", "~"))]
     overrides = OverridesParser.create().parse_overrides(quoted(words))
     own = [f"hydra.searchpath=[file://{conf}]"] if "--config-dir" in arguments else []
-    config = composed(*own, *(one.input_line for one in overrides if is_choice(one)))
+    chosen = [[*written(one)] for one in overrides if is_choice(one)]
+    config, *_ = [composed(*own, *choices) for choices in itertools.product(*chosen)]
     unknown = [one.input_line for one in overrides if not is_choice(one) and not has(config, one)]
     assert not unknown
 

@@ -14,7 +14,6 @@ from typing import Any
 import av
 import httpx
 import pytest
-import yaml
 from fal_client.client import (
     AsyncBackupDomainTransport,
     AsyncRequestHandle,
@@ -23,7 +22,9 @@ from fal_client.client import (
 )
 
 from kling_sweeps import CONF
-from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, endpoints, server
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, server
+from kling_sweeps.emulator.endpoints import Endpoints
+from kling_sweeps.experiment import yaml_files
 from kling_sweeps.experiment.model import read_model
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
@@ -187,13 +188,14 @@ BAD = [
 
 def test_an_endpoint_is_what_its_file_in_conf_says(client: httpx.Client) -> None:
     """Charges by the price and refuses by the arguments of each model file, as of a file that is added."""
-    files = [yaml.safe_load(path.read_text()) for path in sorted(CONF.glob("model/*.yaml"))]
+    files = [yaml_files.content(path) for path in sorted(CONF.glob("model/*.yaml"))]
     listed = client.get("/v1/models/pricing").json()["prices"]
     assert {each["endpoint_id"] for each in listed} == {file["endpoint"] for file in files}
+    endpoints = Endpoints()
     for declared in map(read_model, files):
         price = declared.price_usd({"duration": "10"})
         assert endpoints.price_usd(declared.endpoint, {"prompt": "A fox", "duration": "10"}) == price
-        longest = declared.arguments["prompt"].max_length
+        longest = declared.arguments["prompt"]["maxLength"]
         assert endpoints.read(declared.endpoint, {"prompt": "x" * longest})[1] == []
         assert (
             len(endpoints.read(declared.endpoint, {"prompt": "x" * (longest + 1), "duration": "7"})[1]) == 2
@@ -202,22 +204,51 @@ def test_an_endpoint_is_what_its_file_in_conf_says(client: httpx.Client) -> None
 
 def test_an_endpoint_without_a_file_is_free(client: httpx.Client) -> None:
     """Takes it for one of Kling's, whose price nobody knows."""
+    endpoints = Endpoints()
     assert endpoints.price_usd("a/b", {"prompt": "A fox"}) == 0
     assert endpoints.read("a/b", {})[1][0]["type"] == "missing"
     assert endpoints.read("a/b", {"prompt": "A fox"})[0]["duration"] == "5"
 
 
-def test_every_type_of_argument_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuses whole numbers and truth values as fal does, and passes on what no file declares."""
-    added = {"prompt": {"type": "string"}, "seed": {"type": "integer", "min": 0}}
-    added |= {"generate_audio": {"type": "boolean", "default": True}}
-    model = read_model({"name": "added", "endpoint": "added/model", "arguments": added})
-    monkeypatch.setattr(endpoints, "models", lambda: {"added/model": model})
-    wrong = {"prompt": "A fox", "seed": -1, "generate_audio": "perhaps"}
-    kinds = [problem["type"] for problem in endpoints.read("added/model", wrong)[1]]
-    assert kinds == ["greater_than_equal", "bool_parsing"]
-    right = {"prompt": "A fox", "seed": 1, "more": 2}
+def test_every_type_of_argument_is_checked(tmp_path: Path) -> None:
+    """Refuses what a file of another folder does not allow, as fal does, and passes on what no file declares."""
+    (tmp_path / "added.yaml").write_text("""
+        name: added
+        endpoint: added/model
+        arguments:
+          text: {role: prompt, type: string}
+          seed: {anyOf: [{type: integer, minimum: 0}, {type: "null"}]}
+          generate_audio: {type: boolean, default: false, fal_default: true}
+          loras: {type: array, items: {type: object, required: [path]}}
+        required: [text]
+    """)
+    endpoints = Endpoints([tmp_path])
+    wrong = {"seed": "a", "generate_audio": "perhaps", "loras": [{"scale": 1}]}
+    told = [(one["type"], one["loc"]) for one in endpoints.read("added/model", wrong)[1]]
+    assert told == [
+        ("missing", ["body", "text"]),
+        ("int_parsing", ["body", "seed"]),
+        ("bool_parsing", ["body", "generate_audio"]),
+        ("missing", ["body", "loras", 0, "path"]),
+    ]
+    right = {"text": "A fox", "seed": 1, "more": 2}
     assert endpoints.read("added/model", right) == ({**right, "generate_audio": True}, [])
+    assert endpoints.scene("added/model", right).arguments["prompt"] == "A fox"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size"),
+    [
+        (16 / 9, (1280, 720)),
+        (9 / 16, (720, 1280)),
+        (1, (720, 720)),
+        (21 / 9, (1680, 720)),
+        (3 / 4, (720, 960)),
+    ],
+)
+def test_every_shape_has_a_size(ratio: float, size: tuple[int, int]) -> None:
+    """Keeps the shorter side, and an even number of pixels."""
+    assert EmulatorSettings().frame_size(ratio) == size
 
 
 @pytest.mark.parametrize(("arguments", "kind"), BAD)
@@ -293,7 +324,7 @@ def test_the_history_can_be_limited(client: httpx.Client) -> None:
 def test_prices_are_known_or_not_found(client: httpx.Client) -> None:
     """A listed endpoint has a price a second; another is a 404 and charges nothing."""
     known = client.get("/v1/models/pricing", params={"endpoint_id": ENDPOINT}).json()["prices"]
-    assert (known[0]["unit_price"], known[0]["unit"]) == (0.28, "seconds")
+    assert (known[0]["unit_price"], known[0]["unit"]) == (0.28, "second")
     assert client.get("/v1/models/pricing", params={"endpoint_id": "a/b"}).status_code == 404
     submitted = client.post("/a/b/c", json=ARGUMENTS).json()
     finish(client, submitted)

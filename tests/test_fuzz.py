@@ -19,7 +19,9 @@ from kling_sweeps.errors import VideoError
 from kling_sweeps.measurement import workers
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.measurement.workers import Workers
+from kling_sweeps.metric import Requested
 
+SPEC = (metrics.specification("default"), Requested(16 / 9, 1.0))
 FRAMES = 24
 # Of each mutation, of each of the two clips.
 FILES = 14
@@ -206,7 +208,7 @@ async def fate(scheduler: Workers, file: Path) -> Fate:
     begin = time.monotonic()
     folder = file.with_suffix("")
     verified, _ = await outcome(scheduler.verify(file))
-    error, _ = await outcome(scheduler.measure(folder, file, metrics.specification("default"), "16:9", "1"))
+    error, _ = await outcome(scheduler.measure(folder, file, *SPEC))
     measured = None if error else Measurement.load(folder)
     return Fate(file.name, verified, error, measured, time.monotonic() - begin)
 
@@ -314,8 +316,7 @@ def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_verify", crash)
 
     async def mixed(scheduler: Workers) -> list:
-        spec = (metrics.specification("default"), "16:9", "1")
-        measured = (scheduler.measure(tmp_path / str(n), good, *spec) for n in range(4))
+        measured = (scheduler.measure(tmp_path / str(n), good, *SPEC) for n in range(4))
         crashed = (scheduler.verify(bad) for _ in range(4))
         return await asyncio.gather(*crashed, *measured, return_exceptions=True)
 

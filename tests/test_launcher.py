@@ -64,7 +64,7 @@ JOBS = [
     ["prompts=scene", "prompt=scene", "camera='slow pan'", "subject='a dog'", "light=dusk"],
     ["prompts=scene", "prompt=scene", "camera='crane'", "subject='a dog'", "light=dusk"],
     ["model=kling_v2_master", "duration=10"],
-    ["model=kling_v2_master", "model.price.first_usd=2"],
+    ["model=kling_v2_master", "model.price.usd=2"],
     ["+prompts.mine='an owl'", "prompt=mine"],
     ["metrics={luma: {}}"],
     ["~fail_fast"],

@@ -22,6 +22,7 @@ from kling_sweeps.errors import BudgetError, CredentialsError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.measurement.workers import _measure
 from kling_sweeps.metric import FrameMetric
+from kling_sweeps.metrics import comparable
 from kling_sweeps.store.measured import read_flaws, read_values
 from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep import runner, summary
@@ -623,6 +624,6 @@ def test_what_a_worker_refuses_is_that_runs_failure(laboratory):
 def test_what_no_video_can_be_compared_with_is_measured(tmp_path, aspect_ratio, duration, compared):
     """Measures a video whatever it was asked to be, and leaves out the errors that have no meaning."""
     video = clips.write(tmp_path / "a.mp4", clips.grey(frames=2))
-    _measure(tmp_path / "out", video, {"file": {}}, aspect_ratio, duration, MAX_PIXELS)
+    _measure(tmp_path / "out", video, {"file": {}}, comparable(aspect_ratio, duration), MAX_PIXELS)
     assert read_flaws(tmp_path / "out") == ""
     assert {"aspect_error", "duration_error_s"} & set(read_values(tmp_path / "out")) == compared

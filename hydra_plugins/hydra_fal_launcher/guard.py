@@ -39,6 +39,7 @@ from kling_sweeps.experiment.config import (
     read_prompts,
     read_settings,
 )
+from kling_sweeps.experiment.json_schema import takes_text
 from kling_sweeps.experiment.prompt import factors, quoted
 from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
@@ -321,7 +322,8 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
 def _text_keys(config: DictConfig, overrides: str) -> set[str]:
     """Return the keys whose values are texts: prompts, and whatever else a model or template takes."""
     arguments = unresolved(config.model).get("arguments") or {}
-    strings = {name for name, argument in arguments.items() if argument.get("type") == "string"}
+    texts = {name for name, argument in arguments.items() if takes_text(argument)}
+    strings = texts | {f"{group}.{name}" for name in texts for group in ("arguments", "where_taken")}
     return strings | {
         "prompt",
         *(name for prompt in read_prompts(config).values() for name in factors(prompt.text)),

@@ -178,7 +178,10 @@ def read_asked(config: DictConfig, composer: Composer, arguments: Sequence[str])
     firsts = {name: sampling.edges(found)[0] for name, found in swept.items()}
     first = jobs.compose(jobs.overrides(firsts))
     declared = first.model.get("arguments") or {}
-    space = {n: sampling.stepped(found, declared.get(n.lstrip("+")) or {}) for n, found in swept.items()}
+    space = {
+        n: sampling.stepped(found, declared.get(n.lstrip("+").rpartition(".")[2]) or {})
+        for n, found in swept.items()
+    }
     settings = read_settings(first)
     if problems := list(_problems(space, settings)):
         raise ConfigError(*problems)

@@ -80,7 +80,7 @@ def stepped(found: BaseDistribution, argument: Mapping[str, Any]) -> BaseDistrib
     """Return an interval in steps of a power of ten, at most a hundredth of what a model's argument may be."""
     if not isinstance(found, UniformDistribution) or found.low == found.high:
         return found
-    width = argument.get("max", math.inf) - argument.get("min", -math.inf)
+    width = argument.get("maximum", math.inf) - argument.get("minimum", -math.inf)
     for whole in (width, found.high - found.low):
         step = (
             Decimal(10) ** math.floor(Decimal(str(whole / STEPS)).log10()) if math.isfinite(whole) else None

@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     for flag, (default, metavar, explanation) in FLAGS.items():
         kind = str if default is None else type(default)
         parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=explanation)
+    explanation = "a folder of model files, besides the package's own; may be given again"
+    parser.add_argument("--models", type=Path, metavar="DIR", action="append", default=[], help=explanation)
     explanation = "stop when standard input ends, as it does when a parent dies"
     parser.add_argument("--parent-pipe", action="store_true", help=explanation)
     return parser
@@ -79,6 +81,7 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
         fps=options.fps,
         state_dir=None if options.state is None else Path(options.state),
         history_lag_s=options.history_lag,
+        models=tuple(options.models),
         key=options.key,
     )
 

@@ -1,88 +1,147 @@
-"""The endpoints that are emulated, as the files of `conf/model/` declare them."""
+"""The endpoints that are emulated, as model files declare them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kling_sweeps import CONF
-from kling_sweeps.experiment.model import REQUIRED, Argument, Model, read_model
+from kling_sweeps.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from jsonschema import ValidationError
+
+    from kling_sweeps.experiment.model import Model
 
 Problem = dict[str, Any]
 
 # Whose arguments an endpoint without a file is taken to have.
 KNOWN = "fal-ai/kling-video/v2.1/master/text-to-video"
-TYPES = {"string": str, "float": float, "integer": int, "boolean": bool}
+# What is rendered where nothing definite is asked for, and at most.
+SECONDS, MOST_SECONDS, RATIO, MOST_RATIO = 5.0, 60.0, 16 / 9, 4.0
+# Pydantic's names for what JSON Schema's keywords find wrong, which are fal's: of a type, and of anything else.
+TYPES = {
+    "string": "string_type",
+    "number": "float_type",
+    "integer": "int_type",
+    "boolean": "bool_type",
+    "array": "list_type",
+    "object": "dict_type",
+    "null": "none_required",
+}
+OF_TEXT = {"number": "float_parsing", "integer": "int_parsing", "boolean": "bool_parsing"}
+KINDS = {
+    "enum": "literal_error",
+    "const": "literal_error",
+    "minimum": "greater_than_equal",
+    "maximum": "less_than_equal",
+    "exclusiveMinimum": "greater_than",
+    "exclusiveMaximum": "less_than",
+    "multipleOf": "multiple_of",
+    "minLength": "string_too_short",
+    "maxLength": "string_too_long",
+    "pattern": "string_pattern_mismatch",
+    "minItems": "too_short",
+    "maxItems": "too_long",
+    "required": "missing",
+    "additionalProperties": "extra_forbidden",
+}
 
 
-@cache
-def models() -> dict[str, Model]:
-    """Return the model of every endpoint that has a file, whichever of its files comes first."""
-    import yaml
+@dataclass(frozen=True)
+class Scene:
+    """What is rendered: the words that decide it, its seconds, and width over height."""
 
-    found: dict[str, Model] = {}
-    for path in sorted(CONF.glob("model/*.yaml")):
-        try:
-            model = read_model(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
-            continue  # the command that asks for this model says what is wrong with it
-        found.setdefault(model.endpoint, model)
-    return found
+    arguments: Mapping[str, Any]
+    ratio: float
 
 
-def model(endpoint: str) -> Model:
-    """Return an endpoint's model; one without a file has no price."""
-    return models().get(endpoint) or replace(models()[KNOWN], endpoint=endpoint, price=None)
+@dataclass(frozen=True)
+class Endpoints:
+    """The endpoints of the model files of `folders`, and of the package's own."""
+
+    folders: Sequence[Path] = ()
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """Return the model of every endpoint that has a file, whichever of its files comes first."""
+        from kling_sweeps.experiment import yaml_files
+        from kling_sweeps.experiment.model import read_model
+
+        found: dict[str, Model] = {}
+        for folder in (*self.folders, CONF / "model"):
+            for path in sorted(folder.glob("*.yaml")):
+                with suppress(
+                    ConfigError, ValueError
+                ):  # the command that asks for it says what is wrong with it
+                    model = read_model(yaml_files.content(path))
+                    found.setdefault(model.endpoint, model)
+        return found
+
+    def model(self, endpoint: str) -> Model:
+        """Return an endpoint's model; one without a file has no price."""
+        return self.models.get(endpoint) or replace(self.models[KNOWN], endpoint=endpoint, price=None)
+
+    def price_usd(self, endpoint: str, arguments: Mapping[str, Any]) -> float:
+        """Return what a video costs in US dollars; 0 where no price is known or the arguments are refused."""
+        complete, problems = self.read(endpoint, arguments)
+        return 0.0 if problems else self.model(endpoint).price_usd(complete) or 0.0
+
+    def billable_seconds(self, endpoint: str, arguments: Mapping[str, Any]) -> int:
+        """Return the seconds of video that a request asks for; 0 where its arguments are refused."""
+        complete, problems = self.read(endpoint, arguments)
+        return 0 if problems else round(self.model(endpoint).requested(complete).duration_s or 0)
+
+    def read(self, endpoint: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return the arguments with those that were left out, or what is wrong with them as fal's `detail` has it.
+
+        What no file declares is passed on, as fal does.
+        """
+        from kling_sweeps.experiment.json_schema import errors
+
+        model = self.model(endpoint)
+        missing = [name for name in model.required if name not in arguments]
+        found = [_problem("missing", [name], "Field required", dict(arguments)) for name in missing]
+        for name, schema in model.arguments.items():
+            if name in arguments:
+                found += [_told([name], error) for error in errors(schema, arguments[name])]
+        if found:
+            return {}, found
+        defaults = {
+            name: schema.get("fal_default", schema.get("default")) for name, schema in model.arguments.items()
+        }
+        return {**{name: value for name, value in defaults.items() if value is not None}, **arguments}, []
+
+    def scene(self, endpoint: str, arguments: Mapping[str, Any]) -> Scene:
+        """Return what is rendered of complete arguments."""
+        model = self.model(endpoint)
+        asked = model.requested(arguments)
+        words = {name: value for name, value in arguments.items() if value is not None}
+        words["prompt"] = str(arguments.get(model.prompt or "") or "")
+        words["duration"] = f"{min(asked.duration_s or SECONDS, MOST_SECONDS):g}"
+        if "cfg_scale" in words:
+            words["cfg_scale"] = min(1.0, max(0.0, float(words["cfg_scale"])))
+        return Scene(words, min(MOST_RATIO, max(1 / MOST_RATIO, asked.aspect_ratio or RATIO)))
 
 
-def price_usd(endpoint: str, arguments: Mapping[str, Any]) -> float:
-    """Return what a video costs in US dollars; 0 where no price is known or the arguments are refused."""
-    complete, problems = read(endpoint, arguments)
-    return 0.0 if problems else model(endpoint).price_usd(complete) or 0.0
+def _told(path: list[str | int], error: ValidationError) -> Problem:
+    """Return an error of a JSON Schema as one of fal's, which are Pydantic's."""
+    while error.context:  # of alternatives, the first
+        error = error.context[0]
+    keyword, value = str(error.validator), error.instance
+    place = [*path, *error.absolute_path]
+    kind = KINDS.get(keyword, "value_error")
+    if keyword == "required":
+        place += [name for name in error.validator_value if name not in value][:1]
+    if keyword == "type":
+        wanted = error.validator_value if isinstance(error.validator_value, str) else "object"
+        kind = OF_TEXT.get(wanted, TYPES[wanted]) if isinstance(value, str) else TYPES[wanted]
+    return _problem(kind, place, error.message, value)
 
 
-def billable_seconds(endpoint: str, arguments: Mapping[str, Any]) -> int:
-    """Return the seconds of video that a request asks for; 0 where its arguments are refused."""
-    complete, problems = read(endpoint, arguments)
-    return 0 if problems else int(complete.get("duration", 0))
-
-
-def read(endpoint: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the arguments with those that were left out, or what is wrong with them as fal's `detail` has it."""
-    from pydantic import ValidationError
-
-    try:
-        return _body(endpoint).model_validate(arguments).model_dump(), []
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-        return {}, [{**problem, "loc": ["body", *problem["loc"]]} for problem in found]
-
-
-@cache
-def _body(endpoint: str) -> type[BaseModel]:
-    """Return the Pydantic model of a request's body, which is what fal checks it with."""
-    from pydantic import ConfigDict, create_model
-
-    declared: dict[str, Any] = {name: _field(one) for name, one in model(endpoint).arguments.items()}
-    config = ConfigDict(extra="allow", protected_namespaces=())
-    return create_model("Body", __config__=config, **declared)
-
-
-def _field(argument: Argument) -> tuple[Any, Any]:
-    """Return the type and the default value of an argument."""
-    from pydantic import Field
-
-    default = ... if argument.default is REQUIRED else argument.default
-    if argument.type == "enum":
-        return Literal[argument.values], default
-    limits: dict[str, Any] = {"min_length": argument.min_length, "max_length": argument.max_length}
-    if argument.type != "string":
-        limits = {"ge": argument.min, "le": argument.max}
-        limits = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
-    return Annotated[TYPES[argument.type], Field(**limits)], default
+def _problem(kind: str, place: Sequence[str | int], message: str, value: Any) -> Problem:
+    return {"type": kind, "loc": ["body", *place], "msg": message, "input": value}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import endpoints
+from .endpoints import Problem
 from .faults import Fault
-from .submission import Outcome, Submission
+from .submission import Outcome
 
 # Failures that the model reports: status code, type, message.
 _OF_THE_MODEL = {
@@ -54,14 +54,14 @@ _OF_THE_REQUEST = {
 }
 
 
-def of_fault(fault: Fault, submission: Submission) -> Outcome:
-    """Return the failure that a fault at `generate` stands for."""
+def of_fault(fault: Fault, price_usd: float, seconds: int) -> Outcome:
+    """Return the failure that a fault at `generate` stands for, of a video of a price and so many seconds."""
     if fault.name in _OF_THE_REQUEST:
         return of_request(fault.name)
     code, kind, message = _OF_THE_MODEL[fault.name]
-    price = endpoints.price_usd(submission.endpoint, submission.arguments)
-    charged = price if fault.options.get("charged") else 0.0
-    return _of_model(code, [{"loc": ["body", "prompt"], "msg": message, "type": kind}], charged)
+    detail = [{"loc": ["body", "prompt"], "msg": message, "type": kind}]
+    is_charged = fault.options.get("charged")
+    return _of_model(code, detail, price_usd, seconds) if is_charged else _of_model(code, detail)
 
 
 def of_request(name: str) -> Outcome:
@@ -70,9 +70,9 @@ def of_request(name: str) -> Outcome:
     return Outcome(code, {"detail": message, "error_type": kind}, error=message, error_type=kind)
 
 
-def of_problems(problems: list[endpoints.Problem]) -> Outcome:
+def of_problems(problems: list[Problem]) -> Outcome:
     """Return the failure of arguments that the model refuses; it isn't charged."""
-    return _of_model(422, problems, 0.0)
+    return _of_model(422, problems)
 
 
 def of_render_failure(error: Exception) -> Outcome:
@@ -84,13 +84,12 @@ def of_render_failure(error: Exception) -> Outcome:
             "type": "internal_server_error",
         }
     ]
-    return _of_model(500, detail, 0.0)
+    return _of_model(500, detail)
 
 
-def of_video(name: str, file_size: int, submission: Submission) -> Outcome:
+def of_video(name: str, file_size: int, price_usd: float, seconds: int) -> Outcome:
     """Return the success of a request whose video is the file `name`."""
-    price = endpoints.price_usd(submission.endpoint, submission.arguments)
-    return Outcome(200, video=name, file_size=file_size, charged_usd=price)
+    return Outcome(200, video=name, file_size=file_size, charged_usd=price_usd, billable_units=seconds)
 
 
 def body(outcome: Outcome, base_url: str) -> Any:
@@ -106,7 +105,7 @@ def body(outcome: Outcome, base_url: str) -> Any:
     return {"video": video}
 
 
-def _of_model(code: int, detail: list[endpoints.Problem], charged_usd: float) -> Outcome:
+def _of_model(code: int, detail: list[Problem], charged_usd: float = 0.0, seconds: int = 0) -> Outcome:
     first = detail[0]
     return Outcome(
         code,
@@ -114,4 +113,5 @@ def _of_model(code: int, detail: list[endpoints.Problem], charged_usd: float) ->
         error=first["msg"],
         error_type=first["type"],
         charged_usd=charged_usd,
+        billable_units=seconds,
     )

@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from . import outcomes
 from .clock import read_timestamp, timestamp
 from .connection import address
-from .endpoints import models
 from .fault_kinds import ANSWERS
 from .faults import Fault
 from .state import Emulator
@@ -102,14 +101,15 @@ async def pricing(emulator: Emulator, request: Request) -> Response:
     """Answer the prices of one or more endpoints; 404 when one is not known."""
     emulator.counters["pricing"] += 1
     wanted = [name for given in request.query_params.getlist("endpoint_id") for name in given.split(",")]
-    listed = {name: model.price for name, model in models().items() if model.price}
+    models = emulator.queue.endpoints.models
+    listed = {name: model.price for name, model in models.items() if model.price}
     if unknown := [name for name in wanted if name not in listed]:
         return _refused(404, "not_found", f"no price is known for {', '.join(unknown)}; it charges 0 here")
     prices = [
         {
             "endpoint_id": name,
-            "unit_price": listed[name].further_second_usd,
-            "unit": "seconds",
+            "unit_price": listed[name].usd,
+            "unit": listed[name].per,
             "currency": "USD",
         }
         for name in wanted or listed

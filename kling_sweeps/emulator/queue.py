@@ -12,7 +12,8 @@ from typing import Any
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-from . import endpoints, outcomes
+from . import outcomes
+from .endpoints import Endpoints, Scene
 from .faults import Faults
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
 from .submission import IN_QUEUE, Outcome, Submission
@@ -25,6 +26,7 @@ class RequestQueue:
     def __init__(self, settings: EmulatorSettings, folder: Path, log: SubmissionLog, faults: Faults) -> None:
         self.folder = folder
         self._settings, self._log, self._faults = settings, log, faults
+        self.endpoints = Endpoints(settings.models)
         self._submissions = {known.request_id: known for known in log.read()}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(render_workers(settings.slots), "render")
@@ -127,9 +129,9 @@ class RequestQueue:
             latency, fault = latency + fault.options["seconds"], None
         wait = asyncio.create_task(asyncio.sleep(latency))
         if fault is not None:
-            outcome = outcomes.of_fault(fault, submission)
+            outcome = outcomes.of_fault(fault, *self._price(submission))
         else:
-            arguments, problems = endpoints.read(submission.endpoint, submission.arguments)
+            arguments, problems = self.endpoints.read(submission.endpoint, submission.arguments)
             outcome = (
                 outcomes.of_problems(problems) if problems else await self._render(submission, arguments)
             )
@@ -139,17 +141,24 @@ class RequestQueue:
     async def _render(self, submission: Submission, arguments: Mapping[str, Any]) -> Outcome:
         name = f"{submission.request_id}_output.mp4"
         try:
-            await self._write(name, arguments, submission.request_id)
+            scene = self.endpoints.scene(submission.endpoint, arguments)
+            await self._write(name, scene, submission.request_id)
         except RenderStopped:
             raise
         except Exception as error:  # whatever it is, the request has to end
             return outcomes.of_render_failure(error)
-        return outcomes.of_video(name, (self.folder / name).stat().st_size, submission)
+        size = (self.folder / name).stat().st_size
+        return outcomes.of_video(name, size, *self._price(submission))
 
-    async def _write(self, name: str, arguments: Mapping[str, Any], request_id: str) -> None:
+    def _price(self, submission: Submission) -> tuple[float, int]:
+        """Return what a video costs, and for how many seconds."""
+        asked = submission.endpoint, submission.arguments
+        return self.endpoints.price_usd(*asked), self.endpoints.billable_seconds(*asked)
+
+    async def _write(self, name: str, scene: Scene, request_id: str) -> None:
         path = self.folder / name
         if not is_rendered(path):
-            work = (path, arguments, request_id, self._settings, self._stopping)
+            work = (path, scene, request_id, self._settings, self._stopping)
             await asyncio.get_running_loop().run_in_executor(self._threads, render_video, *work)
 
     def _end(self, submission: Submission, outcome: Outcome) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+
+from .endpoints import Scene
 
 
 class RenderStopped(Exception):
@@ -29,12 +29,12 @@ def is_rendered(path: Path) -> bool:
 def prepare() -> None:
     """Import what rendering needs, so that the first video doesn't wait for it."""
     import_module(".scene.synthesis", __package__)
-    import_module("pydantic")
+    import_module("kling_sweeps.experiment.model")
 
 
 def render_video(
     path: Path,
-    arguments: Mapping[str, Any],
+    scene: Scene,
     request_id: str,
     settings: EmulatorSettings,
     stopping: threading.Event,
@@ -50,5 +50,4 @@ def render_video(
         if stopping.is_set():
             raise RenderStopped
 
-    size = settings.frame_size(arguments.get("aspect_ratio", "16:9"))
-    render(path, arguments, request_id, size, settings.fps, check)
+    render(path, scene.arguments, request_id, settings.frame_size(scene.ratio), settings.fps, check)

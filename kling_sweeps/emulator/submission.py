@@ -7,14 +7,12 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .endpoints import billable_seconds
-
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a request ended with: the result's status code and body, and what was charged.
+    """What a request ended with: the result's status code and body, and what was charged, for so many seconds.
 
     A `video` is the name of a file; its body is written when it is asked for, since the server's
     own address is part of it. `error_type` is fal's word for a failure.
@@ -27,6 +25,7 @@ class Outcome:
     error: str | None = None
     error_type: str | None = None
     charged_usd: float = 0.0
+    billable_units: int = 0
 
 
 @dataclass
@@ -77,9 +76,7 @@ class Submission:
         if self.outcome is None:
             return headers
         charged = self.outcome.charged_usd > 0
-        headers["x-fal-billable-units"] = str(
-            billable_seconds(self.endpoint, self.arguments) if charged else 0
-        )
+        headers["x-fal-billable-units"] = str(self.outcome.billable_units if charged else 0)
         if self.outcome.error_type is not None:
             headers["x-fal-error-type"] = self.outcome.error_type
             headers["x-fal-retryable"] = str(self.outcome.status_code >= 500).lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property
@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kling_sweeps import metrics
+from kling_sweeps import CONF, metrics
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # The model's arguments in conf/config.yaml, besides the prompt.
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
-    *("prompt", *ARGUMENTS, "sample", "model", "prompts", "metrics", "measuring"),
+    *("prompt", *ARGUMENTS, "sample", "model", "arguments", "where_taken", "prompts", "metrics", "measuring"),
     *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "optimize"),
     "dry_run",
     *("unknown", "retry", "on_interrupt", "fail_fast"),
@@ -67,6 +67,7 @@ HOLDS_CREDENTIAL = (
 )
 PROVIDERS = ("auto", "fal", "emulator")
 ID = re.compile(r"[\w.-]+")
+SAMPLE = re.compile(r"\$\{\s*sample\s*\}")
 # How what conf/config.yaml has for an argument begins.
 MODELS_DEFAULT = "${oc.select:model."
 # More problems than these are counted.
@@ -89,6 +90,8 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
     if len(shared) > 1:
         keys = "provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
+    for name in set.intersection(*({*cell.absent} for cell in cells)) - {*ARGUMENTS} if cells else ():
+        problems[f"where_taken.{name}: none of the models takes {name}"] = None
     if not cells and not problems:
         problems["the sweep has no runs: one of its keys is swept over nothing"] = None
     if problems:
@@ -349,11 +352,19 @@ class JobReader(Reader):
             key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS
         }
         given["latency_s"] = self.number("provider.emulator.latency_s")
+        given["models"] = tuple(self.model_folders())
         try:
             return EmulatorSettings(**given)
         except ValueError as error:
             self.report(f"provider.emulator: {error}")
             return EmulatorSettings()
+
+    def model_folders(self) -> Iterator[Path]:
+        """Yield the folders of model files besides the package's own."""
+        for source in getattr(self.hydra.runtime, "config_sources", None) or ():
+            folder = Path(source.path) / "model"
+            if source.schema == "file" and folder != CONF / "model" and folder.is_dir():
+                yield folder
 
     def base_url(self) -> str | None:
         url = self.value("provider.base_url")
@@ -377,18 +388,85 @@ class JobReader(Reader):
         return uri
 
     def cell(self) -> Cell | None:
-        model, prompt = self.model, self.prompt()
+        model = self.model
+        has_prompt = model is None or self.has_prompt(model)
+        prompt = self.prompt() if has_prompt else None
         if model is None:
             return None
         self.unknown_keys(model)
-        factors, arguments = self.made(model, prompt) if prompt else ({}, {})
+        factors, arguments = self.made(model, prompt) if prompt or not has_prompt else ({}, {})
         sample = int(self.number("sample", whole=True))
         if self.problems:
             return None
         request = GenerationRequest(model.endpoint, arguments, sample, model.price_usd(arguments))
-        name = said(self.raw["prompt"])
-        name = name if name in self.prompt_set else str(arguments["prompt"])
-        return Cell(request, model.name, name, factors, self.name(request, name, factors))
+        name = said(self.raw["prompt"]) if has_prompt else ""
+        name = name if name in self.prompt_set else str(arguments.get(model.prompt or "", ""))
+        places = self.places(model)
+        return Cell(
+            request,
+            model.name,
+            name,
+            factors,
+            self.name(request, name, factors, model),
+            model.prompt,
+            [one for one, path in places.items() if SAMPLE.fullmatch(str(self.unresolved(*path)))],
+            model.requested(arguments),
+            [one for one in places if one not in (arguments if one in ARGUMENTS else model.arguments)],
+            model.remarks(arguments),
+        )
+
+    def has_prompt(self, model: Model) -> bool:
+        """Tell whether a prompt is sent; report one that was given and would not be."""
+        is_left_out = self.raw.get("prompt") is None and model.prompt not in model.required
+        if model.prompt and not is_left_out:
+            return True
+        if not model.prompt and "prompt" in self.varied[0]:
+            self.report(f"prompt: {model.name} takes no prompt; none of its arguments has the role prompt")
+        return False
+
+    def places(self, model: Model) -> dict[str, tuple[str, ...]]:
+        """Return where the values of arguments stand in the config.
+
+        What `where_taken` has is for the models that take it. Any argument can be given as `arguments.NAME`, and as
+        NAME alone where that is no other key and no factor of a template.
+        """
+        by_name = {*ARGUMENTS, *self.by_name(model)}
+        found: dict[str, tuple[str, ...]] = {name: (name,) for name in self.raw if name in by_name}
+        for name in self.names("where_taken"):
+            if not self.is_given(name):
+                found[name] = ("where_taken", name)
+        return found | {name: ("arguments", name) for name in self.names("arguments")}
+
+    def names(self, key: str) -> Iterable[str]:
+        """Return the arguments that a mapping of the config gives values for."""
+        group = self.raw.get(key) or {}
+        if not isinstance(group, dict):
+            self.report(f"{key}={said(group)} is not a mapping of arguments to values")
+            return ()
+        return tuple(group)
+
+    def by_name(self, model: Model) -> set[str]:
+        """Return the arguments of a model whose names are keys of the config."""
+        return {*model.arguments} - ({*KEYS, *self.template_factors} - {*ARGUMENTS}) - {model.prompt}
+
+    @cached_property
+    def template_factors(self) -> set[str]:
+        """Return the factors of all templates, of the set and of the command line."""
+        return {*self.set_factors, *factors(str(self.raw.get("prompt")))}
+
+    def resolved(self, *path: str) -> Any:
+        """Return the value at a path; report where it can't be resolved."""
+        try:
+            return self.at(*path)
+        except OmegaConfBaseException as error:
+            self.report(f"{'.'.join(path)}: {reason(error)}")
+            return None
+
+    def unresolved(self, *path: str) -> Any:
+        node: Any = self.raw
+        for name in path:
+            node = node[name]
+        return node
 
     @cached_property
     def model(self) -> Model | None:
@@ -420,22 +498,37 @@ class JobReader(Reader):
             return Prompt(name, "prompt", path=("prompt",))
         return None
 
-    def made(self, model: Model, prompt: Prompt) -> tuple[dict[str, str], dict[str, Any]]:
-        """Return the factors that a prompt's text takes, and the arguments with it; report what is wrong."""
-        taken = self.factors(prompt)
-        text = None if taken is None else self.filled(prompt, taken)
-        names = [name for name in model.arguments if name in {*self.raw, *prompt.values} and name != "prompt"]
-        arguments, problems = model.read_arguments(
-            {name: self.setting(name, prompt) for name in names} | {"prompt": text}
-        )
-        # What the set brings along, and so is wrong there.
-        theirs = {name for name in prompt.values if not self.is_given(name)}
-        theirs |= {"prompt"} if prompt.path is None else set()
+    def made(self, model: Model, prompt: Prompt | None) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the factors that a prompt's text takes, and the arguments with it; report what is wrong.
+
+        What the command gives comes before what the prompt set brings along, and that before the default.
+        """
+        brought = prompt.values if prompt else {}
+        taken = self.factors(prompt) if prompt else {}
+        text = None if taken is None or prompt is None else self.filled(prompt, taken)
+        places = {name: path for name, path in self.places(model).items() if name in model.arguments}
+        theirs = {
+            name
+            for name in brought
+            if name in {*ARGUMENTS, *self.by_name(model)}
+            and not (name in places and self.is_set(places[name]))
+        }
+        given = {name: self.resolved(*path) for name, path in places.items() if name not in theirs}
+        given |= {name: brought[name] for name in theirs}
+        if model.prompt and prompt:
+            given[model.prompt] = text
+        arguments, problems = model.read_arguments(given)
+        if prompt and prompt.path is None:  # the text is the set's, too
+            theirs |= {str(model.prompt)}
         for problem in problems:
-            name = problem.partition("=")[0]
-            if text is not None or name != "prompt":  # which is reported already
-                self.report(f"{prompt.where}: {problem}" if name in theirs else problem)
+            name = re.split(r"[=\[.]", problem, maxsplit=1)[0]
+            if text is not None or name != model.prompt:  # which is reported already
+                self.report(f"{prompt.where}: {problem}" if prompt and name in theirs else problem)
         return taken or {}, arguments
+
+    def is_set(self, path: tuple[str, ...]) -> bool:
+        """Tell whether the command gives a value at a place of an argument."""
+        return len(path) > 1 or self.is_given(*path)
 
     def setting(self, key: str, prompt: Prompt) -> Any:
         """Return what an argument or a factor is: given by the command, else by the prompt set, else the default."""
@@ -513,21 +606,29 @@ class JobReader(Reader):
         """Report keys, of the config and of a set's file, that neither this project, the model nor a template knows."""
         prompt = str(self.raw.get("prompt"))
         own = self.prompt_set[prompt].values if prompt in self.prompt_set else ()
-        known = {*KEYS, *model.arguments, *self.set_factors, *factors(prompt)}
+        taken = {*self.by_name(model), *self.template_factors}
         for key in self.raw:
             if key == "sweep":
                 self.report("a file of conf/sweep/ must begin with `# @package _global_`")
-            elif key not in known:
-                self.report(f"{key} is unknown{close(key, known)}")
+            elif key not in {*KEYS, *taken}:
+                self.report(f"{key} is unknown{self.elsewhere(key, model) or close(key, {*KEYS, *taken})}")
             elif key not in model.arguments and key in ARGUMENTS and self.value(key) is not None:
-                self.report(f"{key}={self.value(key)}: {model.name} takes no {key}")
-        taken = {*model.arguments, *self.set_factors} - {"prompt"}
+                elsewhere = self.elsewhere(key, model) or f": {model.name} takes no {key}"
+                self.report(f"{key}={self.value(key)}{elsewhere}")
+        for key in self.names("arguments"):
+            if key not in model.arguments:
+                self.report(f"arguments.{key}: {model.name} takes no {key}{close(key, model.arguments)}")
         for key in own:
             if key not in taken:
                 self.report(
                     f"{self.raw['prompts']}: {key} is neither an argument of {model.name} nor a factor of a text"
                     f"{close(key, taken)} (a name that begins with _ is a note)"
                 )
+
+    def elsewhere(self, key: str, model: Model) -> str:
+        """Return how an argument is set for other models of a sweep, where there are any."""
+        is_swept = "model" in (self.hydra.job.env_set.get(SWEPT) or "").split()
+        return f": {model.name} takes no {key}; where_taken.{key} sets it for models that do" * is_swept
 
     @cached_property
     def varied(self) -> tuple[dict[str, str], set[str]]:
@@ -536,13 +637,14 @@ class JobReader(Reader):
         swept = self.hydra.job.env_set.get(SWEPT)
         return given, set(given) - {"prompts"} if swept is None else set(swept.split())
 
-    def name(self, request: GenerationRequest, prompt: str, factors: Mapping[str, str]) -> str:
+    def name(self, request: GenerationRequest, prompt: str, factors: Mapping[str, str], model: Model) -> str:
         """Return what a person calls the run: its prompt, what the command varies, and its repeat."""
-        given, varied = self.varied
-        arguments = {key: value for key, value in request.arguments.items() if key != "prompt"}
+        given, keys = self.varied
+        varied = {re.sub(r"^(arguments|where_taken)\.", "", key) for key in keys}
+        arguments = {key: value for key, value in request.arguments.items() if key != model.prompt}
         values = {key: value for key, value in {**factors, **arguments}.items() if key in varied}
         values |= {
-            key: given[key] for key in sorted(varied & set(given)) if re.match(r"(model|prompts)\b", key)
+            key: given[key] for key in sorted(keys & set(given)) if re.match(r"(model|prompts)\b", key)
         }
         return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])
 

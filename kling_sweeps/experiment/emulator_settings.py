@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
 
 SMALLEST_SIDE_PX = 64
+WIDE = 16 / 9
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class EmulatorSettings:
 
     `width` and `height` are those of a 16:9 video in pixels: 9:16 swaps them and 1:1 is the
     shorter one squared. `latency_s` is the least time that a generation takes, in seconds.
-    `history_lag_s` is how long after its end a request appears in the request history. With a
-    `key`, only that key is accepted; without one, any is. Raises ValueError.
+    `history_lag_s` is how long after its end a request appears in the request history. `models` are folders of
+    model files, besides the package's own. With a `key`, only that key is accepted; without one, any is. Raises ValueError.
     """
 
     slots: int = 2
@@ -25,6 +27,7 @@ class EmulatorSettings:
     fps: int = 24
     state_dir: Path | None = None
     history_lag_s: float = 0.0
+    models: tuple[Path, ...] = ()
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -38,15 +41,18 @@ class EmulatorSettings:
             if side < SMALLEST_SIDE_PX or side % 2:
                 raise ValueError(f"a side of {side} px; it must be even and {SMALLEST_SIDE_PX} or more")
 
-    def frame_size(self, aspect_ratio: str) -> tuple[int, int]:
-        """Return (width, height) in pixels of a video of `aspect_ratio`."""
+    def frame_size(self, ratio: float) -> tuple[int, int]:
+        """Return (width, height) in pixels of a video of a ratio of width to height; the shorter side is the same."""
         long, short = max(self.width, self.height), min(self.width, self.height)
-        return {"16:9": (long, short), "9:16": (short, long), "1:1": (short, short)}[aspect_ratio]
+        stretch = max(ratio, 1 / ratio)
+        side = long if isclose(stretch, WIDE) else 2 * round(short * stretch / 2)
+        return (side, short) if ratio >= 1 else (short, side)
 
     def flags(self) -> list[str]:
         """Return these settings as flags of `python -m kling_sweeps.emulator`."""
         flags = [f"--slots={self.slots}", f"--latency={self.latency_s}", f"--fps={self.fps}"]
         flags += [f"--size={self.width}x{self.height}", f"--history-lag={self.history_lag_s}"]
+        flags += [f"--models={folder}" for folder in self.models]
         if self.state_dir is not None:
             flags.append(f"--state={self.state_dir}")
         if self.key is not None:

@@ -1,199 +1,194 @@
-"""A model as its YAML file declares it: the endpoint, its arguments and its price."""
+"""A model as its YAML file declares it: the endpoint, its arguments as JSON Schema, and its price."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
 from typing import Any
 
-REQUIRED = object()
-# What an argument declares by a number.
-NUMBERS = {"min", "max", "min_length", "max_length"}
+from kling_sweeps.experiment import json_schema
+from kling_sweeps.experiment.json_schema import Schema
+from kling_sweeps.experiment.price import Price, Tier, read_price
+from kling_sweeps.experiment.reader import close, said
+from kling_sweeps.experiment.roles import (
+    IMAGE,
+    PROMPT,
+    REWRITES_PROMPT,
+    ROLES,
+    SECONDS,
+    SHAPE,
+    SINGLE,
+    is_on,
+    ratio_of,
+    seconds_of,
+)
+from kling_sweeps.metric import Requested
 
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of an endpoint; `read` turns a configured value into the one that is sent."""
-
-    type: str
-    default: Any = REQUIRED
-    min: float = -math.inf
-    max: float = math.inf
-    min_length: int = 0
-    max_length: int | None = None
-    values: tuple[str, ...] = ()
-
-    def read(self, value: Any) -> Any:
-        """Return the value to send; raise ValueError with what is wrong and what is allowed."""
-        if value is None:
-            raise ValueError("has no value")
-        return READERS[self.type](self, value)
-
-
-def _read_string(argument: Argument, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not a text; quote it")
-    text = value
-    length = len(text)
-    if len(text.strip()) < argument.min_length:
-        raise ValueError(f"is empty; at least {argument.min_length} character is needed")
-    if argument.max_length is not None and length > argument.max_length:
-        raise ValueError(f"is {length:,} characters long; at most {argument.max_length:,} are allowed")
-    if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("has a character that is no text (NUL or half of a surrogate pair)")
-    return text
-
-
-def _read_number(argument: Argument, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) or not str(value).isascii() else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and argument.min <= number <= argument.max):
-        raise ValueError(f"is not a number from {argument.min:g} to {argument.max:g}")
-    return round(number, 10)  # 0.1 + 0.2 is 0.3, and bought once
-
-
-def _read_integer(argument: Argument, value: Any) -> int:
-    number = _read_number(argument, value)
-    if not number.is_integer():
-        raise ValueError("is not a whole number")
-    return int(number)
-
-
-def _read_boolean(argument: Argument, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("is neither true nor false")
-    return value
-
-
-def _read_enum(argument: Argument, value: Any) -> str:
-    whole = isinstance(value, float) and value.is_integer()
-    text = str(int(value) if whole and str(value) not in argument.values else value)
-    if text in argument.values and not isinstance(value, bool):
-        return text
-    allowed = "allowed are " + ", ".join(argument.values)
-    for ratio in argument.values:
-        minutes, colon, seconds = ratio.partition(":")
-        if colon and text == str(int(minutes) * 60 + int(seconds)):
-            allowed = f"YAML reads an unquoted {ratio} as a number of seconds: write '\"{ratio}\"'"
-    raise ValueError(f"is not allowed; {allowed}")
-
-
-READERS = {
-    "string": _read_string,
-    "float": _read_number,
-    "integer": _read_integer,
-    "boolean": _read_boolean,
-    "enum": _read_enum,
-}
-
-
-@dataclass(frozen=True)
-class Price:
-    """The price of one video in US dollars, which depends on its duration alone."""
-
-    first_seconds: float
-    first_usd: float
-    further_second_usd: float
-
-    def of(self, seconds: float) -> float:
-        """Return the price in USD of a video of `seconds`, exact to a hundredth of a cent."""
-        further = max(0.0, seconds - self.first_seconds)
-        return round(self.first_usd + further * self.further_second_usd, 4)
+ADDRESSES = ("https://", "http://", "data:")
 
 
 @dataclass(frozen=True)
 class Model:
-    """An endpoint, its arguments and its price; `price` is None where nobody knows it."""
+    """An endpoint, its arguments and its price; `price` is None where nobody knows it.
+
+    An argument is a JSON Schema whose `role` says what it means (ROLES), and whose `fal_default` is fal's own default
+    where `default` is another one. `required` names those that fal insists on.
+    """
 
     name: str
     endpoint: str
-    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    arguments: Mapping[str, Schema] = field(default_factory=dict)
+    required: Sequence[str] = ()
     price: Price | None = None
 
-    def read_arguments(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def read_arguments(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return every argument as it is sent, and a problem for each that can't be.
 
-        An argument that `values` does not name is sent with its default.
+        An argument that `given` does not name is sent with its default. One that has none, or is given as null, is
+        left to fal, unless null is a value that differs from the default.
         """
         arguments, problems = {}, []
-        for name, argument in self.arguments.items():
-            value = values.get(name, argument.default)
-            if value is REQUIRED:
-                problems.append(f"{name} is missing; {self.name} requires it")
+        for name, schema in self.arguments.items():
+            default = schema.get("default")
+            value = given.get(name, default)
+            if value is None and default is None and name not in self.required:
                 continue
-            try:
-                arguments[name] = argument.read(value)
-            except ValueError as error:
-                problems.append(f"{name}={_shown(value)} {error}")
+            if value is None and name not in given:
+                problems.append(f"{name} is missing; {self.name} requires it")
+            elif found := self._problem(name, schema, value):
+                problems.append(found)
+            else:
+                arguments[name] = json_schema.normalised(schema, value)
         return arguments, problems
 
+    def _problem(self, name: str, schema: Schema, value: Any) -> str | None:
+        if found := json_schema.problem(name, schema, value):
+            return found
+        role = schema.get("role")
+        if role == PROMPT and isinstance(value, str) and not value.strip():
+            return f"{name}={value!r} is empty; at least 1 character is needed"
+        if role == IMAGE:
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str) and not one.startswith(ADDRESSES):
+                    return f"{name}={json_schema.shown(one)} is no address of a picture: https://… or data:image/…"
+        return None
+
+    def named(self, role: str) -> str | None:
+        """Return the argument of a role, None where there is none."""
+        return next((name for name, schema in self.arguments.items() if schema.get("role") == role), None)
+
+    @cached_property
+    def prompt(self) -> str | None:
+        """Return the name of the argument that is the prompt."""
+        return self.named(PROMPT)
+
+    def requested(self, arguments: Mapping[str, Any]) -> Requested:
+        """Return what a video of these arguments is asked to be, as far as it is asked for something definite."""
+        seconds, shape = (arguments.get(self.named(role) or "") for role in (SECONDS, SHAPE))
+        return Requested(ratio_of(shape), seconds_of(seconds))
+
     def price_usd(self, arguments: Mapping[str, Any]) -> float | None:
-        """Return the price in USD of one video with these arguments, or None."""
-        return self.price.of(float(arguments.get("duration", 0))) if self.price else None
+        """Return the price in USD of one video with these arguments, or None.
 
+        Where fal chooses the seconds, it is the price of the longest.
+        """
+        if self.price is None:
+            return None
+        return self.price.of(arguments, self.requested(arguments).duration_s or self.longest_s)
 
-def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) and not value.strip() else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    @cached_property
+    def longest_s(self) -> float | None:
+        """Return the most seconds that can be asked for, None where that has no limit."""
+        schema = self.arguments.get(self.named(SECONDS) or "", {})
+        branches = json_schema.alternatives(schema)
+        values = [one for branch in branches for one in (*json_schema.choices(branch), branch.get("maximum"))]
+        return max(filter(None, map(seconds_of, values)), default=None)
+
+    def remarks(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Return what a reader of the plan has to know of a video with these arguments."""
+        found = [
+            f"{name}={said(arguments[name])} lets {self.name} rewrite the prompt"
+            for name, schema in self.arguments.items()
+            if schema.get("role") == REWRITES_PROMPT and is_on(arguments.get(name, schema.get("fal_default")))
+        ]
+        name = self.named(SECONDS)
+        is_open = self.price and self.price.unit_s and not self.requested(arguments).duration_s
+        if name and is_open and self.longest_s:
+            found.append(
+                f"{name}={said(arguments.get(name))} lets {self.name} choose the seconds; the price is that of "
+                f"{self.longest_s:g}"
+            )
+        return found
 
 
 def read_model(node: Mapping[str, Any]) -> Model:
     """Read a model file's content; raise ValueError with the key that is wrong."""
-    _refuse_unknown(node, Model, "model")
-    if not node.get("name") or not node.get("endpoint"):
-        raise ValueError("model has no name or no endpoint; a model file needs both")
-    declared = node.get("arguments") or {}
-    if not isinstance(declared, Mapping):
-        raise ValueError(f"model.arguments is {declared!r}; a mapping is needed")
-    arguments = {name: _read_argument(f"model.arguments.{name}", one) for name, one in declared.items()}
-    if "prompt" not in arguments:
-        raise ValueError("model.arguments has no prompt")
-    price = node.get("price")
-    return Model(
-        name=str(node["name"]),
-        endpoint=str(node["endpoint"]).strip("/"),
-        arguments=arguments,
-        price=None if price is None else _read_price(price),
-    )
-
-
-def _read_argument(where: str, declared: Mapping[str, Any]) -> Argument:
-    _refuse_unknown(declared, Argument, where)
-    if declared.get("type") not in READERS:
-        raise ValueError(f"{where}.type is {declared.get('type')!r}; valid are {', '.join(READERS)}")
-    for key in NUMBERS & set(declared):
-        if isinstance(declared[key], bool) or not isinstance(declared[key], int | float):
-            raise ValueError(f"{where}.{key} is {declared[key]!r}; a number is needed")
-    values = declared.get("values", ())
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ValueError(f"{where}.values is {values!r}; a list is needed")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"{where}.values has {value!r}, which is no text; quote it")
-    if declared["type"] == "enum" and not values:
-        raise ValueError(f"{where}.values is missing; an enum lists what it allows")
-    return Argument(**{**declared, "values": tuple(map(str, values))})
-
-
-def _read_price(price: Mapping[str, Any]) -> Price:
-    _refuse_unknown(price, Price, "model.price")
     try:
-        read = Price(**{key: float(value) for key, value in price.items()})
-    except (TypeError, ValueError):
-        wanted = ", ".join(f.name for f in fields(Price))
-        raise ValueError(f"model.price needs three numbers: {wanted}") from None
-    if not all(math.isfinite(v) and v >= 0 for v in vars(read).values()):
-        raise ValueError("model.price has a number that is not 0 or more")
-    return read
+        return _read(json.dumps(node))
+    except TypeError:
+        raise ValueError(
+            "the model's file has values that are neither text, number, list nor mapping"
+        ) from None
 
 
-def _refuse_unknown(node: Mapping[str, Any], kind: type, where: str) -> None:
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{where} is {node!r}; a mapping is needed")
-    valid = [f.name for f in fields(kind)]
+@cache
+def _read(text: str) -> Model:
+    """Read a model's file, which each job of a sweep has, once."""
+    node = json.loads(text)
+    if not isinstance(node, dict):
+        raise ValueError(f"model is {node!r}; a mapping is needed")
+    valid = [one.name for one in fields(Model)]
     for key in node:
         if key not in valid:
-            raise ValueError(f"{where}.{key} is unknown; valid are {', '.join(valid)}")
+            raise ValueError(f"model.{key} is unknown{close(key, valid)}")
+    if not node.get("name") or not node.get("endpoint"):
+        raise ValueError("model has no name or no endpoint; a model file needs both")
+    arguments = node.get("arguments") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"model.arguments is {arguments!r}; a mapping is needed")
+    for name, schema in arguments.items():
+        json_schema.check(schema, f"model.arguments.{name}")
+        _check_role(name, schema)
+    for role in SINGLE:
+        if len(same := [name for name, schema in arguments.items() if schema.get("role") == role]) > 1:
+            raise ValueError(f"model.arguments: {' and '.join(same)} have the role {role}; one can have it")
+    required = node.get("required") or []
+    if not isinstance(required, list):
+        raise ValueError(f"model.required is {required!r}; a list is needed")
+    for name in required:
+        if name not in arguments:
+            raise ValueError(f"model.required names {name}, which is no argument{close(name, arguments)}")
+    price = None if node.get("price") is None else _priced(read_price(node["price"]), arguments)
+    return Model(str(node["name"]), str(node["endpoint"]).strip("/"), arguments, tuple(required), price)
+
+
+def _check_role(name: str, schema: Schema) -> None:
+    role = schema.get("role")
+    if role is not None and role not in ROLES:
+        raise ValueError(f"model.arguments.{name}.role is {role!r}; valid are {', '.join(ROLES)}")
+    for one in schema.get("enum", ()) if role == SHAPE else ():
+        if isinstance(one, int | float):
+            raise ValueError(f"model.arguments.{name}.enum has {said(one)}, which is no shape; quote it")
+    default = schema.get("default")
+    if default is not None and (found := json_schema.problem("default", schema, default)):
+        raise ValueError(f"model.arguments.{name}.{found}")
+
+
+def _priced(price: Price, arguments: Mapping[str, Schema]) -> Price:
+    """Return a price whose conditions have the values of arguments as they are sent."""
+    tiers = []
+    for number, tier in enumerate(price.tiers):
+        when = {}
+        for name, values in tier.when.items():
+            if name not in arguments:
+                raise ValueError(
+                    f"model.price.tiers[{number}].when.{name} is no argument{close(name, arguments)}"
+                )
+            when[name] = [json_schema.normalised(arguments[name], value) for value in values]
+            for value in when[name]:
+                if found := json_schema.problem(name, arguments[name], value):
+                    raise ValueError(f"model.price.tiers[{number}].when.{found}")
+        tiers.append(Tier(tier.usd, when))
+    return Price(price.usd, price.per, price.as_of, tuple(tiers))

@@ -14,7 +14,7 @@ FORMS = {
     "prompts": "prompts {}",
     "cfg_scale": "cfg {}",
     "aspect_ratio": "{}",
-    "duration": "{} s",
+    "duration": "{} s",  # of a number; "8s" stands for itself
     "negative_prompt": "not {}",
 }
 
@@ -23,8 +23,10 @@ def part(key: str, value: Any) -> str:
     """Return what stands for a key's value: at most 40 characters, distinct for distinct values."""
     if value == "":
         return _short(f"no {key}")
+    said = _said(value)
     is_plain = isinstance(value, str) and "." not in key
-    return _short(FORMS.get(key, "{}" if is_plain else f"{key} {{}}").format(_said(value)))
+    form = FORMS.get(key, "{}" if is_plain else f"{key} {{}}")
+    return _short(said if form == FORMS["duration"] and not said[-1:].isdigit() else form.format(said))
 
 
 def _said(value: Any) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.metric import Requested
+
+# The param of an argument that a run's request has not.
+NULL = "null"
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,11 @@ class Settings:
 class Cell:
     """One run of a sweep: a request, and the words its configuration has for it.
 
-    `prompt` is the id of a prompt set, or the text itself; `factors` are the values that a
-    template took, and `name` is what a person calls the run.
+    `prompt` is the id of a prompt set, or the text itself, "" of a model that takes none; `factors` are the values
+    that a template took, and `name` is what a person calls the run. `prompt_argument` is what the endpoint calls its
+    prompt, `by_sample` has the arguments that are the number of the repeat, `requested` is what the video is asked to
+    be, `absent` has arguments that other models take and this request has not, and `remarks` are what a reader of the
+    plan has to know.
     """
 
     request: GenerationRequest
@@ -128,25 +135,36 @@ class Cell:
     prompt: str
     factors: Mapping[str, str]
     name: str
+    prompt_argument: str | None = "prompt"
+    by_sample: Sequence[str] = ()
+    requested: Requested = field(default_factory=Requested)
+    absent: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def repeated(self, sample: int) -> Self:
         """Return the same run as another repeat."""
         name = f"{self.name.rpartition('#')[0]}#{sample}"
-        return replace(self, request=replace(self.request, sample=sample), name=name)
+        arguments = {**self.request.arguments, **dict.fromkeys(self.by_sample, sample)}
+        return replace(self, request=replace(self.request, arguments=arguments, sample=sample), name=name)
 
     @property
     def prompt_text(self) -> str:
-        return str(self.request.arguments["prompt"])
+        return str(self.request.arguments.get(self.prompt_argument or "", ""))
 
     @property
     def params(self) -> dict[str, Any]:
-        """Return what MLflow logs as params, all but the texts being short."""
+        """Return what MLflow logs as params, all but the texts being short.
+
+        An argument that is called as another param is `arguments.NAME`.
+        """
+        before = {"prompt": self.prompt, "prompt_text": self.prompt_text}
+        after = {"sample": self.request.sample, "model": self.model, "endpoint": self.request.endpoint}
+        taken = {*before, *self.factors, *after}
+        arguments = {k: v for k, v in self.request.arguments.items() if k != self.prompt_argument}
         return {
-            "prompt": self.prompt,
-            "prompt_text": self.prompt_text,
-            **{k: v for k, v in self.request.arguments.items() if k != "prompt"},
+            **before,
+            **dict.fromkeys(self.absent, NULL),
+            **{f"arguments.{name}" if name in taken else name: value for name, value in arguments.items()},
             **self.factors,
-            "sample": self.request.sample,
-            "model": self.model,
-            "endpoint": self.request.endpoint,
+            **after,
         }

@@ -5,6 +5,7 @@ A prompt set may be a file of prompts: what is composed then is its path, as it 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -45,6 +46,15 @@ def load(path: str) -> tuple[str, DictConfig]:
         raise ConfigError(f"{path} is nested too deep") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Return what a YAML file holds, resolved; raise ConfigError with its name."""
+    try:
+        found: Any = OmegaConf.to_container(load(str(path))[1], resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return dict(found)
 
 
 def _encoding(path: str) -> str:

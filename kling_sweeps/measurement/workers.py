@@ -20,6 +20,7 @@ from kling_sweeps.errors import VideoError
 from kling_sweeps.video import MAX_PIXELS
 
 if TYPE_CHECKING:
+    from kling_sweeps.metric import Requested
     from kling_sweeps.metrics import Spec
 
 TIMEOUT_S = 900
@@ -65,16 +66,9 @@ class Workers:
         """Raise VideoError where a file is not a whole video."""
         await self._run(_verify, video, self.max_pixels)
 
-    async def measure(
-        self, folder: Path, video: Path, spec: Spec, aspect_ratio: object, duration: object
-    ) -> float:
-        """Measure a video into a folder; return the seconds it took. Raises VideoError.
-
-        What was requested is given as it was sent, whatever it is.
-        """
-        seconds: float = await self._run(
-            _measure, folder, video, spec, aspect_ratio, duration, self.max_pixels
-        )
+    async def measure(self, folder: Path, video: Path, spec: Spec, requested: Requested) -> float:
+        """Measure a video into a folder; return the seconds it took. Raises VideoError."""
+        seconds: float = await self._run(_measure, folder, video, spec, requested, self.max_pixels)
         return seconds
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -106,14 +100,11 @@ def _verify(video: Path, max_pixels: int) -> None:
     verify(video, max_pixels)
 
 
-def _measure(
-    folder: Path, video: Path, spec: Spec, aspect_ratio: object, duration: object, max_pixels: int
-) -> float:
+def _measure(folder: Path, video: Path, spec: Spec, requested: Requested, max_pixels: int) -> float:
     from kling_sweeps import metrics
     from kling_sweeps.measurement.observe import observe
     from kling_sweeps.video.decode import Video
 
     begin = time.monotonic()
-    wanted = metrics.comparable(aspect_ratio, duration)
-    observe(Video(video, 1, max_pixels), metrics.build(spec), wanted).save(folder)
+    observe(Video(video, 1, max_pixels), metrics.build(spec), requested).save(folder)
     return round(time.monotonic() - begin, 3)

@@ -281,14 +281,7 @@ class _Scheduler:
         return folder
 
     async def _measure_into(self, folder: Path, cell: Cell, entry: Entry) -> None:
-        arguments = cell.request.arguments
-        seconds = await self.workers.measure(
-            folder,
-            entry.video,
-            self.runs.settings.metrics,
-            arguments.get("aspect_ratio"),
-            arguments.get("duration"),
-        )
+        seconds = await self.workers.measure(folder, entry.video, self.runs.settings.metrics, cell.requested)
         entry.journal.append("measured", fingerprint=folder.name, seconds=seconds)
 
 

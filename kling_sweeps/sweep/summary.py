@@ -81,6 +81,8 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
         f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
     )
+    for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
+        _say((remark, "yellow"))
     for planned in plan.planned:
         if planned.state.stage is Stage.DAMAGED:
             _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
