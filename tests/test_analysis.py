@@ -15,12 +15,17 @@ from mlflow.tracking import MlflowClient
 
 from kling_sweeps.analysis import (
     artifact_path,
+    cameras,
+    cells,
     effects,
     frames_df,
     preview,
+    repeats_df,
     runs_df,
     video_path,
 )
+from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, distances
+from kling_sweeps.metrics.camera import WORDS, asked
 
 COMMON = {"prompt": "potter", "prompt_text": "A potter", "model": "kling", "endpoint": "fal-ai/kling"}
 
@@ -73,6 +78,112 @@ def row(table: pd.DataFrame, level: object, metric: str = "motion") -> pd.Series
     """Return the one row of a level and metric; the level is in the second column."""
     (found,) = table[(table["metric"] == metric) & (table.iloc[:, 1] == level)].iloc
     return found
+
+
+def test_repeats_and_cameras(cfg, sweep):
+    """Says of each cell of the sweep how far its videos are apart, and of each video what its camera does."""
+    assert cfg["picture_hashes"].str.fullmatch(r"[0-9a-f]{16}( [0-9a-f]{16})*").all()
+    assert set(cfg["camera_word"]) <= set(WORDS)
+    found = repeats_df(cfg)
+    assert found["repeats"].sum() == len(cfg) and "sample" not in found
+    has_repeats = found["repeats"] > 1
+    assert found[REPEAT_DISTANCE].notna().equals(has_repeats)
+    assert found.loc[has_repeats, REPEAT_DISTANCE].between(0, 0.7).all()
+
+
+def hashed(levels: dict[str, list[str]], prompts: int) -> pd.DataFrame:
+    """Make runs of a setting `mood` in so many prompts, each with repeats that look like these hashes."""
+    rows = [
+        {
+            **COMMON,
+            "prompt": f"p{prompt}",
+            "prompt_text": f"text {prompt}",
+            "mood": mood,
+            "sample": sample,
+            "status": "FINISHED",
+            "motion": 1.0 + prompt,
+            "picture_hashes": looks,
+        }
+        for prompt, (mood, samples) in product(range(prompts), levels.items())
+        for sample, looks in enumerate(samples)
+    ]
+    runs = pd.DataFrame(rows)
+    runs.attrs.update(params=[*COMMON, "mood", "sample"], metrics=["motion"], goal={})
+    return runs
+
+
+def test_the_distance_of_repeats():
+    """Is the mean share of bits that differ, of all pairs; of one video, and of failed ones, there is none."""
+    same, third, all_bits = f"{0:016x}", f"{2**21 - 1:016x}", f"{2**63 - 1:016x}"
+    runs = hashed({"calm": [same, same, third], "wild": [same, all_bits], "one": [same, None]}, 1)
+    found = repeats_df(runs).set_index("mood")[REPEAT_DISTANCE]
+    assert found["calm"] == pytest.approx((0 + 1 / 3 + 1 / 3) / 3) and found["wild"] == 1
+    assert np.isnan(found["one"])
+    per_run = distances(runs)
+    assert per_run.tolist()[:5] == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1, 1]) and per_run[5:].isna().all()
+
+
+def test_what_a_setting_does_to_repeats():
+    """Compares the distances of cells, which prompts carry: repeats of one cell are one value, and no failures."""
+    random = np.random.default_rng(0)
+
+    def near(bits: int) -> list[str]:
+        flips = random.choice(63, bits, replace=False)
+        return [f"{0:016x}", f"{sum(1 << int(each) for each in flips):016x}"]
+
+    runs = pd.concat(
+        [
+            hashed({"calm": near(4 + n % 2), "wild": near(20 + n % 3)}, 1).assign(
+                prompt=f"p{n}", prompt_text=f"text {n}"
+            )
+            for n in range(6)
+        ],
+        ignore_index=True,
+    )
+    runs.attrs.update(params=[*COMMON, "mood", "sample"], metrics=["motion"], goal={})
+    found = row(effects(runs, "mood"), "wild", REPEAT_DISTANCE)
+    assert found["difference"] == pytest.approx(16.5 / 63) and found["verdict"] == "worth a look"
+    assert (found["n_runs"], found["failed"]) == (6, 0)
+    asked = row(effects(runs, "mood", [REPEAT_DISTANCE]), "wild", REPEAT_DISTANCE)
+    assert asked["verdict"] == "found"
+    assert cells(runs, "mood", REPEAT_DISTANCE).table["mean"].tolist() == pytest.approx([4.5 / 63, 21 / 63])
+
+
+def test_cameras_beside_what_was_asked():
+    """Counts how many videos did what their text asks for, leaving out those of which nothing can be said."""
+    said = {
+        "static wide shot": ["static", "static", "pan left", "unclear"],
+        "slow dolly in": ["static", "zoom in"],
+        "golden hour": ["static"],
+    }
+    rows = [{"look": look, "status": "FINISHED", "camera_word": word} for look in said for word in said[look]]
+    runs = pd.DataFrame([*rows, {"look": "slow dolly in", "status": "FAILED", "camera_word": None}])
+    runs.attrs.update(params=["look"], metrics=[])
+    found = cameras(runs, "look").set_index("look")
+    static, dolly = found.loc["static wide shot"], found.loc["slow dolly in"]
+    assert (static["asked"], static["runs"], static["unclear"], static["did"]) == ("static", 4, 1, 2)
+    assert static["share"] == pytest.approx(2 / 3) and static["measured"] == "static 2, pan left 1, unclear 1"
+    z = 1.959964
+    center, half = (2 + z**2 / 2) / (3 + z**2), z / (3 + z**2) * np.sqrt(2 / 3 + z**2 / 4)
+    assert [static["low"], static["high"]] == pytest.approx([center - half, center + half], rel=1e-5)
+    assert (dolly["runs"], dolly["did"], dolly["share"]) == (2, 1, 0.5)
+    assert found.loc["golden hour", "asked"] == "" and np.isnan(found.loc["golden hour", "share"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("slow push-in", {"zoom in"}),
+        ("camera pans to the left", {"pan left"}),
+        ("Locked-off tripod shot", {"static"}),
+        ("aerial orbit around the subject", {"orbit or truck", "pan left", "pan right"}),
+        ("handheld, then tilts up", {"handheld", "tilt up"}),
+        ("a rolling hill in Japan", set()),
+    ],
+)
+def test_what_a_text_asks_of_a_camera(text, words):
+    """Reads the phrases that people write, whichever satisfy them, and takes no other words for them."""
+    assert set(asked(text)) == words and words <= set(WORDS)
 
 
 def test_runs_are_rows(cfg, sweep):

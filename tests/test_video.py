@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from kling_sweeps.metrics import measure
 from kling_sweeps.video import decode, opencv
 from kling_sweeps.video.decode import Video, _ahead, frames, verify
 from kling_sweeps.video.filmstrip import Filmstrip, filmstrip
+from kling_sweeps.video.picture_hash import distance, picture_hash, written
 
 
 def decoded(path: Path, threads: int = 0):
@@ -388,13 +390,14 @@ class TestFilmstrip:
             assert np.ptp(column[:200]) == np.ptp(column[:, 100:]) == 0
 
     @pytest.mark.parametrize("expected", [0, 7, 64, 1000])
-    def test_headers_are_not_trusted(self, expected):
+    def test_headers_are_not_trusted(self, tmp_path, expected):
         """A wrong count in the header still gives columns from the whole video."""
+        brighter = (next(clips.grey(16 + 2 * index, frames=1, size=(32, 24))) for index in range(64))
         strip = Filmstrip(columns=4, height=24, expected=expected)
-        for index in range(64):
-            strip.update(Still(index))
+        for frame in frames(clips.write(tmp_path / "a.mp4", brighter)):
+            strip.update(frame)
         values = strip.image()[0, ::32, 0]
-        assert values[0] == 0 and (expected == 1000 or values[-1] >= 48)
+        assert values[0] == 0 and (expected == 1000 or values[-1] >= 48 * 2)
 
     def test_few_frames(self, tmp_path):
         """A single frame makes a single column."""
@@ -404,18 +407,6 @@ class TestFilmstrip:
     def test_no_frames(self):
         """No frames, no strip."""
         assert filmstrip([]) is None
-
-
-class Still:
-    """A stand-in for a frame that shows its index."""
-
-    height = 24
-
-    def __init__(self, index: int) -> None:
-        self.index, self.time_s = index, index / 24
-
-    def bgr_scaled(self, factor: float) -> np.ndarray:
-        return np.full((24, 32, 3), self.index, np.uint8)
 
 
 class TestOpenCV:
@@ -445,3 +436,27 @@ def bgr(yuv: tuple[int, int, int], matrix: str, full_range: bool) -> np.ndarray:
     b = y + 2 * (1 - blue) * cb
     g = (y - red * r - blue * b) / (1 - red - blue)
     return np.clip(np.array([b, g, r]), 0, 1) * 255
+
+
+class TestPictureHash:
+    def test_like_and_unlike(self):
+        """The same picture blurred, small or dark is near; other pictures are about as far as chance."""
+        pictures = [clips.texture((320, 180), seed=9 * seed, grain=24)[0] for seed in range(6)]
+        for y in pictures:
+            small, blurred = cv2.resize(y, (160, 90)), cv2.GaussianBlur(y, (0, 0), 4)
+            dark = (16 + 0.3 * (y.astype(float) - 16)).astype(np.uint8)
+            same = [
+                distance(written([picture_hash(y)]), written([picture_hash(x)]))
+                for x in (small, blurred, dark)
+            ]
+            assert max(same) <= 0.07
+        hashes = [written([picture_hash(y)]) for y in pictures]
+        assert 0.4 < np.mean([distance(a, b) for a, b in itertools.combinations(hashes, 2)]) < 0.6
+
+    def test_videos_of_other_lengths(self):
+        """Pictures at like moments are compared, also where one video has fewer; nothing else is a hash."""
+        assert distance(written([0, 7, 1]), written([0, 1])) == 0
+        assert distance(written([0, 0]), written([1, 0])) == 1 / 126
+        for text in ("", "what?"):
+            with pytest.raises(ValueError, match=r"without pictures|invalid literal"):
+                distance(text, written([0]))

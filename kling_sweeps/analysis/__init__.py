@@ -11,6 +11,7 @@ They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///
 `kling_sweeps.analysis.plots` draws them.
 """
 
+from kling_sweeps.analysis.cameras import cameras
 from kling_sweeps.analysis.cells import Cells, cells, overall
 from kling_sweeps.analysis.conclusions import conclusions, factors
 from kling_sweeps.analysis.design import design_for, detectable_for
@@ -29,6 +30,7 @@ from kling_sweeps.analysis.effects import effects
 from kling_sweeps.analysis.expenses import money, times
 from kling_sweeps.analysis.interactions import Interaction, interaction
 from kling_sweeps.analysis.looks import Looked, Looks, looked
+from kling_sweeps.analysis.repeats import repeats_df
 from kling_sweeps.analysis.runs import NoRunsError, artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
 from kling_sweeps.analysis.subjects import main_metrics, swept
@@ -44,6 +46,7 @@ __all__ = [
     "artifact_path",
     "budgets",
     "by_prompt",
+    "cameras",
     "cells",
     "conclusions",
     "design_for",
@@ -59,6 +62,7 @@ __all__ = [
     "needed_for",
     "overall",
     "preview",
+    "repeats_df",
     "runs_df",
     "shown_for",
     "side_by_side",

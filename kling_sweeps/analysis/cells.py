@@ -12,6 +12,7 @@ import pandas as pd
 from kling_sweeps.analysis.comparison import claimed
 from kling_sweeps.analysis.estimates import GENERAL, average, side
 from kling_sweeps.analysis.pairing import TWINS, check_metrics, levels_of, listed, paired, values_of
+from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, repeats_df
 
 CELL, ALL = "cell", "all"
 
@@ -61,6 +62,7 @@ def cells(
 ) -> Cells:
     """Return the means of a metric in the cells of one or two factors, with what failed; `scope` as in `effects`."""
     factors = [factors] if isinstance(factors, str) else list(factors)
+    runs = repeats_df(runs) if metric == REPEAT_DISTANCE else runs
     if not 1 <= len(set(factors)) == len(factors) <= 2:
         raise ValueError(f"factors={factors}: expected one or two")
     check_metrics(runs, [metric])

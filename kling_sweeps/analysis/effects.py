@@ -20,6 +20,7 @@ from kling_sweeps.analysis.comparison import (
 )
 from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
+from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, has_repeats, repeats_df
 from kling_sweeps.analysis.statements import looks_statement
 from kling_sweeps.experiment.naming import BOOKKEEPING
 
@@ -59,8 +60,8 @@ def effects(
       `reference`, or why there is no answer;
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
-    `metrics` are, unless given, those of the goal and then all others but bookkeeping, and `reference` is
-    the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
+    `metrics` are, unless given, those of the goal and then all others but bookkeeping, `repeat_distance` among them where there are
+    repeats: its row has a cell of `repeats_df` for a run. `reference` is the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
     were added by looks (`attrs["looks"]`) are told as `looked` has them, the reference being the plan's, in the
     plan's metrics: `confidence` is that of a row's look, and `attrs["by_looks"]` says how each level stands. Raises LookupError for a factor, level or metric that the runs don't have.
     """
@@ -71,7 +72,12 @@ def effects(
     base = reference_of(pairing.levels, factor, plan.reference if plan else reference)
     goal: Mapping[str, str] = runs.attrs.get("goal", {})
     names, asked = _chosen(runs, metrics, goal)
-    table = compared(runs, factor, names, base, claimed(pairing, scope), confidence)
+    scope = claimed(pairing, scope)
+    of_runs = [name for name in names if name != REPEAT_DISTANCE]
+    table = compared(runs, factor, of_runs, base, scope, confidence)
+    if REPEAT_DISTANCE in names:
+        of_cells = compared(repeats_df(runs), factor, [REPEAT_DISTANCE], base, scope, confidence)
+        table = pd.concat([table, of_cells], ignore_index=True)
     _judge(table, table["metric"].isin(asked), 1 - confidence)
     if not plan and Looks.of(runs, factor):
         is_compared = table["verdict"] != REFERENCE
@@ -99,10 +105,11 @@ def _chosen(
     runs: pd.DataFrame, metrics: Sequence[str] | None, goal: Mapping[str, str]
 ) -> tuple[list[str], set[str]]:
     """Return the metrics of a table in their order, and those of them that were asked for."""
+    of_cells = [REPEAT_DISTANCE] if has_repeats(runs) else []
     if metrics is not None:
-        check_metrics(runs, metrics)
+        check_metrics(runs, [name for name in metrics if name not in of_cells])
         return list(metrics), set(metrics)
-    known = listed(runs, "metrics")
+    known = [*listed(runs, "metrics"), *of_cells]
     first = [name for name in goal if name in known]
     others = [name for name in known if name not in BOOKKEEPING and name not in first]
     return [*first, *others], set(first)

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
-    *("start_time", "expect", "expect_failed", "measurement_errors", "may_have_cost_usd"),
+    *("start_time", "expect", "expect_failed", "measurement_errors", "may_have_cost_usd", "camera_word"),
+    "picture_hashes",
 )
+# Columns whose tag has another name: a factor of a template may be called so.
+TAGS = {"camera_word": "camera"}
 # What an experiment's tags say of its metrics, in JSON, and what is so where there is no such tag.
 ABOUT = {"goal": "{}", "ratios": "[]", "declared": "{}", "looks": "null", "search": "[]"}
 
@@ -43,7 +46,8 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     `experiment` is the name of a sweep (`cfg`) or of an experiment (`kling_sweeps/cfg (emulator)`).
     Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
     `start_time` (milliseconds since 1970), `expect` and `expect_failed` (whether the run kept its gates, and which
-    not), `measurement_errors`, `may_have_cost_usd` (of attempts that may have been charged besides
+    not), `measurement_errors`, `camera_word` (what the camera does), `picture_hashes` (what tells the video from
+    others, for `repeats_df`), `may_have_cost_usd` (of attempts that may have been charged besides
     `cost_usd`), every param by its name, as numbers where all its values are, and
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
     `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
@@ -136,7 +140,8 @@ def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:
 
 
 def _row(run: Run, taken: set[str]) -> dict[str, Any]:
-    found = {name: getattr(run.info, name, None) or run.data.tags.get(name) for name in FOUND}
+    tags = run.data.tags
+    found = {name: getattr(run.info, name, None) or tags.get(TAGS.get(name, name)) for name in FOUND}
     params = {_free(name, taken): value for name, value in run.data.params.items()}
     return {**found, **params, **run.data.metrics}
 

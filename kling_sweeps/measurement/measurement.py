@@ -28,7 +28,7 @@ class Measurement:
 
     `values`: metric name -> float, NaN where it could not be measured. `frames`: a row a frame, with
     `frame`, `time_s` and a column a series. `errors`: name of a metric, or `video`, -> what went wrong.
-    `facts`: the file's properties and colour tags. `versions`: of decoder, libraries and metrics.
+    `facts`: the file's properties and colour tags, and `picture_hashes`, by which videos are told apart. `versions`: of decoder, libraries and metrics.
     `filmstrip`: BGR uint8, 240 pixels high.
     """
 

@@ -18,6 +18,7 @@ from kling_sweeps.video import opencv as cv2
 from kling_sweeps.video.bars import without_bars
 from kling_sweeps.video.decode import Video
 from kling_sweeps.video.filmstrip import Filmstrip
+from kling_sweeps.video.picture_hash import written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested |
         values=values,
         frames=table,
         errors=errors,
-        facts=asdict(video.facts),
+        facts=asdict(video.facts) | {"picture_hashes": written(strip.hashes())},
         versions=_versions(metrics),
         filmstrip=strip.image(),
     )
@@ -53,7 +54,7 @@ def _decoded(
         if not times_s:
             strip = Filmstrip(expected=video.declared_frames)
         times_s.append(frame.time_s)
-        strip.update(frame.whole)
+        strip.update(frame)
         for metric in metrics:
             if metric.name not in errors:
                 with _recorded(metric, errors):

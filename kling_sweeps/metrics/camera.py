@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -34,6 +35,21 @@ WAYS = (
     ("roll clockwise", "roll counter-clockwise"),
 )
 WORDS = ("static", "handheld", *chain(*WAYS), "orbit or truck", "unclear")
+# What of a prompt asks for which of the words, as people write it; a camera that goes ahead looks like one that zooms.
+PHRASES = {
+    r"static|still camera|locked[- ](off|down)|tripod|fixed (camera|shot)|stationary": ("static",),
+    r"hand-?held|shaky": ("handheld",),
+    r"pan(s|ning)? (to the )?left|left pan": ("pan left",),
+    r"pan(s|ning)? (to the )?right|right pan": ("pan right",),
+    r"(?<!whip )\bpan(s|ning)?\b(?! (to the )?(left|right))": WAYS[0],
+    r"tilt(s|ing)? up|crane up|rising|ascending": ("tilt up",),
+    r"tilt(s|ing)? down|crane down|descending": ("tilt down",),
+    r"\btilt(s|ing)?\b(?! (up|down))": WAYS[1],
+    r"(zoom|push|dolly|move|track)(s|es|ing)?[- ](slowly )?in|forward": ("zoom in",),
+    r"(zoom|pull|dolly)(s|ing)?[- ](slowly )?(out|back)|backward": ("zoom out",),
+    r"(camera|barrel) roll|roll(s|ing)? (counter-?)?clockwise|dutch (angle|tilt)": WAYS[3],
+    r"orbit|\barc\b|arc shot|truck|tracking|travelling|sideways|circl": ("orbit or truck", *WAYS[0]),
+}
 SERIES = ("camera_pan", "camera_tilt", "camera_zoom", "camera_roll", "subject_motion")
 
 
@@ -164,6 +180,15 @@ def word(values: Mapping[str, float]) -> str:
     if speed in (pan, tilt) and rest > abs(speed) / 2:
         return "orbit or truck"
     return ahead if speed > 0 else back
+
+
+def asked(text: str) -> tuple[str, ...]:
+    """Return the words for a camera that satisfy a text, in any letters: of "slow dolly in" that is `zoom in`.
+
+    All phrases of the text count, so that a handheld tracking shot may be either; () where it asks for no camera that is known.
+    """
+    found = (words for phrase, words in PHRASES.items() if re.search(phrase, text, re.IGNORECASE))
+    return tuple(dict.fromkeys(chain(*found)))
 
 
 def _is_spread(has_texture: np.ndarray) -> bool:

@@ -151,6 +151,7 @@ class Contents:
 def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = None) -> Contents:
     """Read all that is known of a sweep; raise LookupError where neither MLflow nor the store knows it."""
     from kling_sweeps.analysis import runs_df
+    from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, distances
 
     try:
         runs = runs_df(experiment, tracking_uri)
@@ -160,8 +161,11 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
             raise
     sweep, provider = _origin(experiment, runs, store_dir)
     store = Store(store_dir / provider)
-    rows: list[dict[str, Any]] = [] if runs is None else runs.to_dict("records")  # type: ignore[assignment]
-    names = {} if runs is None else {kind: runs.attrs[kind] for kind in ("params", "metrics")}
+    rows: list[dict[str, Any]] = []
+    names = {}
+    if runs is not None:
+        rows = runs.assign(**{REPEAT_DISTANCE: distances(runs)}).to_dict("records")  # type: ignore[assignment]
+        names = {"params": runs.attrs["params"], "metrics": [*runs.attrs["metrics"], REPEAT_DISTANCE]}
     videos = [_tracked(row, names, store) for row in rows]
     videos += _coming(store, sweep, videos)
     with ThreadPoolExecutor() as threads:
@@ -171,7 +175,8 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
     if runs is None:
         return assemble(sweep, provider, videos, [])
     about = runs.attrs
-    contents = assemble(sweep, provider, videos, about["metrics"], about["goal"], about["declared"])
+    measured = [name for name in names["metrics"] if any(name in video.values for video in videos)]
+    contents = assemble(sweep, provider, videos, measured, about["goal"], about["declared"])
     settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
     findings = {key: _findings(runs, key, contents.goals) for key in settings}
     return replace(contents, findings=findings)
@@ -383,11 +388,15 @@ def _quantities(
     names: Iterable[str], goal: Mapping[str, str], declared: Mapping[str, Sequence[str]]
 ) -> list[Quantity]:
     """Return the metrics, with what is known of them; the goals come first, those of money and time last."""
+    from kling_sweeps.analysis.repeats import MEANING, REPEAT_DISTANCE
+
     known = {row.name: row for row in describe("full")}
     found = []
     for name in names:
         if name in EXPENSES:
             found.append(Quantity(name, *EXPENSES[name], "lower"))
+        elif name == REPEAT_DISTANCE:
+            found.append(Quantity(name, meaning=MEANING))
         elif name in known:
             row = known[name]
             found.append(Quantity(name, "" if row.unit == "1" else row.unit, row.meaning, row.direction))

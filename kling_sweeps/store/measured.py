@@ -37,6 +37,14 @@ def read_values(folder: Path) -> dict[str, float]:
     return {}
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read what the file turned out to be; nothing where the record can't be read."""
+    with suppress(OSError, ValueError):
+        facts: dict[str, Any] = read_record(folder)["facts"]
+        return facts
+    return {}
+
+
 def read_flaws(folder: Path) -> str:
     """Read the errors in one line, each with the name of its metric or `video`; "" where there are none."""
     try:

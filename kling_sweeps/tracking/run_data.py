@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics.camera import word
-from kling_sweeps.store.measured import read_flaws, read_values
+from kling_sweeps.store.measured import read_facts, read_flaws, read_values
 from kling_sweeps.store.result import RunResult
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CHART_POINTS = 300
 SETTING = "setting/"
 SERIES = "frame/"
 # Changed with what a run is written as, so that the same command writes an older one anew.
-LAYOUT = 2
+LAYOUT = 3
 # Settings that may look like numbers and are texts all the same.
 TEXTS = {"prompt", "negative_prompt"}
 # Three texts and as many names fit into a description, which is a tag: MLflow takes 8,000 characters.
@@ -39,7 +39,7 @@ BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
     "may_have_cost_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
-    "expect", "expect_failed", "camera",
+    "expect", "expect_failed", "camera", "picture_hashes",
 }  # fmt: skip
 
 
@@ -112,6 +112,8 @@ def tags(result: RunResult) -> dict[str, str]:
             found["measurement_errors"] = flaws
         if "camera_pan" in (values := read_values(result.measurement)):
             found["camera"] = word(values)
+        if hashes := read_facts(result.measurement).get("picture_hashes"):
+            found["picture_hashes"] = str(hashes)
     if result.error:
         found |= {
             "error": str(result.error),
