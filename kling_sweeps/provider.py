@@ -79,6 +79,9 @@ class Provider(Protocol):
     def history(self, endpoint: str, start: datetime) -> AsyncIterator[PastRequest]:
         """Yield the requests sent to an endpoint since `start`, the provider's time, with their arguments."""
 
+    async def upload(self, content: bytes, kind: str, file_name: str) -> str:
+        """Upload a file of a media type, for nothing; return its address. Raises a SubmissionError of nothing bought."""
+
     async def download(self, url: str, path: Path) -> None:
         """Fetch a file whole; raise DownloadError."""
 

@@ -19,7 +19,7 @@ ROOMS = {
     "video": "",
     "metric": "video",
     "metrics": "metric video measurement terminal",
-    "experiment": "metric metrics",
+    "experiment": "metric metrics video",
     "store": "experiment",
     "provider": "experiment store",
     "terminal": "experiment store",

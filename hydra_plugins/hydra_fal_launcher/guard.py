@@ -43,6 +43,7 @@ from kling_sweeps.experiment.json_schema import takes_text
 from kling_sweeps.experiment.prompt import factors, quoted
 from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
+from kling_sweeps.experiment.roles import IMAGE
 from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.sweep import cluster, gates, summary
@@ -320,9 +321,11 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
 
 
 def _text_keys(config: DictConfig, overrides: str) -> set[str]:
-    """Return the keys whose values are texts: prompts, and whatever else a model or template takes."""
+    """Return the keys whose values are texts: prompts, and whatever a model or template takes, but no files."""
     arguments = unresolved(config.model).get("arguments") or {}
-    texts = {name for name, argument in arguments.items() if takes_text(argument)}
+    texts = {
+        name for name, argument in arguments.items() if takes_text(argument) and argument.get("role") != IMAGE
+    }
     strings = texts | {f"{group}.{name}" for name in texts for group in ("arguments", "where_taken")}
     return strings | {
         "prompt",

@@ -21,7 +21,7 @@ not, except for a 422 whose fault says so.
 
 `GET /_emulator` says what this is. `GET /_emulator/counters` counts requests by kind: `submits`
 (POSTs to the queue), `accepted`, `runs` (POSTs to fal.run), `status_polls`, `results`, `cancels`,
-`history`, `pricing`, `file_downloads`; PUT or DELETE starts again from zero. None of these needs a key.
+`history`, `pricing`, `file_downloads`, `uploads`; PUT or DELETE starts again from zero. None of these needs a key.
 
 
 Faults
@@ -51,7 +51,7 @@ Everywhere but at `generate`:
     nginx_502, nginx_504    an HTML error page of a proxy
     html_200                a page where JSON is expected
 
-At `submit`, `status`, `result`, `cancel` and `history`:
+At `submit`, `status`, `result`, `cancel`, `history` and `upload`:
     unauthorized_401        the key is not known
     locked_403              the account is locked
     too_many_429            with a Retry-After of `retry_after` seconds, if that is not 0
@@ -87,7 +87,7 @@ At `result`:
     bare_address_200        the address alone for the video
     other_shape_200         a video under a name that nobody knows
 
-At `history` (`match` is not used there):
+At `history` (`match` is not used there, nor at `upload`):
     lag                     what ended less than `seconds` (60) ago is missing
     small_pages             at most `size` (1) items a page
     missing                 nothing is found

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-FAL_HOSTS = ("queue.fal.run", "queue.falrun.com", "fal.run", "falrun.com", "api.fal.ai")
+FAL_HOSTS = ("queue.fal.run", "queue.falrun.com", "fal.run", "falrun.com", "api.fal.ai", "rest.fal.ai")
 # What a client that keeps fal's Host says it reached the server by.
 BASE_URL_HEADER = "x-kling-sweeps-base-url"
 EXTENSION = "kling_sweeps.connection"

@@ -22,6 +22,7 @@ KINDS = (
     "history",
     "pricing",
     "file_downloads",
+    "uploads",
 )
 
 

@@ -22,7 +22,7 @@ Problem = dict[str, Any]
 # Whose arguments an endpoint without a file is taken to have.
 KNOWN = "fal-ai/kling-video/v2.1/master/text-to-video"
 # What is rendered where nothing definite is asked for, and at most.
-SECONDS, MOST_SECONDS, RATIO, MOST_RATIO = 5.0, 60.0, 16 / 9, 4.0
+SECONDS, MOST_SECONDS = 5.0, 60.0
 # Pydantic's names for what JSON Schema's keywords find wrong, which are fal's: of a type, and of anything else.
 TYPES = {
     "string": "string_type",
@@ -54,10 +54,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What is rendered: the words that decide it, its seconds, and width over height."""
+    """What is rendered: the words that decide it, its seconds, width over height, and the address of its first picture.
+
+    `ratio` is None where nothing definite is asked for.
+    """
 
     arguments: Mapping[str, Any]
-    ratio: float
+    ratio: float | None
+    picture: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ class Endpoints:
         words["duration"] = f"{min(asked.duration_s or SECONDS, MOST_SECONDS):g}"
         if "cfg_scale" in words:
             words["cfg_scale"] = min(1.0, max(0.0, float(words["cfg_scale"])))
-        return Scene(words, min(MOST_RATIO, max(1 / MOST_RATIO, asked.aspect_ratio or RATIO)))
+        given = (arguments.get(name) for name in model.arguments if name in model.pictures)
+        addresses = (one for value in given for one in (value if isinstance(value, list) else [value]) if one)
+        return Scene(words, asked.aspect_ratio, next(map(str, addresses), None))
 
 
 def _told(path: list[str | int], error: ValidationError) -> Problem:

@@ -128,6 +128,7 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "missing": {},
         "unfinished_too": {},
     },
+    "upload": {**_LOST, **_REFUSED, **_BROKEN},
     "file": {
         **_LOST,
         **_BROKEN,

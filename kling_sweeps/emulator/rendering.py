@@ -11,6 +11,9 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
 from .endpoints import Scene
 
+# Width over height where nothing definite is asked for, and at most.
+RATIO, MOST_RATIO = 16 / 9, 4.0
+
 
 class RenderStopped(Exception):
     """The emulator is going down, so the video is not finished."""
@@ -42,6 +45,7 @@ def render_video(
     """Render a request's video to `path`. Raises RenderStopped when `stopping` is set meanwhile."""
     import cv2
 
+    from .scene.picture import read_picture
     from .scene.synthesis import render
 
     cv2.setNumThreads(1)
@@ -50,4 +54,7 @@ def render_video(
         if stopping.is_set():
             raise RenderStopped
 
-    render(path, scene.arguments, request_id, settings.frame_size(scene.ratio), settings.fps, check)
+    picture = read_picture(path.parent, scene.picture)
+    ratio = scene.ratio or (RATIO if picture is None else picture.shape[1] / picture.shape[0])
+    size = settings.frame_size(min(MOST_RATIO, max(1 / MOST_RATIO, ratio)))
+    render(path, scene.arguments, request_id, size, settings.fps, check, picture)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-from . import control, files, platform_api, queue_api
+from . import control, files, platform_api, queue_api, storage, uploads
 from .connection import BreakableProtocol
 from .faults import Faults
 from .queue import RequestQueue
@@ -62,7 +62,12 @@ def application(emulator: Emulator, on_ready: Callable[[], None]) -> Starlette:
         await emulator.queue.stop()
 
     routes = [_route(emulator, path, method, endpoint) for path, method, endpoint in control.ROUTES]
-    routes.append(_route(emulator, "/files/{name:path}", "GET", files.file))
+    routes += [
+        _route(emulator, "/files/upload", "POST", storage.upload),
+        _route(emulator, "/files/{name:path}", "GET", files.file),
+        _route(emulator, f"{uploads.PATH}/{{place:path}}", "PUT", storage.put),
+        _route(emulator, f"{uploads.PATH}/{{place:path}}", "GET", storage.file),
+    ]
     routes += [_route(emulator, "/{path:path}", method, _fal) for method in ("GET", "POST", "PUT")]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -75,6 +80,8 @@ async def _fal(emulator: Emulator, request: Request) -> Response:
     if host == API_HOST or path in PLATFORM:
         endpoint = PLATFORM.get(path) if request.method == "GET" else None
         return JSONResponse(NOT_FOUND, 404) if endpoint is None else await endpoint(emulator, request)
+    if request.method == "POST" and path in storage.PATHS:
+        return await storage.PATHS[path](emulator, request)
     target = queue_api.Target.of(path)
     if target is not None:
         return await queue_api.about_request(emulator, request, target)

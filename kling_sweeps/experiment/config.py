@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.model import Model, read_model
 from kling_sweeps.experiment.naming import part
+from kling_sweeps.experiment.picture import NO_PICTURE, Picture, find_picture, is_address, replaced
 from kling_sweeps.experiment.prompt import ALL, CHOICE, Prompt, chosen, factors, filled
 from kling_sweeps.experiment.prompt_file import READERS, is_prompt_file, read_prompt_file
 from kling_sweeps.experiment.reader import Reader, close, leaves, meant, reason, said
@@ -394,11 +395,13 @@ class JobReader(Reader):
         if model is None:
             return None
         self.unknown_keys(model)
-        factors, arguments = self.made(model, prompt) if prompt or not has_prompt else ({}, {})
+        pictures: dict[str, Picture] = {}
+        factors, arguments = self.made(model, prompt, pictures) if prompt or not has_prompt else ({}, {})
         sample = int(self.number("sample", whole=True))
         if self.problems:
             return None
-        request = GenerationRequest(model.endpoint, arguments, sample, model.price_usd(arguments))
+        price_usd = model.price_usd(arguments)
+        request = GenerationRequest(model.endpoint, arguments, sample, price_usd, [*pictures.values()])
         name = said(self.raw["prompt"]) if has_prompt else ""
         name = name if name in self.prompt_set else str(arguments.get(model.prompt or "", ""))
         places = self.places(model)
@@ -498,10 +501,13 @@ class JobReader(Reader):
             return Prompt(name, "prompt", path=("prompt",))
         return None
 
-    def made(self, model: Model, prompt: Prompt | None) -> tuple[dict[str, str], dict[str, Any]]:
+    def made(
+        self, model: Model, prompt: Prompt | None, pictures: dict[str, Picture]
+    ) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the factors that a prompt's text takes, and the arguments with it; report what is wrong.
 
-        What the command gives comes before what the prompt set brings along, and that before the default.
+        What the command gives comes before what the prompt set brings along, and that before the default. Local files
+        among the arguments are added to `pictures`.
         """
         brought = prompt.values if prompt else {}
         taken = self.factors(prompt) if prompt else {}
@@ -517,6 +523,9 @@ class JobReader(Reader):
         given |= {name: brought[name] for name in theirs}
         if model.prompt and prompt:
             given[model.prompt] = text
+        for name in model.pictures & given.keys():
+            where = f"{prompt.where}: {name}" if prompt and name in theirs else name
+            given[name] = replaced(given[name], partial(self.picture, where, pictures))
         arguments, problems = model.read_arguments(given)
         if prompt and prompt.path is None:  # the text is the set's, too
             theirs |= {str(model.prompt)}
@@ -525,6 +534,17 @@ class JobReader(Reader):
             if text is not None or name != model.prompt:  # which is reported already
                 self.report(f"{prompt.where}: {problem}" if prompt and name in theirs else problem)
         return taken or {}, arguments
+
+    def picture(self, where: str, pictures: dict[str, Picture], given: str) -> str:
+        """Return what an argument has for a picture: an address as it is, or what stands for a local file."""
+        if is_address(given):
+            return given
+        try:
+            picture = find_picture(Path(self.hydra.runtime.cwd, given).expanduser())
+        except ValueError as error:
+            self.report(f"{where}={error}")
+            return NO_PICTURE
+        return pictures.setdefault(picture.mark, picture).mark
 
     def is_set(self, path: tuple[str, ...]) -> bool:
         """Tell whether the command gives a value at a place of an argument."""
@@ -641,7 +661,7 @@ class JobReader(Reader):
         """Return what a person calls the run: its prompt, what the command varies, and its repeat."""
         given, keys = self.varied
         varied = {re.sub(r"^(arguments|where_taken)\.", "", key) for key in keys}
-        arguments = {key: value for key, value in request.arguments.items() if key != model.prompt}
+        arguments = {key: value for key, value in request.shown.items() if key != model.prompt}
         values = {key: value for key, value in {**factors, **arguments}.items() if key in varied}
         values |= {
             key: given[key] for key in sorted(keys & set(given)) if re.match(r"(model|prompts)\b", key)

@@ -10,6 +10,7 @@ from typing import Any
 
 from kling_sweeps.experiment import json_schema
 from kling_sweeps.experiment.json_schema import Schema
+from kling_sweeps.experiment.picture import STANDS_FOR, is_address
 from kling_sweeps.experiment.price import Price, Tier, read_price
 from kling_sweeps.experiment.reader import close, said
 from kling_sweeps.experiment.roles import (
@@ -25,8 +26,6 @@ from kling_sweeps.experiment.roles import (
     seconds_of,
 )
 from kling_sweeps.metric import Requested
-
-ADDRESSES = ("https://", "http://", "data:")
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,18 @@ class Model:
             return f"{name}={value!r} is empty; at least 1 character is needed"
         if role == IMAGE:
             for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str) and not one.startswith(ADDRESSES):
-                    return f"{name}={json_schema.shown(one)} is no address of a picture: https://… or data:image/…"
+                if isinstance(one, str) and not is_address(one) and not STANDS_FOR.fullmatch(one):
+                    return f"{name}={json_schema.shown(one)} is neither a picture's file nor an address, as https://…"
         return None
 
     def named(self, role: str) -> str | None:
         """Return the argument of a role, None where there is none."""
         return next((name for name, schema in self.arguments.items() if schema.get("role") == role), None)
+
+    @cached_property
+    def pictures(self) -> set[str]:
+        """Return the names of the arguments that are pictures."""
+        return {name for name, schema in self.arguments.items() if schema.get("role") == IMAGE}
 
     @cached_property
     def prompt(self) -> str | None:

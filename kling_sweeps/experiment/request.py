@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from kling_sweeps.experiment.picture import Picture, replaced
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,15 @@ class GenerationRequest:
     """An endpoint, its checked arguments, and the number of the repeat, `sample`.
 
     `price_usd` is None where the price is unknown. Requests with equal arguments have equal keys, however the
-    values were written in the configuration.
+    values were written in the configuration. Where an argument is one of the `pictures`, it has the digest of it in
+    the place of the address that is sent.
     """
 
     endpoint: str
     arguments: Mapping[str, Any]
     sample: int
     price_usd: float | None
+    pictures: Sequence[Picture] = ()
 
     @cached_property
     def key(self) -> str:
@@ -33,6 +37,24 @@ class GenerationRequest:
         }
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Return the arguments as a person reads them: pictures by the names of their files."""
+        return self.with_pictures({picture.mark: picture.said for picture in self.pictures})
+
+    def with_pictures(self, named: Mapping[str, str]) -> dict[str, Any]:
+        """Return the arguments with others in the place of the digests of pictures."""
+        return {
+            name: replaced(value, lambda text: named.get(text, text))
+            for name, value in self.arguments.items()
+        }
+
+    def pictures_by_argument(self) -> Iterator[tuple[str, Picture]]:
+        """Yield the arguments that are pictures, each with its picture, or several times with one of them."""
+        for name, value in self.arguments.items():
+            marks = value if isinstance(value, list) else [value]
+            yield from ((name, picture) for picture in self.pictures if picture.mark in marks)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `request.json` holds."""

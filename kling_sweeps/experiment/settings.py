@@ -160,7 +160,7 @@ class Cell:
         before = {"prompt": self.prompt, "prompt_text": self.prompt_text}
         after = {"sample": self.request.sample, "model": self.model, "endpoint": self.request.endpoint}
         taken = {*before, *self.factors, *after}
-        arguments = {k: v for k, v in self.request.arguments.items() if k != self.prompt_argument}
+        arguments = {k: v for k, v in self.request.shown.items() if k != self.prompt_argument}
         return {
             **before,
             **dict.fromkeys(self.absent, NULL),

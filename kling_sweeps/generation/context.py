@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kling_sweeps.experiment.settings import Policy, ProviderSettings
 from kling_sweeps.generation.budget import Budget
+from kling_sweeps.generation.pictures import Pictures
 from kling_sweeps.measurement.workers import Workers
 from kling_sweeps.provider import Provider
 from kling_sweeps.store.folder import Store
@@ -32,6 +34,11 @@ class GenerationContext:
     policy: Policy = Policy()
     planned: Mapping[str, State] = field(default_factory=dict)
     first_submission: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """Return what keeps and uploads the pictures of the requests."""
+        return Pictures(self.provider, self.store.pictures)
 
     def may_pay_again(self, key: str, state: State) -> bool:
         """Tell whether `retry=failed` pays again for a failure: once, and for one from before the command was planned."""

@@ -68,7 +68,8 @@ class Submitter:
         await self._submit_after_the_first()
 
     async def _submit_once(self) -> None:
-        price_usd = self.request.price_usd
+        request = await self.context.pictures.addressed(self.request)
+        price_usd = request.price_usd
         self.context.budget.reserve(self.entry.key, price_usd or 0.0)
         self.entry.journal.append(
             "submitting",
@@ -78,7 +79,7 @@ class Submitter:
             price_usd=price_usd,
         )
         try:
-            ticket = await self.context.provider.submit(self.request)
+            ticket = await self.context.provider.submit(request)
         except UnknownError:
             return  # the last event is "submitting", so that the stage is UNKNOWN
         except NOT_BOUGHT as error:
@@ -120,7 +121,7 @@ class Submitter:
     async def _adopt(self, since: datetime, margin: timedelta) -> bool:
         """Claim the request in the history that has these arguments, is no other key's, and was sent nearest to `since`."""
         history = self.context.provider.history(self.request.endpoint, since - margin)
-        mine = [past async for past in history if past.arguments == self.request.arguments]
+        mine = [past async for past in history if self.context.pictures.is_of(self.request, past.arguments)]
         mine.sort(key=lambda past: abs((past.sent_at or since) - since))
         # An id that an earlier attempt of this key was given is not this one's.
         earlier = {attempt.request_id for attempt in self.entry.journal.state().attempts}

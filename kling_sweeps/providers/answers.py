@@ -226,6 +226,14 @@ def _url(video: Any) -> str | None:
         return None
 
 
+def address(value: Any) -> str:
+    """Return where fal says that an upload is; raise ValueError where it does not."""
+    found = _url(value)
+    if found is None:
+        raise ValueError("fal's storage gives no address")
+    return found
+
+
 def delivered(body: Any, shown: str, failed: bool) -> Any:
     """Return the result of a successful answer; `shown` is its text, `failed` what the status said.
 

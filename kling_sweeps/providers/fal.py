@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers, fal_client_private
 from kling_sweeps.providers.download import download
-from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
-from kling_sweeps.providers.transport import Route, SubmitOnce, detail, reason, shown
+from kling_sweeps.providers.http import ENCODINGS, UPLOAD_TIMEOUT_S, ServerClock, Way, Whole, client
+from kling_sweeps.providers.transport import Route, SubmitOnce, detail, not_uploaded, reason, shown
 from kling_sweeps.store.state_machine import Ticket
 from kling_sweeps.untrusted import hide
 
@@ -77,6 +78,10 @@ class FalProvider:
         streamed = headers | {"Accept-Encoding": "identity"}
         self._streams = client(Route(base_url, Way(base_url)), streamed, read_timeout_s=None)
         self._files = client(Way(base_url))
+        whole = Whole(Way(base_url), self._clock, UPLOAD_TIMEOUT_S)
+        self._uploads = client(Route(base_url, whole), ENCODINGS)
+        # fal-client has a key of its own for the storage, which is none.
+        self._uploads.auth = partial(_authorize, auth.header_value)
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -154,6 +159,12 @@ class FalProvider:
             params["cursor"] = cursor
         raise PollError(f"fal's history does not end after {MAX_PAGES} pages")
 
+    async def upload(self, content: bytes, kind: str, file_name: str) -> str:
+        try:
+            return answers.address(await fal_client_private.upload(self._uploads, content, kind, file_name))
+        except Exception as error:
+            raise not_uploaded(error) from None
+
     async def download(self, url: str, path: Path) -> None:
         await download(self._files, url, path, self.max_bytes)
 
@@ -161,6 +172,7 @@ class FalProvider:
         await self._http.aclose()
         await self._streams.aclose()
         await self._files.aclose()
+        await self._uploads.aclose()
 
     async def _ask(self, method: str, url: str, what: str, **params: Any) -> httpx.Response:
         """Return the answer to a question that costs nothing; raise PollError where there is none."""
@@ -179,6 +191,11 @@ class FalProvider:
             name for name in fal_client_private.ADDRESSES if not self._route.is_own(getattr(ticket, name))
         ]
         return replace(ticket, **{name: getattr(made, name) for name in foreign})
+
+
+def _authorize(header: str, request: httpx.Request) -> httpx.Request:
+    request.headers["Authorization"] = header
+    return request
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:

@@ -19,6 +19,8 @@ from kling_sweeps.providers import fal_client_private
 
 # Seconds: for a connection to be made, and, once a request is sent, for its answer to be here whole.
 ANSWER_TIMEOUT_S = 60.0
+# Seconds for an upload and its answer.
+UPLOAD_TIMEOUT_S = 600.0
 # The largest answer, decoded, in bytes; downloads have a limit of their own.
 ANSWER_BYTES = 16 * 2**20
 TOO_LARGE = b"(an answer of more than 16 MB, which was not read)"
@@ -113,9 +115,12 @@ class Whole(httpx.AsyncBaseTransport):
     A text stands in place of one that is too large, so that its status and headers still count.
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, clock: ServerClock) -> None:
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, clock: ServerClock, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.inner = inner
         self.clock = clock
+        self.timeout_s = timeout_s
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -124,15 +129,13 @@ class Whole(httpx.AsyncBaseTransport):
 
                 async def trace(event: str, info: object) -> None:
                     if event.endswith("send_request_headers.started"):
-                        deadline.reschedule(asyncio.get_running_loop().time() + ANSWER_TIMEOUT_S)
+                        deadline.reschedule(asyncio.get_running_loop().time() + self.timeout_s)
 
                 request.extensions = {**request.extensions, "trace": trace}
                 response = await self.inner.handle_async_request(request)
                 content = await _content(response)
         except TimeoutError:
-            raise httpx.ReadTimeout(
-                f"no whole answer within {ANSWER_TIMEOUT_S:g} s", request=request
-            ) from None
+            raise httpx.ReadTimeout(f"no whole answer within {self.timeout_s:g} s", request=request) from None
         self.clock.hear(response.headers.get("Date", ""))
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in OF_TRANSFER]
         return httpx.Response(response.status_code, headers=headers, content=content, request=request)

@@ -21,7 +21,7 @@ from kling_sweeps.untrusted import clean
 
 # fal-client falls back to the second pair where the first can't be connected to; the third is the user's word.
 FAL_HOSTS = {"fal.run", "queue.fal.run", "falrun.com", "queue.falrun.com", FAL_RUN_HOST, FAL_QUEUE_RUN_HOST}
-FAL_HOSTS |= {"api.fal.ai"}
+FAL_HOSTS |= {"api.fal.ai", "rest.fal.ai"}
 
 # Tells the server in place of fal's hosts, whose Host header is fal's, where its files are to be found.
 BASE_URL_HEADER = "x-kling-sweeps-base-url"
@@ -129,6 +129,15 @@ def _refusal(response: httpx.Response) -> Exception:
     if 400 <= status < 500 and status not in AMBIGUOUS_4XX:
         return RejectedError(f"fal rejected the submission ({status}): {said}")
     return UnknownError(f"the submission was answered {status}: {said}")
+
+
+def not_uploaded(error: Exception) -> Exception:
+    """Return what a failed upload means, which is never that something was bought."""
+    response = getattr(error, "response", None)
+    refusal = _refusal(response) if isinstance(response, httpx.Response) else error
+    if isinstance(refusal, UnknownError) or refusal is error:
+        return NeverSentError(f"a picture could not be uploaded: {reason(refusal)}")
+    return refusal
 
 
 def detail(response: httpx.Response) -> str:

@@ -8,6 +8,7 @@
     measurements/    one folder for each set of metrics
     lock             held by whoever works on the generation
     tracking.lock    held by whoever writes it to MLflow
+<root>/pictures/<SHA-256>.png      a picture that videos begin with, and <SHA-256>.json where it was uploaded to
 <root>/claims/<request id>/<key>   whose a request of fal's is
 <root>/spending                    what each generation has cost
 <root>/budgets/<command>           the keys that a command's budget counts
@@ -43,6 +44,11 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def pictures(self) -> Path:
+        """Return the folder of the pictures that videos begin with."""
+        return self.root / "pictures"
 
     def check_readable(self) -> None:
         """Raise UnavailableError where the folder exists and can't be read, or its name is no UTF-8."""

@@ -140,7 +140,7 @@ def metrics(result: RunResult) -> list[Point]:
 
 def settings(cell: Cell) -> dict[str, float]:
     """Return the arguments and template factors of a cell that are numbers, as metrics."""
-    given = {**cell.request.arguments, **cell.factors}
+    given = {**cell.request.shown, **cell.factors}
     texts = {*TEXTS, cell.prompt_argument}
     numbers = {key: number(value) for key, value in given.items() if key not in texts}
     return {f"{SETTING}{key}": value for key, value in numbers.items() if value is not None}
@@ -172,7 +172,7 @@ def description(result: RunResult) -> str:
 
 def _settings_line(cell: Cell) -> str:
     """Return a run's settings and its price, as many as fit on a line."""
-    given = {**cell.factors, **cell.request.arguments}
+    given = {**cell.factors, **cell.request.shown}
     texts = {*TEXTS, cell.prompt_argument}
     said = [f"{key} {inline(str(value))}" for key, value in given.items() if key not in texts]
     price = cell.request.price_usd

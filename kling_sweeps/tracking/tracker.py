@@ -328,6 +328,9 @@ class Tracker:
         for file in files:
             if file.exists():
                 self.client.log_artifact(run_id, str(file))
+        for name, picture in result.cell.request.pictures_by_argument():
+            if (file := entry.store.pictures / picture.file_name).exists():
+                self.client.log_artifact(run_id, str(file), artifact_path=name)
 
     def tag_experiment(self, tags: Mapping[str, str]) -> None:
         """Write tags of the experiment, where they are not there as they are."""

@@ -14,6 +14,8 @@ samples (`look.py` has the numbers):
 - A negative prompt that names blur gives a sharper video; one that names noise or low quality gives
   less than half of the grain; one that names distortion takes out a wobble of the camera.
 
+A picture that is given opens the video: its first frame is the picture, which gives way to the scene in half a second.
+
 Each sample differs in layout, in where the subject starts, and by a few per cent in contrast,
 saturation, exposure, sharpness and speed: less than `cfg_scale` does, and enough that one sample of
 each value can mislead.
@@ -40,6 +42,7 @@ from .landscape import Plate, Stage, plates
 from .look import read_look
 from .overlay import grains, mark
 from .palette import LIGHTS, PLACES, lit
+from .picture import covering, open_with
 from .subject import SUBJECTS, Sprite
 
 SUBJECT_DEPTH = 0.7
@@ -53,12 +56,13 @@ def render(
     size: tuple[int, int],
     fps: int,
     before_each: Callable[[], None] = lambda: None,
+    picture: np.ndarray | None = None,
 ) -> None:
-    """Write the video of a request to `path`, `size` (width, height) pixels large.
+    """Write the video of a request to `path`, `size` (width, height) pixels large; it begins with `picture`.
 
     `before_each` is called before each frame, and ends the rendering by raising.
     """
-    scene = Scene(arguments, request_id, size)
+    scene = Scene(arguments, request_id, size, picture)
     frames = round(scene.duration_s * fps)
     write_h264(path, scene.frames(frames, fps, before_each), size, fps)
 
@@ -82,8 +86,15 @@ class Backdrop:
 class Scene:
     """One request's scene: painted once, then moved frame by frame."""
 
-    def __init__(self, arguments: Mapping[str, Any], request_id: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        request_id: str,
+        size: tuple[int, int],
+        picture: np.ndarray | None = None,
+    ) -> None:
         self.size = size
+        self.opening = None if picture is None else covering(picture, size)
         self.duration_s = float(arguments.get("duration", "5"))
         self.rng = np.random.default_rng(seed_of(arguments, request_id))
         self.look = read_look(arguments, self.rng)
@@ -117,6 +128,8 @@ class Scene:
             canvas.transform(self._aim(pose))
         grain = self.grains[index % len(self.grains)]
         cv2.addWeighted(canvas.luma, 1, grain, 1, -128, dst=canvas.luma)
+        if self.opening:
+            open_with(canvas, self.opening, time_s)
         (width, height), (mark_width, mark_height) = self.size, self.mark.size
         canvas.stamp(self.mark, (width - mark_width / 2, height - mark_height / 2))
         return canvas.planes()

@@ -1,0 +1,104 @@
+"""The pictures that videos begin with: kept in the store, uploaded once, and named by their addresses in what is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from filelock import AsyncFileLock
+
+from kling_sweeps.errors import RejectedError
+from kling_sweeps.experiment.picture import Picture
+from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.provider import Provider
+from kling_sweeps.store.journal import force
+
+MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+# How long an upload is used again: fal keeps files for a week at least, and a request may wait for long.
+FRESH = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a store, each with the addresses that it was uploaded to.
+
+    `uploaded` has those of this command, the only ones that an emulator which ends with the command knows.
+    """
+
+    provider: Provider
+    folder: Path
+    uploaded: dict[str, str] = field(default_factory=dict)
+
+    async def addressed(self, request: GenerationRequest) -> GenerationRequest:
+        """Return a request as it is sent; raise a SubmissionError where a picture of it can't be uploaded."""
+        addresses = {picture.mark: await self._address(picture) for picture in request.pictures}
+        return replace(request, arguments=request.with_pictures(addresses)) if addresses else request
+
+    def is_of(self, request: GenerationRequest, sent: Mapping[str, Any] | None) -> bool:
+        """Tell whether a request was sent with these arguments, whichever upload of a picture they name."""
+        marks = {
+            upload["address"]: picture.mark
+            for picture in request.pictures
+            for upload in self._uploads(picture)
+        }
+        named = None if sent is None else replace(request, arguments=sent).with_pictures(marks)
+        return named == request.arguments
+
+    async def _address(self, picture: Picture) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        async with AsyncFileLock(
+            self.folder / f"{picture.digest}.lock", poll_interval=0.1, run_in_executor=False
+        ):
+            if picture.mark not in self.uploaded:
+                self.uploaded[picture.mark] = self._fresh(picture) or await self._upload(picture)
+        return self.uploaded[picture.mark]
+
+    def _fresh(self, picture: Picture) -> str | None:
+        """Return the address of an earlier upload that is not old."""
+        if self.provider.is_ephemeral:
+            return None
+        since = datetime.now(UTC) - FRESH
+        return next((one["address"] for one in self._uploads(picture) if _utc(one["at"]) > since), None)
+
+    async def _upload(self, picture: Picture) -> str:
+        content = self._kept(picture)
+        address = await self.provider.upload(content, MEDIA_TYPES[picture.kind], picture.file_name)
+        upload = {"address": address, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        text = json.dumps([upload, *self._uploads(picture)], indent=2)
+        self._write(f"{picture.digest}.json", f"{text}\n".encode())
+        return address
+
+    def _kept(self, picture: Picture) -> bytes:
+        """Return a picture's bytes, from the store where it has them, and keep them there."""
+        for path in (self.folder / picture.file_name, picture.path):
+            content = path.read_bytes() if path.exists() else b""
+            if hashlib.sha256(content).hexdigest() == picture.digest:
+                if path == picture.path:
+                    self._write(picture.file_name, content)
+                return content
+        raise RejectedError(
+            f"{picture.path} has changed since this command began; run it again", error_type="picture_changed"
+        )
+
+    def _uploads(self, picture: Picture) -> list[dict[str, str]]:
+        """Return where a picture was uploaded to and when, the newest first; nothing where that can't be read."""
+        try:
+            found = json.loads((self.folder / f"{picture.digest}.json").read_bytes())
+            return [{"address": str(one["address"]), "at": str(_utc(one["at"]))} for one in found]
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+
+    def _write(self, name: str, content: bytes) -> None:
+        part = self.folder / f".{name}.{uuid.uuid4().hex}.part"
+        part.write_bytes(content)
+        force(part, self.folder / name)
+
+
+def _utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
