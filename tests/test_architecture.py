@@ -28,7 +28,7 @@ ROOMS = {
     "measurement": "metrics metric store video",
     "generation": "provider providers measurement experiment store",
     "tracking": "measurement metrics experiment store",
-    "analysis": "tracking experiment metrics video",
+    "analysis": "tracking experiment metrics store video",
     "reports": "analysis tracking metrics store video",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
     "effects": "analysis terminal",

@@ -34,6 +34,7 @@ from kling_sweeps.analysis.repeats import repeats_df
 from kling_sweeps.analysis.runs import NoRunsError, artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
 from kling_sweeps.analysis.subjects import main_metrics, swept
+from kling_sweeps.analysis.votes import votes_df
 from kling_sweeps.video.preview import preview
 
 __all__ = [
@@ -73,4 +74,5 @@ __all__ = [
     "time_and_money",
     "times",
     "video_path",
+    "votes_df",
 ]

@@ -22,7 +22,7 @@ from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
 from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, has_repeats, repeats_df
 from kling_sweeps.analysis.statements import looks_statement
-from kling_sweeps.experiment.naming import BOOKKEEPING
+from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
 
 OTHER_REFERENCE = "repeats were added by looks at another reference, so that this interval is too narrow"
 COLUMNS = (
@@ -60,7 +60,7 @@ def effects(
       `reference`, or why there is no answer;
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
-    `metrics` are, unless given, those of the goal and then all others but bookkeeping, `repeat_distance` among them where there are
+    `metrics` are, unless given, those of the goal and then all others but bookkeeping and votes, `repeat_distance` among them where there are
     repeats: its row has a cell of `repeats_df` for a run. `reference` is the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
     were added by looks (`attrs["looks"]`) are told as `looked` has them, the reference being the plan's, in the
     plan's metrics: `confidence` is that of a row's look, and `attrs["by_looks"]` says how each level stands. Raises LookupError for a factor, level or metric that the runs don't have.
@@ -111,7 +111,7 @@ def _chosen(
         return list(metrics), set(metrics)
     known = [*listed(runs, "metrics"), *of_cells]
     first = [name for name in goal if name in known]
-    others = [name for name in known if name not in BOOKKEEPING and name not in first]
+    others = [name for name in known if name not in {*BOOKKEEPING, *VOTES, *first}]
     return [*first, *others], set(first)
 
 

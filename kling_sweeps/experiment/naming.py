@@ -8,6 +8,8 @@ from typing import Any
 # The metrics of a run's time, in seconds, in their order, and of its time and its money.
 TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
 BOOKKEEPING = ("cost_usd", *TIMES)
+# The metrics of what people preferred: the share of its votes that a run won, a tie counting half, and how many those are.
+VOTES = ("votes/win_share", "votes/n")
 LENGTH = 40
 FORMS = {
     "prompt": "{}",

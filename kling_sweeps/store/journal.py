@@ -1,4 +1,4 @@
-"""The journal of one generation: a file of events, each of them on disk before the next step begins."""
+"""A journal, of a generation or of votes: a file of events, each of them on disk before the next step begins."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ FACTS: Mapping[str, Mapping[str, Any]] = {
     },
     "lost": {"command": str},
     "measured": {"fingerprint": str, "seconds": NUMBER},
+    "voted": {
+        **dict.fromkeys(("id", "sweep", "factor", "question", "rater"), str),
+        **dict.fromkeys(("left", "right", "answer"), str),
+    },
+    "undone": {"id": str},
 }
 
 # Put behind a line whose writing was cut off, so that it never reads as JSON, even where only its line break is missing.

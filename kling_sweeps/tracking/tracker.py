@@ -57,6 +57,11 @@ def experiment_name(sweep: str, provider: str) -> str:
     return f"kling_sweeps/{sweep}" + (" (emulator)" if provider == "emulator" else "")
 
 
+def sweep_name(experiment: str) -> str:
+    """Return the sweep of an experiment; the name of a sweep is its own."""
+    return experiment.removeprefix("kling_sweeps/").removesuffix(" (emulator)")
+
+
 def every(search: Callable[..., Any]) -> Iterator[Any]:
     """Yield all that a search of MLflow's finds, page by page."""
     token = None
