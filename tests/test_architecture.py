@@ -32,6 +32,7 @@ ROOMS = {
     "reports": "analysis tracking metrics store video",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
     "effects": "analysis terminal",
+    "endpoint": "providers experiment terminal",
     "measure": "measurement metrics store video terminal",
     "ledger": "store terminal",
     "report": "reports tracking experiment terminal",

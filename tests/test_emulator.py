@@ -173,7 +173,7 @@ def test_what_has_not_started_in_time_times_out(slow: httpx.Client) -> None:
 
 
 BAD = [
-    ({"prompt": ""}, "string_too_short"),
+    ({"prompt": 5}, "string_type"),
     ({"prompt": "x" * 2501}, "string_too_long"),
     ({"prompt": 7}, "string_type"),
     ({"negative_prompt": "x" * 2501}, "string_too_long"),

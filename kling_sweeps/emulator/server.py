@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-from . import control, files, platform_api, queue_api, storage, uploads
+from . import control, files, models_api, platform_api, queue_api, storage, uploads
 from .connection import BreakableProtocol
 from .faults import Faults
 from .queue import RequestQueue
@@ -74,9 +74,10 @@ def application(emulator: Emulator, on_ready: Callable[[], None]) -> Starlette:
 
 async def _fal(emulator: Emulator, request: Request) -> Response:
     """Answer what is asked of fal itself, by host where that says something, otherwise by path."""
-    if (refusal := _refusal(emulator.settings, request)) is not None:
-        return refusal
     host, path = request.headers.get("host", "").split(":")[0], request.url.path.rstrip("/")
+    is_open = path == models_api.MODELS_PATH  # which fal answers without a key
+    if not is_open and (refusal := _refusal(emulator.settings, request)) is not None:
+        return refusal
     if host == API_HOST or path in PLATFORM:
         endpoint = PLATFORM.get(path) if request.method == "GET" else None
         return JSONResponse(NOT_FOUND, 404) if endpoint is None else await endpoint(emulator, request)
@@ -93,6 +94,7 @@ async def _fal(emulator: Emulator, request: Request) -> Response:
 PLATFORM: dict[str, Endpoint] = {
     platform_api.HISTORY_PATH: platform_api.history,
     platform_api.PRICING_PATH: platform_api.pricing,
+    models_api.MODELS_PATH: models_api.models,
 }
 
 

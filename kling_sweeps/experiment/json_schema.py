@@ -37,6 +37,7 @@ with _without("rfc3987_syntax", "isoduration"):
 
 Schema = Mapping[str, Any]
 DIALECT = jsonschema.Draft202012Validator
+SchemaError = jsonschema.SchemaError
 ANNOTATIONS = ("title", "description", "examples", "default", "format", "deprecated", "role", "fal_default")
 KEYWORDS = (
     *ANNOTATIONS,

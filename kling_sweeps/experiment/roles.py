@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ PRESETS = {
     "landscape_4_3": 4 / 3,
     "landscape_16_9": 16 / 9,
 }
+SIZE = re.compile(r"(\d+)\s*[x×*]\s*(\d+)")
 # What switches off what rewrites a prompt.
 OFF = (False, None, "false", "off", "disabled", "none", "no")
 
@@ -34,12 +36,12 @@ def seconds_of(value: Any) -> float | None:
 
 
 def ratio_of(value: Any) -> float | None:
-    """Return width over height of a value: "16:9", a preset, or a mapping of width and height; None of "auto"."""
+    """Return width over height of a value: "16:9", "768x512", a preset, a mapping of width and height; None of "auto"."""
     if isinstance(value, Mapping):
         value = f"{value.get('width')}:{value.get('height')}"
     if isinstance(value, str) and value in PRESETS:
         return PRESETS[value]
-    return comparable(value, None).aspect_ratio
+    return comparable(SIZE.sub(r"\1:\2", str(value)), None).aspect_ratio
 
 
 def is_on(value: Any) -> bool:

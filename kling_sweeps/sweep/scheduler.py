@@ -114,7 +114,7 @@ class Runs:
 
     def check_price(self) -> None:
         """Raise BudgetError where the plan is over budget, or a price is unknown and has to be known."""
-        if not self.settings.budget.allow_unknown_price:
+        if not (self.settings.budget.allow_unknown_price or self.is_ephemeral):
             self.plan.check_price()
         self.plan.check_budget(self.settings.budget.max_usd)
 

@@ -1,0 +1,310 @@
+"""Use an endpoint of fal: write its model file from what fal says of it.
+
+    python -m kling_sweeps.endpoint fal-ai/veo3.1 --config-dir mine
+    python -m kling_sweeps.endpoint --list veo
+    python -m kling_sweeps.endpoint --diff --config-dir mine
+
+The file goes to `model/` in --config-dir, or in conf/. It has every argument in fal's order, with fal's description, says what
+the prompt, the seconds, the shape, the seed and pictures are, and switches off what rewrites the prompt. --schema reads a
+saved OpenAPI document, or a page of fal's models, instead of asking fal, which needs no key; with one, the price is
+asked for too. --diff says what fal has changed since a file was written, and exits with 1 where that is anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kling_sweeps import CONF
+from kling_sweeps.errors import ConfigError, RefusedError, UnavailableError, say, say_interrupted
+from kling_sweeps.terminal.streams import Parser, settle
+from kling_sweeps.untrusted import clean
+
+EXPANDED = "openapi-3.0"
+# The parts of an endpoint's id that tell it from no other.
+COMMON = re.compile(r"^fal-ai/|/text-to-video$")
+NOT_IN_A_NAME = re.compile(r"[^\w.-]+")
+STEPS = {"videos": "video", "seconds": "second"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, 1 where fal has changed something, 2 where it was refused."""
+    settle()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.endpoint or options.list is not None or options.diff):
+        parser.error("which endpoint? Give its id, as fal-ai/veo3.1, or search for one with --list QUERY")
+    try:
+        if options.list is not None:
+            return _list(options)
+        return _diff(options) if options.diff else _import(options)
+    except RefusedError as error:
+        say(error)
+        return 2
+    except KeyboardInterrupt:
+        return say_interrupted()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "python -m kling_sweeps.endpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("endpoint", nargs="?", type=_id, metavar="ID", help="fal's id, as fal-ai/veo3.1")
+    parser.add_argument("--list", metavar="QUERY", help="search fal's endpoints that make videos")
+    parser.add_argument("--schema", type=Path, metavar="FILE", help="a saved document, in place of fal")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own folder (conf/)")
+    parser.add_argument("--name", metavar="NAME", help="what the model is called (made of the id)")
+    parser.add_argument("--replace", action="store_true", help="write a file anew; its price is kept")
+    parser.add_argument(
+        "--diff", action="store_true", help="say what has changed; of all files without an ID"
+    )
+    parser.add_argument("--base-url", metavar="URL", help="a server in place of fal's, as provider.base_url")
+    return parser
+
+
+def _id(text: str) -> str:
+    return re.sub(r"^(https?://)?((www\.)?fal\.ai/models/|queue\.fal\.run/|fal\.run/)", "", text).strip("/")
+
+
+def name_of(endpoint: str) -> str:
+    """Return what the model of an endpoint is called: its id without what most have in common."""
+    short = COMMON.sub("", endpoint)
+    return NOT_IN_A_NAME.sub("_", short).strip("._-") or "endpoint"
+
+
+def _import(options: argparse.Namespace) -> int:
+    from kling_sweeps.experiment import model_file, yaml_files
+    from kling_sweeps.experiment.model import read_model
+
+    found = _described(options.endpoint, options)
+    name = options.name or name_of(options.endpoint)
+    if NOT_IN_A_NAME.search(name):
+        raise ConfigError(f"--name={name} can't be a file's name; letters, digits, . _ and - can")
+    path = (options.config_dir or CONF) / "model" / f"{name}.yaml"
+    price, unpriced = _price(options)
+    old = yaml_files.content(path) if path.exists() else {}
+    model = found.model(name, price or old.get("price"))
+    usage = " ".join(["python -m kling_sweeps", *_own(options), f"model={name}"])
+    text = model_file.written(model, found.comments, usage)
+    if old and old != model and not options.replace:
+        _say(f"{path} is there already, and differs:", *_changes(old, model))
+        raise ConfigError(
+            f"{path} would be written over: add --replace, which keeps its price, or another --name"
+        )
+    read = read_model(model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from None
+    if yaml_files.content(path) != json.loads(json.dumps(model)):
+        path.unlink()
+        raise ConfigError(f"{options.endpoint} has texts that a YAML file of Hydra's can't hold")
+    _say(f"{path}: model={name}, {len(model['arguments'])} arguments, as of {_today()}.")
+    _say(*_meanings(read), *unpriced)
+    _say("Try it for nothing:", f"  {_trial(read, options)}")
+    return 0
+
+
+def _own(options: argparse.Namespace) -> list[str]:
+    import shlex
+
+    return ["--config-dir", shlex.quote(str(options.config_dir))] if options.config_dir else []
+
+
+def _trial(model: Any, options: argparse.Namespace) -> str:
+    from kling_sweeps.experiment.example import overrides
+
+    words = ["python -m kling_sweeps", *_own(options), f"model={model.name}", *overrides(model)]
+    return " ".join([*words, "provider=emulator"])
+
+
+def _meanings(model: Any) -> Iterator[str]:
+    """Yield what the arguments of a model mean, and what has to be known of them."""
+    for name, schema in model.arguments.items():
+        role = schema.get("role")
+        if role == "rewrites_prompt":
+            by_default = "" if "fal_default" not in schema else ", where fal has it on by default"
+            yield f"  {name} rewrites the prompt, and is off in the file{by_default}"
+        elif role:
+            yield f"  {role}: {name}"
+    if needed := [name for name in model.required if name != model.prompt]:
+        yield f"  required: {', '.join(needed)}"
+
+
+def _described(endpoint: str, options: argparse.Namespace) -> Any:
+    """Return what a document or fal says of an endpoint; raise RefusedError."""
+    from kling_sweeps.experiment import openapi
+
+    where = str(options.schema or "fal")
+    try:
+        if options.schema:
+            document = _parsed(options.schema)
+        else:
+            from kling_sweeps.providers import catalogue
+
+            document = catalogue.models(options.base_url, endpoint_id=endpoint, expand=EXPANDED)
+        source = openapi.described(document, endpoint)
+    except ValueError as error:
+        raise ConfigError(f"{where} {error}") from None
+    if source.metadata.get("status") == "deprecated":
+        _say(f"fal has deprecated {endpoint}, and may take it off.")
+    try:
+        return openapi.imported(source)
+    except ValueError as error:
+        raise ConfigError(f"{endpoint} can't be used: {error}") from None
+
+
+def _parsed(path: Path) -> Any:
+    """Return the document of a file; raise ConfigError where it can't be read."""
+    from kling_sweeps.experiment import openapi
+
+    try:
+        return openapi.parsed(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"--schema: {path} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--schema: {path} {error}") from None
+
+
+def _price(options: argparse.Namespace) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the price that fal lists, and what to say where there is none."""
+    from kling_sweeps.experiment.price import unit_seconds
+
+    remedy = "give the file one, or run it with budget.allow_unknown_price=true"
+    if options.schema:
+        return None, [f"  price: not in a schema; {remedy}"]
+    from kling_sweeps.providers import catalogue
+
+    try:
+        listed = catalogue.price(options.endpoint, options.base_url)
+        (found,) = [one for one in listed["prices"] if one["endpoint_id"] == options.endpoint]
+        unit = STEPS.get(found["unit"], found["unit"])
+        if found["currency"] != "USD" or not isinstance(found["unit_price"], int | float):
+            raise ValueError(f"{found['unit_price']} {found['currency']}")
+        unit_seconds(unit)
+    except (UnavailableError, KeyError, TypeError) as error:
+        return None, [f"  price: fal does not say ({clean(error)}); {remedy}"]
+    except ValueError as error:
+        return None, [f"  price: {clean(error)} of fal's is not known here; {remedy}"]
+    return {"usd": found["unit_price"], "per": unit, "as_of": _today()}, [
+        f"  price: {found['unit_price']:g} USD per {unit}"
+    ]
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rich.text import Text
+
+    from kling_sweeps.experiment import openapi
+    from kling_sweeps.terminal import tables
+
+    if options.schema:
+        found = openapi.endpoints(_parsed(options.schema))
+        words = options.list.lower().split()
+        rows = [one for one in found.values() if all(word in _words(one) for word in words)]
+    else:
+        from kling_sweeps.providers import catalogue
+
+        rows = [*openapi.endpoints(catalogue.models(options.base_url, q=options.list)).values()]
+        rows = [one for one in rows if "video" in str(one.metadata.get("category", "video"))]
+    if not rows:
+        _say(f"No endpoint that makes videos is found by {options.list!r}.")
+        return 0
+    columns = {
+        "endpoint": [one.endpoint for one in rows],
+        "name": [clean(one.metadata.get("display_name", "")) for one in rows],
+        "category": [clean(one.metadata.get("category", "")) for one in rows],
+        "status": [clean(one.metadata.get("status", "")) for one in rows],
+    }
+    tables.show(
+        [tables.text_column(key, [*map(Text, texts)], key != "endpoint") for key, texts in columns.items()]
+    )
+    _say(f"To use one: python -m kling_sweeps.endpoint {rows[0].endpoint}")
+    return 0
+
+
+def _words(one: Any) -> str:
+    return f"{one.endpoint} {one.metadata.get('display_name', '')}".lower()
+
+
+def _diff(options: argparse.Namespace) -> int:
+    """Say of each model file what fal has changed since it was written; return 1 where that is anything."""
+    from kling_sweeps.experiment import yaml_files
+
+    files = sorted(((options.config_dir or CONF) / "model").glob("*.yaml"))
+    has_changed = is_found = False
+    for path in files:
+        old = yaml_files.content(path)
+        endpoint = str(old.get("endpoint", ""))
+        if options.endpoint not in (None, endpoint):
+            continue
+        is_found = True
+        try:
+            found = _described(endpoint, options)
+        except ConfigError as error:
+            lines = [str(error)]
+        else:
+            lines = list(_changes(old, found.model(str(old.get("name")), old.get("price"))))
+        _say(f"{path}: {'as fal has it' if not lines else ''}", *lines)
+        has_changed |= bool(lines)
+    if not is_found:
+        raise ConfigError(
+            f"no model file in {(options.config_dir or CONF) / 'model'} is of {options.endpoint}"
+        )
+    return int(has_changed)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs between a file and what would be written now, and what that means for the store."""
+    before, after = old.get("arguments") or {}, new["arguments"]
+    for name in after.keys() - before.keys():
+        schema = after[name]
+        is_fals = "fal_default" not in schema
+        meaning = (
+            "stored videos are taken as they are"
+            if is_fals
+            else "stored videos are of fal's, and bought anew"
+        )
+        default = (
+            f"at {json.dumps(schema['default'])}, {meaning}" if "default" in schema else "not sent unless set"
+        )
+        yield f"  {name} is new: {default}"
+    for name in before.keys() - after.keys():
+        yield f"  {name} is gone: it was sent with what is in the store, which would be bought anew without it"
+    for name in before.keys() & after.keys():
+        keywords = [*dict.fromkeys([*before[name], *after[name]])]
+        for keyword in keywords:
+            one, other = (json.dumps(of[name].get(keyword)) for of in (before, after))
+            if one != other:
+                is_bought = keyword == "default"
+                meaning = "; what is in the store has the one of the file, and is bought anew" * is_bought
+                yield f"  {name}: {keyword} is {clean(one, 80)} in the file, {clean(other, 80)} of fal's{meaning}"
+    if sorted(old.get("required") or []) != sorted(new["required"]):
+        yield f"  required: {', '.join(old.get('required') or []) or 'none'} in the file, {', '.join(new['required'])} of fal's"
+
+
+def _say(*lines: str) -> None:
+    from rich.text import Text
+
+    from kling_sweeps.terminal.console import console
+
+    for line in lines:
+        with suppress(BrokenPipeError):
+            console.print(Text(line), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Any endpoint of fal is imported from what fal says of it, and runs; what fal changes is told."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_config import read
+
+from kling_sweeps.emulator.endpoints import Endpoints
+from kling_sweeps.endpoint import main, name_of
+from kling_sweeps.experiment import openapi, yaml_files
+from kling_sweeps.experiment.example import overrides
+from kling_sweeps.experiment.model import read_model
+
+PROMPT = {"type": "string", "description": "What is seen."}
+SCHEMAS = {
+    "Size": {
+        "type": "object",
+        "required": ["width", "height"],
+        "properties": {name: {"type": "integer", "exclusiveMinimum": 0} for name in ("width", "height")},
+    },
+    "Base": {"type": "object", "properties": {"prompt": PROMPT}, "required": ["prompt"]},
+    "Mode": {"type": "string", "enum": ["fast", "good"]},
+    "Tree": {"type": "object", "properties": {"left": {"$ref": "#/components/schemas/Tree"}}},
+    "Lora": {"type": "object", "required": ["path"], "properties": {"path": {"type": "string"}}},
+}
+
+
+def model(endpoint: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Returns an endpoint as a page of fal's models has it."""
+    schema = {
+        "type": "object",
+        "properties": {"prompt": PROMPT, **properties},
+        "required": ["prompt"],
+        **more,
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/TheInput"}}}
+    document = {
+        "openapi": "3.0.4",
+        "info": {"x-fal-metadata": {"endpointId": endpoint, "about": "Makes videos.\n\nMore."}},
+        "components": {"schemas": {**SCHEMAS, "TheInput": schema}},
+        "paths": {
+            f"/{endpoint}/requests/{{id}}": {"get": {}},
+            f"/{endpoint}": {"post": {"requestBody": {"content": content}}},
+        },
+    }
+    return {
+        "endpoint_id": endpoint,
+        "metadata": {"display_name": "A model", "status": "active"},
+        "openapi": document,
+    }
+
+
+def imported(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Returns the arguments of the model file of an endpoint."""
+    page = {"models": [model("a/b", properties, **more)]}
+    content = openapi.imported(openapi.described(page, "a/b")).model("b")
+    read_model(content)
+    arguments: dict[str, Any] = content["arguments"]
+    return arguments
+
+
+SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "expected"),
+    [
+        ("steps", {"type": "integer", "default": 4, "ui": {"x": 1}, "title": "Steps"}, {"type": "integer", "default": 4}),
+        ("seed", {**SEED, "description": "Luck."}, {"role": "seed", **SEED}),
+        ("old", {"type": "integer", "nullable": True}, SEED),
+        ("scale", {"type": "number", "minimum": 0, "exclusiveMinimum": True}, {"type": "number", "exclusiveMinimum": 0}),
+        ("mode", {"$ref": "#/components/schemas/Mode", "default": "fast"}, {**SCHEMAS["Mode"], "default": "fast"}),
+        ("both", {"allOf": [{"$ref": "#/components/schemas/Mode"}], "default": "good"}, {**SCHEMAS["Mode"], "default": "good"}),
+        ("tree", {"$ref": "#/components/schemas/Tree"}, {"type": "object", "properties": {"left": {}}}),
+        (
+            "loras",
+            {"type": "array", "items": {"$ref": "#/components/schemas/Lora"}, "default": []},
+            {"type": "array", "items": SCHEMAS["Lora"], "default": []},
+        ),
+        (
+            "video_size",
+            {"anyOf": [{"$ref": "#/components/schemas/Size"}, {"enum": ["square"], "type": "string"}]},
+            {"role": "shape", "anyOf": [SCHEMAS["Size"], {"enum": ["square"], "type": "string"}]},
+        ),
+        ("duration", {"enum": ["auto", "4"], "type": "string"}, {"role": "seconds", "type": "string", "enum": ["auto", "4"]}),
+        ("duration", {"type": "integer", "description": "in frames"}, {"type": "integer"}),
+        ("resolution", {"type": "string", "const": "768x512"}, {"role": "shape", "type": "string", "const": "768x512"}),
+        ("resolution", {"enum": ["720p", "4k"]}, {"enum": ["720p", "4k"]}),
+        ("end_image_url", {"type": "string"}, {"role": "image", "type": "string"}),
+        ("max_image_size", {"type": "integer"}, {"type": "integer"}),
+        (
+            "expand_prompt",
+            {"type": "boolean", "default": True},
+            {"role": "rewrites_prompt", "type": "boolean", "default": False, "fal_default": True},
+        ),
+        (
+            "auto",
+            {"type": "boolean", "description": "Whether to fix prompts by rewriting them."},
+            {"role": "rewrites_prompt", "type": "boolean", "default": False},
+        ),
+        (
+            "thinking",
+            {"enum": ["on", "disabled"], "default": "on", "description": "Optimizes the prompt."},
+            {"role": "rewrites_prompt", "enum": ["on", "disabled"], "default": "disabled", "fal_default": "on"},
+        ),
+        ("negative_prompt", {"type": "string"}, {"type": "string"}),
+        ("wrong_default", {"type": "integer", "default": "many"}, {"type": "integer"}),
+        ("odd", {"type": "file", "minimum": "a", "pattern": "(", "enum": []}, {}),
+        ("name.with dots", {"type": "string", "default": "${a} – \u2028 no: 16:9"}, {"type": "string", "default": "${a} – \u2028 no: 16:9"}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_property_is_imported(name, schema, expected, tmp_path):
+    """Writes down what fal says, inlined and in one dialect, what it means, and reads it back as it was meant."""
+    assert imported({name: schema})[name] == expected
+    (tmp_path / "page.json").write_text(json.dumps(model("a/b", {name: schema})))
+    assert run("a/b", tmp_path) == 0
+    assert yaml_files.content(tmp_path / "mine/model/a_b.yaml")["arguments"][name] == expected
+
+
+def run(endpoint: str, folder: Path, *more: str) -> int:
+    return main(
+        [endpoint, "--schema", str(folder / "page.json"), "--config-dir", str(folder / "mine"), *more]
+    )
+
+
+def test_an_input_may_be_composed():
+    """Takes the properties of all parts of an input, and what all of its alternatives require."""
+    given = {"allOf": [{"$ref": "#/components/schemas/Base"}, {"properties": {"more": {"type": "string"}}}]}
+    assert [*imported({}, **given)] == ["prompt", "more"]
+    assert [*imported({"b": {}, "a": {}}, **{"x-fal-order-properties": ["a", "prompt"]})] == [
+        "a",
+        "prompt",
+        "b",
+    ]
+
+
+def test_documents_of_three_kinds_are_read():
+    """Takes a page of models, a model, and an OpenAPI document alone, in JSON or YAML."""
+    one = model("a/b", {})
+    for document in ({"models": [one, model("c/d", {})]}, one, one["openapi"]):
+        text = json.dumps(document)
+        assert openapi.imported(openapi.described(openapi.parsed(text), "a/b")).endpoint == "a/b"
+    assert openapi.described(openapi.parsed("openapi: 3.1.0\npaths: {/a/b: {post: {}}}"), "a/b")
+
+
+FAILED = {"endpoint_id": "a/b", "openapi": {"error": {"code": "expansion_failed", "message": "too large"}}}
+BROKEN = model("a/b", {"x": {"$ref": "#/components/schemas/Gone"}})
+MUTE = model("a/b", {"prompt": {"type": "integer"}, "voice": {"type": "string"}})
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (FAILED, "a/b can't be used: fal has no schema of it (expansion_failed): too large"),
+        (BROKEN, "a/b can't be used: its document refers to #/components/schemas/Gone, which is not in it"),
+        (MUTE, "a/b can't be used: it takes neither a prompt nor a picture"),
+        (model("a/bc", {}), "page.json has no a/b; did you mean a/bc?"),
+        ({"openapi": "3.1.0", "paths": {"/a/b": {"post": {}}}}, "its document does not say what is posted"),
+        ([1, "x"], "page.json is neither an OpenAPI document nor a page of fal's models"),
+    ],
+)
+def test_what_can_not_be_imported_says_why(tmp_path, capfd, document, said):
+    """Says in one line what is missing, writes nothing, and exits with 2."""
+    (tmp_path / "page.json").write_text(json.dumps(document))
+    assert run("a/b", tmp_path) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_an_imported_endpoint_is_run(tmp_path, capfd):
+    """Prints what makes a valid request of the model, and one that reader and emulator take alike."""
+    properties = {
+        "image_url": {"type": "string"},
+        "model": {"enum": ["a", "b"]},
+        "loras": {"type": "array", "minItems": 2, "items": {"$ref": "#/components/schemas/Lora"}},
+        "size": {"$ref": "#/components/schemas/Size"},
+        "auto_fix": {"type": "boolean", "default": True},
+    }
+    page = model("a/b/image-to-video", properties, required=["prompt", *properties])
+    (tmp_path / "page.json").write_text(json.dumps(page))
+    assert run("a/b/image-to-video", tmp_path, "--name", "mine") == 0
+    said = capfd.readouterr().out
+    assert "auto_fix rewrites the prompt, and is off in the file, where fal has it on by default" in said
+    assert f'--config-dir {tmp_path}/mine model=mine "+image_url=' in said
+    content = yaml_files.content(tmp_path / "mine/model/mine.yaml")
+    given = shlex.split(" ".join(overrides(read_model(content))))
+    cell = read(f"hydra.searchpath=[file://{tmp_path}/mine]", "model=mine", *given)[1]
+    assert cell.request.arguments["model"] == "a" and cell.request.arguments["auto_fix"] is False
+    assert len(cell.request.arguments["loras"]) == 2
+    emulated = Endpoints([tmp_path / "mine/model"])
+    assert emulated.read(cell.request.endpoint, cell.request.arguments)[1] == []
+
+
+def test_a_file_is_not_written_over(tmp_path, capfd):
+    """Says what fal has changed, and what that means for the store; --replace writes it anew and keeps its price."""
+    before = {"steps": {"type": "integer", "default": 4}, "style": {"type": "string"}}
+    after = {"steps": {"type": "integer", "default": 8}, "audio": {"type": "boolean", "default": True}}
+    (tmp_path / "page.json").write_text(json.dumps(model("a/b", before)))
+    assert run("a/b", tmp_path) == run("a/b", tmp_path, "--diff") == run("a/b", tmp_path) == 0
+    file = tmp_path / "mine/model/a_b.yaml"
+    file.write_text(file.read_text() + "price: {usd: 0.5, per: video}\n")
+    (tmp_path / "page.json").write_text(json.dumps(model("a/b", after)))
+    capfd.readouterr()
+    assert run("a/b", tmp_path, "--diff") == 1
+    said = capfd.readouterr().out
+    assert "audio is new: at true, stored videos are taken as they are" in said
+    assert "style is gone" in said
+    assert "steps: default is 4 in the file, 8 of fal's; what is in the store has the one of the file" in said
+    assert run("a/b", tmp_path) == 2 and "audio" not in file.read_text()
+    assert run("a/b", tmp_path, "--replace") == 0
+    assert yaml_files.content(file)["price"] == {"usd": 0.5, "per": "video"}
+    assert "audio" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [
+        ("fal-ai/veo3.1", "veo3.1"),
+        ("fal-ai/kling-video/v3/pro/text-to-video", "kling-video_v3_pro"),
+        ("wan/v2.6/image-to-video", "wan_v2.6_image-to-video"),
+    ],
+)
+def test_a_model_is_called_after_its_endpoint(endpoint, name):
+    """Leaves out what most endpoints have in common, and keeps what tells them apart."""
+    assert name_of(endpoint) == name
+
+
+def test_fal_is_asked(emulator, tmp_path, capfd):
+    """Fetches schema and price of an endpoint from fal's API, and searches in its list."""
+    asked = ["--base-url", emulator.base_url]
+    assert main(["--list", "turbo", *asked]) == 0
+    endpoint = "fal-ai/kling-video/v2.5-turbo/pro/text-to-video"
+    assert endpoint in capfd.readouterr().out
+    assert main([endpoint, "--config-dir", str(tmp_path), *asked]) == 0
+    assert "price: 0.07 USD per second" in capfd.readouterr().out
+    mine = yaml_files.content(tmp_path / "model/kling-video_v2.5-turbo_pro.yaml")
+    ours = read_model(yaml_files.content(Path("conf/model/kling_v2.5_turbo_pro.yaml")))
+    assert read_model(mine).arguments == ours.arguments and read_model(mine).price.usd == ours.price.usd
+    assert main(["fal-ai/nosuch", *asked]) == 2
+    assert main(["--diff", *asked]) == 0
