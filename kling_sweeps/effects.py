@@ -135,8 +135,9 @@ def _show(table: pd.DataFrame) -> None:
     )
     show(columns)
     for warning, some in table[table["warning"] != ""].groupby("warning", sort=False):
-        levels = ", ".join(map(str, dict.fromkeys(some[factor])))
-        console.print(Text(f"{factor}={levels}: {warning}", style="yellow"), soft_wrap=True)
+        levels, metrics = (", ".join(map(str, some[name].unique())) for name in (factor, "metric"))
+        which = f", {metrics}" if some["metric"].nunique() < table["metric"].nunique() else ""
+        console.print(Text(f"{factor}={levels}{which}: {warning}", style="yellow"), soft_wrap=True)
 
 
 def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:

@@ -42,6 +42,7 @@ NORMAL = 1.4826
 
 Direction = Literal["higher", "lower", "neither"]
 Scale = Literal["raw", "log"]
+Likeness = Literal["size", "rate", "duration"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Value:
     """One number that a metric produces, as the tables of the documentation show it.
 
     `range` is what it can be, both ends included, and `direction` which way is better, if any. `scale` is
-    log for what is above 0 and varies by factors, not by steps: its differences are told in percent.
+    log for what is above 0 and varies by factors, not by steps: its differences are told in percent. `alike_in` is what two videos
+    must have in common, besides what is shown, for their values to be compared: their size, frame rate, duration.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Value:
     direction: Direction = "neither"
     source: str = ""
     scale: Scale = "raw"
+    alike_in: tuple[Likeness, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,25 @@ def test_prompts_in_general_are_a_t_test_over_prompts():
         assert found["p"] == pytest.approx(test.pvalue)
 
 
+def test_videos_that_can_not_be_compared_are_warned_of():
+    """Warns where levels differ in what a metric depends on, and says of which files; others compare."""
+    names = ("sharpness", "edge_width", "temporal_information", "cuts", "motion")
+    runs = drawn(3, 2, metrics=(*names, "width", "height", "fps", "duration_s"))
+    runs["width"], runs["height"], runs["duration_s"] = 1280.0, 720.0, 5.04
+    runs["fps"] = np.where(runs["cfg_scale"] == 0.9, 30.0, 24.0)
+    runs.loc[runs["cfg_scale"] == 0.5, ["width", "height"]] = 720.0, 1280.0
+    table = effects(runs, "cfg_scale", names)
+    size = "it depends on the size of a video, which is 720 x 1280 px here and 1280 x 720 px at 0.1"
+    rate = "it depends on the rate of a video, which is 30 frames a second here and 24 frames a second at 0.1"
+    warned = {(name, level): row(table, level, name)["warning"] for name in names for level in LEVELS}
+    assert {key: text for key, text in warned.items() if text} == {
+        ("sharpness", 0.5): size,
+        ("temporal_information", 0.5): size,
+        ("temporal_information", 0.9): rate,
+    }
+    assert f"Mind: {size}." in statement(row(table, 0.5, "sharpness"))
+
+
 def test_other_settings_of_a_prompt_are_no_more_prompts():
     """Averages the blocks of a prompt before prompts are compared, also where one prompt has more of them."""
     runs = drawn(5, aspect_ratio=("16:9", "9:16"), duration=(5, 10))

@@ -19,6 +19,7 @@ from kling_sweeps.analysis.estimates import (
     difference,
     side,
 )
+from kling_sweeps.analysis.likeness import Unlike
 from kling_sweeps.analysis.pairing import Pairing, paired, values_of
 from kling_sweeps.metrics import declared
 
@@ -41,14 +42,17 @@ def compared(
     values = values_of(runs, factor, names)
     is_log = on_log_scale(runs, names, values)
     levels = range(len(pairing.levels))
+    unlike = Unlike(runs[runs["status"] == "FINISHED"], factor, pairing.levels[base])
     table = pd.concat(
         [_of_level(pairing, values, is_log, level, base, scope, confidence) for level in levels],
         ignore_index=True,
     )
     table["metric"] = [*names] * len(levels)
     table["warning"] = [
-        "; ".join(filter(None, [warning, _log_warning(runs, name, scale)]))
-        for name, scale, warning in zip(table["metric"], table["scale"], table["warning"], strict=True)
+        "; ".join(filter(None, [warning, _log_warning(runs, name, scale), *unlike(level, name)]))
+        for name, scale, level, warning in zip(
+            table["metric"], table["scale"], table["level"], table["warning"], strict=True
+        )
     ]
     table["confidence"] = confidence
     table["p_adjusted"] = table["smallest_detectable"] = np.nan

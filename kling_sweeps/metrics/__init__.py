@@ -95,6 +95,7 @@ class Row:
     direction: str
     version: int
     source: str
+    alike_in: tuple[str, ...]
 
 
 def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
@@ -136,6 +137,7 @@ def describe(spec: Spec | str | Path = "full") -> list[Row]:
             value.direction,
             metric.version,
             value.source,
+            value.alike_in,
         )
         for metric in build(spec)
         for value in metric.values

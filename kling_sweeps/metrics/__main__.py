@@ -11,10 +11,11 @@ BETTER = {"higher": "more", "lower": "less", "neither": ""}
 def table() -> str:
     """Write a row for each value, as its metric declares it, with the smallest set that has it."""
     sets = {name: {row.name for row in describe(name)} for name in ("fast", "default", "full")}
-    lines = ["| name | what | unit | better | set | source |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| name | what | unit | better | alike in | set | source |", f"|{' --- |' * 7}"]
     for row in describe("full"):
         smallest = next(name for name, has in sets.items() if row.name in has)
-        cells = (f"`{row.name}`", row.meaning, row.unit, BETTER[row.direction], smallest, row.source)
+        better, alike = BETTER[row.direction], ", ".join(row.alike_in)
+        cells = (f"`{row.name}`", row.meaning, row.unit, better, alike, smallest, row.source)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -38,8 +38,9 @@ class Blockiness(SampledMetric):
             "visible blocks; about 1 without",
             "1",
             (0, inf),
-            "lower",
+            "neither",
             "Muijs & Kirenko 2005, as FFmpeg's blockdetect",
+            alike_in=("size",),
         ),
     )
 

@@ -100,6 +100,7 @@ class Camera(FlowMetric):
             (0, inf),
             "neither",
             "1.4826 MAD of the second difference of the camera's position / sqrt(6), root mean square of x and y",
+            alike_in=("rate",),
         ),
         Value(
             "subject_motion",

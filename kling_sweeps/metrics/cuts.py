@@ -51,6 +51,7 @@ class Cuts(FrameMetric):
             (0, inf),
             "lower",
             "correlation of locally normalised Y with the frame before < 0.35, shifted by up to 12 %",
+            alike_in=("duration",),
         ),
     )
 

@@ -40,6 +40,10 @@ class StaticFlicker(FlowMetric, SampledMetric):
             (0, inf),
             "lower",
             "sqrt(pi/2) mean abs(second difference of Y, 3 x 3 averaged) / sqrt(6) / mean Y, where DIS flow < 0.3 px of 320",
+            alike_in=(
+                "size",
+                "rate",
+            ),
         ),
     )
 

@@ -43,6 +43,7 @@ class SpatialInformation(Information):
             (0, inf),
             "neither",
             "ITU-T P.910: max of the population std of the 3x3 Sobel magnitude, without border",
+            alike_in=("size",),
         ),
         Value(
             "spatial_information_mean",
@@ -51,6 +52,7 @@ class SpatialInformation(Information):
             (0, inf),
             "neither",
             "mean of the same",
+            alike_in=("size",),
         ),
     )
 
@@ -82,6 +84,10 @@ class TemporalInformation(Information):
             (0, 255),
             "neither",
             "ITU-T P.910: max of the population std of Y_t - Y_t-1",
+            alike_in=(
+                "size",
+                "rate",
+            ),
         ),
         Value(
             "temporal_information_mean",
@@ -90,6 +96,10 @@ class TemporalInformation(Information):
             (0, 255),
             "neither",
             "mean of the same",
+            alike_in=(
+                "size",
+                "rate",
+            ),
         ),
     )
 

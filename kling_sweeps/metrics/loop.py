@@ -33,7 +33,7 @@ class LoopGap(FrameMetric):
             "jump when looped; 0 is seamless, 1 another picture",
             "0..1",
             (0, 1),
-            "lower",
+            "neither",
             "(mean abs(F_T - F_1) - median over t of mean abs(F_t+1 - F_t)) / E abs(X - Y), X and Y any pixels of the two",
         ),
     )

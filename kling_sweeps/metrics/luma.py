@@ -30,7 +30,7 @@ class Luma(FrameMetric):
         Value("luma_mean", "brightness", "0..1", (0, 1), "neither", "mean of Y"),
         Value("luma_contrast", "contrast", "0..1", (0, 0.5), "neither", "population std of Y"),
         Value("luma_range", "tonal range", "0..1", (0, 1), "neither", "99th - 1st percentile of Y"),
-        Value("clipped_dark", "share of black pixels", "0..1", (0, 1), "lower", "Y <= 2/255"),
+        Value("clipped_dark", "share of black pixels", "0..1", (0, 1), "neither", "Y <= 2/255"),
         Value("clipped_bright", "share of white pixels", "0..1", (0, 1), "lower", "Y >= 253/255"),
     )
 

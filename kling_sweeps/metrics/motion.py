@@ -201,9 +201,10 @@ class WarpError(FlowMetric, SampledMetric):
             "change that movement does not explain, of the picture's variance",
             "1",
             (0, inf),
-            "lower",
+            "neither",
             "Lai et al. 2018, occlusions after Ruder et al. 2016, on DIS flow, over the variance of Y",
             scale="log",
+            alike_in=("rate",),
         ),
     )
 

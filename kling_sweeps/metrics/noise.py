@@ -42,9 +42,10 @@ class Noise(SampledMetric):
             "noise, in the quietest parts of the picture",
             "0..255 levels",
             (0, inf),
-            "lower",
+            "neither",
             "Immerkaer 1996 in blocks: 10th percentile of sqrt(pi/2) / 6 mean abs(Y * mask)",
             scale="log",
+            alike_in=("size",),
         ),
     )
 

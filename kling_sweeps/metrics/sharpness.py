@@ -30,9 +30,10 @@ class Sharpness(FrameMetric):
             "fine detail, noise included",
             "(0..255 levels)^2",
             (0, inf),
-            "higher",
+            "neither",
             "variance of the 4-neighbour Laplacian (Pech-Pacheco et al. 2000)",
             scale="log",
+            alike_in=("size",),
         ),
     )
 

@@ -86,8 +86,9 @@ class ColorDrift(FrameMetric):
             "how far the last colours are from the first",
             "0..1",
             (0, 1),
-            "lower",
+            "neither",
             "1 - Bhattacharyya coefficient of Lab histograms of 8 x 8 x 8, first 5 frames against last 5",
+            alike_in=("duration",),
         ),
     )
 

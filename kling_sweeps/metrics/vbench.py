@@ -27,8 +27,9 @@ class TemporalFlickering(FrameMetric):
             "equality of neighbouring frames; on moving scenes, inverse motion",
             "0..1",
             (0, 1),
-            "higher",
+            "neither",
             "VBench (Huang et al. 2024): (255 - mean abs(F_t+1 - F_t)) / 255 in BGR",
+            alike_in=("rate",),
         ),
     )
 
