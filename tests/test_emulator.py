@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -234,6 +236,16 @@ def test_every_type_of_argument_is_checked(tmp_path: Path) -> None:
     right = {"text": "A fox", "seed": 1, "more": 2}
     assert endpoints.read("added/model", right) == ({**right, "generate_audio": True}, [])
     assert endpoints.scene("added/model", right).arguments["prompt"] == "A fox"
+
+
+def test_models_are_read_by_one_thread_at_a_time() -> None:
+    """Reads them once in a fresh process, though several ask at once: the imports of two would wait for each other."""
+    code = (
+        "import threading; from kling_sweeps.emulator.endpoints import Endpoints; found = []; one = Endpoints()\n"
+        "threads = [threading.Thread(target=lambda: found.append(id(one.models))) for _ in range(8)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]; assert len(found) == 8 and len({*found}) == 1"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

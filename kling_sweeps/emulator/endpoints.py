@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -64,15 +65,24 @@ class Scene:
     picture: str | None = None
 
 
+# Two threads that import Hydra at once would wait for each other's modules.
+_reading = threading.Lock()
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """The endpoints of the model files of `folders`, and of the package's own."""
 
     folders: Sequence[Path] = ()
 
-    @cached_property
+    @property
     def models(self) -> dict[str, Model]:
         """Return the model of every endpoint that has a file, whichever of its files comes first."""
+        with _reading:
+            return self._models
+
+    @cached_property
+    def _models(self) -> dict[str, Model]:
         from kling_sweeps.experiment import yaml_files
         from kling_sweeps.experiment.model import read_model
 
@@ -105,9 +115,9 @@ class Endpoints:
 
         What no file declares is passed on, as fal does.
         """
+        model = self.model(endpoint)
         from kling_sweeps.experiment.json_schema import errors
 
-        model = self.model(endpoint)
         missing = [name for name in model.required if name not in arguments]
         found = [_problem("missing", [name], "Field required", dict(arguments)) for name in missing]
         for name, schema in model.arguments.items():

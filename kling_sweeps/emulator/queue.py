@@ -35,8 +35,12 @@ class RequestQueue:
 
     def start(self) -> None:
         """Take up again what an earlier emulator left unfinished."""
-        self._threads.submit(prepare)
+        self._threads.submit(self._prepare)
         self._fill_slots()
+
+    def _prepare(self) -> None:
+        prepare()
+        _ = self.endpoints.models
 
     async def stop(self) -> None:
         """Stop rendering at the next frame; the next emulator takes up what is unfinished."""

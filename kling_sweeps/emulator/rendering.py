@@ -32,7 +32,6 @@ def is_rendered(path: Path) -> bool:
 def prepare() -> None:
     """Import what rendering needs, so that the first video doesn't wait for it."""
     import_module(".scene.synthesis", __package__)
-    import_module("kling_sweeps.experiment.model")
 
 
 def render_video(
