@@ -288,10 +288,14 @@ def test_looks_go_on_where_they_were(command):
         assert last.returncode == 1, last.stdout + last.stderr
         assert len(emulator.ledger()) == 6
         assert sum(entry["charged_usd"] > 0 for entry in emulator.ledger()) == 5
+        mended = command(*words, "retry=failed", "repeats.reference=potter")
+        assert mended.returncode == 0, mended.stdout + mended.stderr
+        assert [entry["charged_usd"] > 0 for entry in emulator.ledger()[6:]] == [True]
+        assert re.search(r"luma_mean +fox .* (closed|hopeless|looks exhausted)", mended.stdout), mended.stdout
     assert re.search(r"luma_mean +potter .* (closed|looks exhausted)", last.stdout)
     assert "1 of 6 runs failed" in last.stderr
     runs = runs_df("single", command.tracking_uri)
-    assert sorted(runs["status"]) == ["FAILED"] + ["FINISHED"] * 5
+    assert list(runs["status"]) == ["FINISHED"] * 6
 
 
 GOOD = ["-m", "cfg_scale=0.1,0.9", "repeats.factor=cfg_scale", "repeats.looks=[2,4]", "goal={luma_mean: max}"]
