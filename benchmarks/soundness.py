@@ -21,9 +21,9 @@ from math import inf
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-from kling_sweeps.analysis import Looks, design_for, effects, interaction, looked
+from kling_sweeps.analysis import Looks, agreement, design_for, effects, interaction, looked, preferences
 from kling_sweeps.analysis.estimates import power_of
 
 COVERAGE, MOST_FALSE = (0.935, 0.965), 0.055
@@ -34,6 +34,8 @@ LOOKS, MOST_COST, FEWEST_AGREED = (2, 4, 6), 0.7, 0.9
 EFFECT = 1.0
 # A table of full size, and in how many of its metrics each level has which effect.
 METRICS, WITH_EFFECT, LARGE = 30, 10, 1.6
+# Votes: the log odds of four levels, and of the side, and how many are ties.
+STRENGTHS, SIDE, TIES = np.array([0.0, 0.4, 0.8, -0.3]), 0.2, 0.15
 
 
 @dataclass(frozen=True)
@@ -336,12 +338,85 @@ def looks_table(experiments: int) -> Iterator[Row]:
         yield Row("looks", f"{design}: its verdicts reached", agreed, low=FEWEST_AGREED)
 
 
+def voted(
+    draw: np.random.Generator, prompts: int, raters: int, each: int, own: float, strengths: np.ndarray
+) -> pd.DataFrame:
+    """Return votes on four levels by Bradley and Terry's model, whose strengths differ by prompt, with ties and a side."""
+    count = prompts * raters * each
+    prompt, rater = np.divmod(np.arange(count) // each, raters)
+    left = draw.integers(0, 4, count)
+    right = (left + draw.integers(1, 4, count)) % 4
+    strength = strengths + own * draw.normal(size=(prompts, 4))
+    odds = strength[prompt, left] - strength[prompt, right] + SIDE
+    outcome = np.where(draw.random(count) < TIES, 0.5, draw.random(count) < special.expit(odds))
+    return pd.DataFrame({"prompt": prompt, "rater": rater, "left": left, "right": right, "outcome": outcome})
+
+
+def votes_table(experiments: int) -> Iterator[Row]:
+    """Yield how often intervals have the strength in them that all prompts there are would give, and false families."""
+    quarter = max(experiments // 4, 1)
+    for own, (prompts, raters, each) in product(
+        (0.0, 0.7), ((3, 2, 12), (5, 2, 8), (8, 2, 6), (16, 3, 6), (8, 6, 4))
+    ):
+        design = f"{prompts} prompts × {raters} raters × {each} votes, strengths differ by {own:g}"
+        draw = np.random.default_rng(0)
+        everyone = preferences(voted(draw, 20_000, 1, 3, own, STRENGTHS), "level")["strength"].to_numpy()[1:]
+        hits, false = [], 0
+        for _ in range(quarter):
+            table = preferences(voted(draw, prompts, raters, each, own, STRENGTHS), "level")[1:]
+            hits.append((table["low"] <= everyone) & (everyone <= table["high"]))
+            nothing = preferences(voted(draw, prompts, raters, each, own, 0 * STRENGTHS), "level")
+            false += "found" in set(nothing["verdict"])
+        yield Row("votes", f"{design}: coverage", float(np.mean(hits)), *COVERAGE, of=quarter * 3)
+        yield Row("votes", f"{design}: false families", false / quarter, high=MOST_FALSE, of=quarter)
+
+
+def liked(draw: np.random.Generator, prompts: int, videos: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return runs with a metric that follows what people like, and one that follows nothing, and four votes a video."""
+    like = draw.normal(size=(prompts, videos))
+    cells = list(product(range(prompts), range(videos)))
+    runs = pd.DataFrame(cells, columns=["prompt", "video"])
+    own = {"seen": like.ravel() + draw.normal(size=len(cells)), "nothing": draw.normal(size=len(cells))}
+    runs = runs.assign(
+        request_key=[f"{prompt}-{video}" for prompt, video in cells],
+        status="FINISHED",
+        **{name: values + 3 * runs["prompt"] for name, values in own.items()},
+    )
+    runs.attrs = {"params": ["prompt"], "metrics": list(own)}
+    prompt = np.repeat(np.arange(prompts), 4 * videos)
+    left = draw.integers(0, videos, len(prompt))
+    right = (left + draw.integers(1, videos, len(prompt))) % videos
+    wins = draw.random(len(prompt)) < special.expit(1.5 * (like[prompt, left] - like[prompt, right]))
+    votes = pd.DataFrame({"prompt": prompt, "outcome": wins.astype(float)})
+    for side, which in (("left_key", left), ("right_key", right)):
+        votes[side] = [f"{one}-{other}" for one, other in zip(prompt, which, strict=True)]
+    return runs, votes
+
+
+def agreement_table(experiments: int) -> Iterator[Row]:
+    """Yield how often intervals of an agreement with people have it in them, and how often nothing is said to agree."""
+    quarter = max(experiments // 4, 1)
+    for prompts, videos in ((20, 6), (24, 5), (30, 4)):
+        draw = np.random.default_rng(0)
+        everyone = agreement(*liked(draw, 4000, videos), ["seen"])["agreement"].iloc[0]
+        hits = false = 0
+        for _ in range(quarter):
+            table = agreement(*liked(draw, prompts, videos)).set_index("metric")
+            hits += table.loc["seen", "low"] <= everyone <= table.loc["seen", "high"]
+            false += table.loc["nothing", "verdict"] != "can't be told"
+        design = f"{prompts} prompts × {videos} videos"
+        yield Row("agreement", f"{design}: coverage", hits / quarter, *COVERAGE, of=quarter)
+        yield Row("agreement", f"{design}: false", false / quarter, high=MOST_FALSE, of=quarter)
+
+
 TABLES: dict[str, Callable[[int], Iterator[Row]]] = {
     "coverage": coverage_table,
     "families": families_table,
     "interaction": interaction_table,
     "power": power_table,
     "looks": looks_table,
+    "votes": votes_table,
+    "agreement": agreement_table,
 }
 
 

@@ -11,6 +11,7 @@ They read from `tracking_uri`, which is MLFLOW_TRACKING_URI, or else `sqlite:///
 `kling_sweeps.analysis.plots` draws them.
 """
 
+from kling_sweeps.analysis.agreement import agreement
 from kling_sweeps.analysis.cameras import cameras
 from kling_sweeps.analysis.cells import Cells, cells, overall
 from kling_sweeps.analysis.conclusions import conclusions, factors
@@ -30,6 +31,7 @@ from kling_sweeps.analysis.effects import effects
 from kling_sweeps.analysis.expenses import money, times
 from kling_sweeps.analysis.interactions import Interaction, interaction
 from kling_sweeps.analysis.looks import Looked, Looks, looked
+from kling_sweeps.analysis.preferences import preference_statements, preferences
 from kling_sweeps.analysis.repeats import repeats_df
 from kling_sweeps.analysis.runs import NoRunsError, artifact_path, frames_df, runs_df, video_path
 from kling_sweeps.analysis.statements import statement, statements
@@ -43,6 +45,7 @@ __all__ = [
     "Looked",
     "Looks",
     "NoRunsError",
+    "agreement",
     "answer",
     "artifact_path",
     "budgets",
@@ -62,6 +65,8 @@ __all__ = [
     "money",
     "needed_for",
     "overall",
+    "preference_statements",
+    "preferences",
     "preview",
     "repeats_df",
     "runs_df",
