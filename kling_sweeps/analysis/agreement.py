@@ -53,7 +53,7 @@ def _watched(runs: pd.DataFrame, votes: pd.DataFrame, names: Sequence[str]) -> p
     if {"left_key", "right_key"} <= {*votes}:
         sides, by = ("left_key", "right_key"), ["request_key"]
     else:
-        factor = votes.attrs.get("factor")
+        factor = str(votes.attrs.get("factor"))
         if factor not in runs:
             raise LookupError(
                 'the votes have neither left_key and right_key nor .attrs["factor"]: take them from votes_df'

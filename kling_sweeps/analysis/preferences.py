@@ -104,7 +104,7 @@ def preferences(
             ),
         }
     )
-    side = fit.side + np.array([0.0, -1.0, 1.0]) * fit.side_error * stats.t.isf(alpha / 2, fit.side_freedom)
+    side_margin = fit.side_error * stats.t.isf(alpha / 2, fit.side_freedom)
     compared = {frozenset(pair) for pair in zip(votes["left"], votes["right"], strict=True)}
     table.attrs.update(
         factor=factor,
@@ -113,7 +113,7 @@ def preferences(
         votes=len(votes),
         raters=raters,
         prompts=prompts,
-        side=special.expit(side).tolist(),
+        side=special.expit([fit.side, fit.side - side_margin, fit.side + side_margin]).tolist(),
         never=[pair for pair in combinations(levels, 2) if frozenset(pair) not in compared],
         is_bounded=fit.is_bounded,
     )
@@ -234,10 +234,11 @@ def _fitted(votes: pd.DataFrame, levels: Sequence[Any], sources: Sequence[str]) 
             own = np.sqrt(np.diag(_glm(y, design, weight, groups).cov_params()))
         is_wider = ~(own * stats.t.isf(0.025, df) <= error * stats.t.isf(0.025, freedom)) & (own > 1e-9)
         error, freedom = np.where(is_wider, own, error), np.where(is_wider, df, freedom)
-    strengths, of_first = value.copy(), (0, np.nan, np.nan)
-    side = value[0], error[0], freedom[0]
-    strengths[0], error[0], freedom[0] = of_first
-    return _Fit(strengths, error, freedom, *map(float, side), is_bounded=is_bounded)
+    # The side's place is the first level's, which has no strength of its own.
+    side = float(value[0]), float(error[0]), float(freedom[0])
+    value, error, freedom = value.copy(), error.copy(), freedom.copy()
+    value[0], error[0], freedom[0] = 0.0, np.nan, np.nan
+    return _Fit(value, error, freedom, *side, is_bounded)
 
 
 def _glm(
@@ -283,7 +284,7 @@ def _is_unbounded(left: np.ndarray, right: np.ndarray, y: np.ndarray, design: np
     return bool(found.fun < -1e-9)
 
 
-def _eyes(about: Mapping[str, Any]) -> str:
+def _eyes(about: Mapping[Any, Any]) -> str:
     raters, prompts = about["raters"], about["prompts"]
     whose = (
         "In the eyes of raters in general"
