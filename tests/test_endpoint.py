@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from test_config import read
 
+from kling_sweeps.analysis import effects, runs_df
 from kling_sweeps.emulator.endpoints import Endpoints
 from kling_sweeps.endpoint import main, name_of
 from kling_sweeps.experiment import openapi, yaml_files
@@ -243,3 +244,25 @@ def test_fal_is_asked(emulator, tmp_path, capfd):
     assert read_model(mine).arguments == ours.arguments and read_model(mine).price.usd == ours.price.usd
     assert main(["fal-ai/nosuch", *asked]) == 2
     assert main(["--diff", *asked]) == 0
+
+
+def test_models_of_different_arguments_are_compared(command):
+    """Sweeps over three models, each with what it takes, and says what the model changes and what goes with it."""
+    models = "model=kling_v2_master,veo3.1,wan_v2.7"
+    given = ("where_taken={generate_audio: false, resolution: 720p}", "sample=0,1", "metrics=fast")
+    small = ("provider.emulator.width=128", "provider.emulator.height=72", "provider.emulator.fps=8")
+    done = command("-m", models, *given, "provider=emulator", *small, "goal={sharpness: max}")
+    assert done.returncode == 0, done.stderr
+    assert "veo3.1: generate_audio=False  resolution=720p  duration=8s  auto_fix=False" in done.stdout
+    assert "On fal this would have cost 7.00 USD" in done.stdout
+    runs = runs_df("single", command.tracking_uri)
+    assert runs.groupby("model")["duration"].first().to_dict() == {
+        "kling_v2_master": "5",
+        "veo3.1": "8s",
+        "wan_v2.7": "5",
+    }
+    assert runs.groupby("model")["cfg_scale"].first().isna().to_dict()["veo3.1"]
+    assert (runs["duration_error_s"].abs() < 0.2).all() and (runs["aspect_error"] < 0.01).all()
+    found = effects(runs, "model", ["sharpness"])
+    assert set(found["model"]) == {"kling_v2_master", "veo3.1", "wan_v2.7"}
+    assert found["difference"].notna().all() and found["smallest_detectable"].notna().sum() == 2

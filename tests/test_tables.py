@@ -50,21 +50,20 @@ def plan(*cells: Cell) -> None:
     show([*settings_columns(cells), word_column("status", [Text("to generate") for _ in cells])])
 
 
-def test_a_run_that_has_no_such_argument_shows_nothing(shown):
-    """Keeps each value under its name where models have different arguments."""
+def test_models_have_what_is_theirs_on_a_line(shown):
+    """Tells what all runs of a model share once, keeps what varies under its name, and cuts no model's name."""
+    long = "a_model_whose_name_differs_at_its_end"
     cells = (
-        cell(model="a", duration="5", cfg_scale=0.5),
-        cell(model="b", resolution="720p"),
-        cell(model="c", cfg_scale=0.7),
+        cell(model=f"{long}_1", duration="5", cfg_scale=0.5, seed=1),
+        cell(model=f"{long}_1", duration="5", cfg_scale=0.7, seed=1),
+        cell(model=f"{long}_2", resolution="720p"),
     )
-    head, *rows = shown(120, plan, *cells)
-    columns = {name: head.index(name) for name in ("duration", "cfg_scale", "resolution", "model")}
-    found = [{name: row[at:].split("  ")[0].strip() for name, at in columns.items()} for row in rows]
-    assert found == [
-        {"duration": "5", "cfg_scale": "0.5", "resolution": "", "model": "a"},
-        {"duration": "", "cfg_scale": "", "resolution": "720p", "model": "b"},
-        {"duration": "", "cfg_scale": "0.7", "resolution": "", "model": "c"},
-    ]
+    first, second, head, *rows = shown(80, plan, *cells)
+    assert first == f"{long}_1: duration=5  seed=1"
+    assert second == f"{long}_2: resolution=720p"
+    columns = {name: head.index(name) for name in ("model", "cfg")}
+    found = [[row[at:].split("  ")[0].strip() for at in columns.values()] for row in rows]
+    assert found == [[f"{long}_1", "0.5"], [f"{long}_1", "0.7"], [f"{long}_2", ""]]
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 140])

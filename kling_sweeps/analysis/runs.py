@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
+from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
 from kling_sweeps.tracking.tracker import every, experiment_name, mlflow_client
 
@@ -142,8 +143,13 @@ def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:
 def _row(run: Run, taken: set[str]) -> dict[str, Any]:
     tags = run.data.tags
     found = {name: getattr(run.info, name, None) or tags.get(TAGS.get(name, name)) for name in FOUND}
-    params = {_free(name, taken): value for name, value in run.data.params.items()}
+    params = {_free(name, taken): _given(name, value) for name, value in run.data.params.items()}
     return {**found, **params, **run.data.metrics}
+
+
+def _given(name: str, value: str) -> str | None:
+    """Return a param, None of an argument that the run's model does not take."""
+    return None if value == NULL and name not in ("prompt", "prompt_text") else value
 
 
 def _free(name: str, taken: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
-from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.experiment.settings import NULL, Cell
 from kling_sweeps.terminal.console import console
 from kling_sweeps.untrusted import printable
 
@@ -51,9 +51,16 @@ def settings_columns(cells: Sequence[Cell]) -> list[Column]:
     """Return a column for each setting that not all runs share, empty where a run has none; print the others."""
     rows = [_settings(cell) for cell in cells]
     numbers = [Text(str(number), style="dim") for number in range(1, len(rows) + 1)]
-    names = dict.fromkeys(["prompt", *_show_shared(rows), "sample"])
+    varying = _show_shared(rows)
+    names = dict.fromkeys(["prompt", *(n for n in varying if n == "model"), *varying, "sample"])
     texts = {name: [Text(row.get(name, "")) for row in rows] for name in names}
-    return [number_column("#", numbers), *(text_column(n, t, n != "prompt") for n, t in texts.items())]
+    return [
+        number_column("#", numbers),
+        *(
+            text_column(name, column, is_optional=name not in ("prompt", "model"))
+            for name, column in texts.items()
+        ),
+    ]
 
 
 def _settings(cell: Cell) -> dict[str, str]:
@@ -63,19 +70,37 @@ def _settings(cell: Cell) -> dict[str, str]:
 
 
 def _show_shared(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Print the settings that all runs share; return the names of the others."""
+    """Print the settings that all runs share, or all of a model; return the names of the others."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
-    shared = [name for name in names if name not in (*varying, "prompt", "sample")]
-    if shared:
-        settings = "  ".join(f"{name}={_cut(rows[0][name])}" for name in shared)
-        console.print(Text(settings, style="dim"), soft_wrap=True)
-    return varying
+    _show_settings("", rows[:1], [name for name in names if name not in (*varying, "prompt", "sample")])
+    by_model: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_model[row["model"]].append(row)
+    if len(by_model) < 2:
+        return varying
+    fixed = [
+        name
+        for name in varying
+        if name not in ("prompt", "model", "sample")
+        and all(len({row.get(name) for row in own}) == 1 for own in by_model.values())
+    ]
+    for model, own in by_model.items():
+        _show_settings(f"{model}: ", own, [name for name in fixed if own[0].get(name, NULL) != NULL])
+    return [name for name in varying if name not in fixed]
+
+
+def _show_settings(head: str, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
+    """Print settings of the first of some rows on a line."""
+    if names:
+        settings = "  ".join(f"{name}={_cut(rows[0][name])}" for name in names)
+        console.print(Text(f"{head}{settings}", style="dim"), soft_wrap=True)
 
 
 def text_column(name: str, texts: Sequence[Text], is_optional: bool = False) -> Column:
     """Return a column of texts that are cut where there is no room, its name before them."""
-    least = max(SHORTEST, min(SHORT, _widest(*texts)))
+    widest = _widest(*texts)
+    least = widest if name == "model" else max(SHORTEST, min(SHORT, widest))  # models differ at their ends
     return Column(name, texts, least, max(least, min(LONG, _widest(name, *texts))), is_optional)
 
 

@@ -50,9 +50,12 @@ class Overview:
 
     @cached_property
     def swept(self) -> dict[str, list[str]]:
-        """Return the settings that have several values, each with its values in order; numbers come first."""
+        """Return the settings that have several values, each with its values in order; numbers come first.
+
+        Where there are several models, what each of them has one value of is a part of the model.
+        """
         keys = dict.fromkeys(key for run in self.runs for key in run.params if key not in NO_SETTINGS)
-        found = {key: self._values(key) for key in keys}
+        found = {key: self._values(key) for key in keys if key == "model" or not self._is_of_model(key)}
         several = {key: values for key, values in found.items() if len(values) > 1}
         return dict(sorted(several.items(), key=lambda one: one[0] not in self._numeric(several)))
 
@@ -94,6 +97,12 @@ class Overview:
         return tuple(
             values.index(run.params[key]) if key in run.params else -1 for key, values in self.swept.items()
         )
+
+    def _is_of_model(self, key: str) -> bool:
+        by_model: dict[str, set[str]] = {}
+        for run in self.runs:
+            by_model.setdefault(run.params.get("model", ""), set()).add(run.params.get(key, ""))
+        return len(by_model) > 1 and all(len(values) == 1 for values in by_model.values())
 
     def _values(self, key: str) -> list[str]:
         values = {run.params[key] for run in self.runs if key in run.params}
