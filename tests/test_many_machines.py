@@ -78,7 +78,7 @@ def test_ray_and_a_server_give_the_same_numbers(tmp_path: Path, sweep: Sweep, lo
         ours, theirs = local[key].data, run.data
         assert run.info.status == "FINISHED"
         assert theirs.params == ours.params
-        assert ours.metrics.keys() - theirs.metrics.keys() == {"sharpness", "frame/sharpness"}
+        assert ours.metrics.keys() - theirs.metrics.keys() == {"sharpness"}
         assert {**theirs.metrics, "measure_s": 0}.items() <= {**ours.metrics, "measure_s": 0}.items()
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"{RUNS} in the store" in again.stdout

@@ -276,7 +276,7 @@ class TestConfiguration:
         spec = {
             "sharpnes": {},
             "sharpness": {"short_sid": 3, "short_side": "big"},
-            "luma": {"gain": 1},
+            "exposure": {"gain": 1},
             "motion": 5,
             "own": {"target": "nowhere:Metric"},
             "other": {"target": "json:dumps"},
@@ -291,7 +291,7 @@ class TestConfiguration:
             "metrics.sharpness.short_sid is not a parameter; did you mean short_side?",
             "short_side=480",
             "metrics.sharpness.short_side='big': expected int",
-            "metrics.luma.gain is not a parameter; there are none",
+            "metrics.exposure.gain is not a parameter; there are none",
             "metrics.motion=5",
             "metrics.own.target='nowhere:Metric'",
             "not a class derived from FrameMetric",
@@ -420,7 +420,7 @@ class TestMeasure:
         table = measure(path).frames
         assert list(table.frame) == list(range(8))
         assert table.time_s.to_numpy() == pytest.approx(np.arange(8) / 24, abs=1e-4)
-        assert {"luma_mean", "luma_contrast", "motion", "vbench_temporal_flickering"} <= set(table)
+        assert {"luma_mean", "luma_contrast", "motion", "structure"} <= set(table)
         assert isnan(table.motion[0]) and not table.motion[1:].isna().any()
 
     def test_broken_tail(self, tmp_path):

@@ -843,6 +843,25 @@ class TestSteadiness:
         )
         assert stay < 0.05 < some < 1 and other == 1
 
+    def test_colors_are_lab(self, tmp_path):
+        """The histograms are of OpenCV's Lab, up to its rounding, on every pixel."""
+        shot = list(clips.pan(2, size=(320, 180), frames=24))
+        shot[12:] = [(y, u + np.uint8(24), v) for y, u, v in shot[12:]]
+        path = clips.write(tmp_path / "a.mp4", shot)
+        seen = [frame.bgr_scaled(1) for frame in frames(path)]
+        counts = [
+            sum(
+                cv2.calcHist(
+                    [cv2.cvtColor(each, cv2.COLOR_BGR2LAB)], [0, 1, 2], None, [8] * 3, [0, 256] * 3
+                ).astype(float)
+                for each in some
+            )
+            for some in (seen[:5], seen[-5:])
+        ]
+        one, other = (each / each.sum() for each in counts)
+        drift = measure(path, {"color_drift": {}}).values["color_drift"]
+        assert drift == pytest.approx(1 - np.sqrt(one * other).sum(), abs=0.005) and drift > 0.1
+
     @pytest.mark.parametrize("crf", [0, 28])
     def test_stutter(self, tmp_path, crf):
         """Doubled frames stall at every other step, also where a coder has changed them; a pan and a slow push-in never do."""
@@ -952,7 +971,7 @@ class TestLoop:
         ]
         expected = (np.abs(seen[-1] - seen[0]).mean() - np.median(steps)) / np.mean(apart)
         assert 0 < expected < 1
-        assert measure(path).values["loop_gap"] == pytest.approx(expected, rel=1e-9)
+        assert measure(path, "full").values["loop_gap"] == pytest.approx(expected, rel=1e-9)
 
 
 class TestTemporalFlickering:
@@ -965,13 +984,13 @@ class TestTemporalFlickering:
     def test_still(self, tmp_path):
         """Equal frames are 1."""
         path = clips.write(tmp_path / "a.mp4", clips.still())
-        assert measure(path).values["vbench_temporal_flickering"] == 1
+        assert measure(path, "full").values["vbench_temporal_flickering"] == 1
 
     def test_alternating(self, tmp_path):
         """Black and white in turn are 0."""
         levels = (next(clips.grey(level, frames=1)) for level in (16, 235) * 4)
         path = clips.write(tmp_path / "a.mp4", levels)
-        assert measure(path).values["vbench_temporal_flickering"] == pytest.approx(0, abs=1e-9)
+        assert measure(path, "full").values["vbench_temporal_flickering"] == pytest.approx(0, abs=1e-9)
 
 
 class TestInvariance:

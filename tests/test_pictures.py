@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import clips
 import cv2
 import fal_client
 import httpx
@@ -25,6 +26,7 @@ from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.config import read_job
 from kling_sweeps.experiment.picture import find_picture
 from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.metrics import measure
 from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Stage
@@ -121,6 +123,17 @@ def test_what_is_no_picture_is_refused_before_anything_is_bought(monkeypatch):
         read(f"+image_url={paint('large.png', size=(400, 400))}")
 
 
+def test_how_far_a_video_is_from_its_picture(tmp_path):
+    """Is near the picture that it begins with, far from another, and NaN where there is none to be read."""
+    first, other = (clips.texture((320, 180), seed=seed, grain=24) for seed in (0, 9))
+    measured = measure(clips.write(tmp_path / "a.mp4", [first, *clips.pan(6, size=(320, 180))]), {})
+    for name, planes in (("first", first), ("other", other)):
+        cv2.imwrite(f"{name}.png", cv2.resize(planes[0], (640, 360)))
+    Path("text.png").write_text("no picture")
+    far = [measured.distance_from(Path(name)) for name in ("first.png", "other.png", "text.png", "gone.png")]
+    assert far[0] <= 0.05 and 0.3 < far[1] < 0.7 and np.isnan(far[2:]).all()
+
+
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with lab.opened(tmp_path_factory.mktemp("lab")) as opened:
@@ -158,6 +171,7 @@ def test_a_picture_is_uploaded_once_and_its_video_bought_once(laboratory, tmp_pa
     run = laboratory.tracked("pictures")[runs[0].name]
     (artifact,) = MlflowClient(laboratory.tracking_uri).list_artifacts(run.info.run_id, "image_url")
     assert artifact.path == f"image_url/{digest}.png"
+    assert 0 <= run.data.metrics["input_distance"] <= 1
     old = [{"address": address, "at": (datetime.now(UTC) - timedelta(days=2)).isoformat()}]
     (folder / f"{digest}.json").write_text(json.dumps(old))
     laboratory.run("pictures", *runs, run_of("uploaded again", path))

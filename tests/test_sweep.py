@@ -49,7 +49,7 @@ METRICS = {
     "colorfulness",
     "sharpness",
     "motion",
-    "vbench_temporal_flickering",
+    "static_flicker",
 }
 
 

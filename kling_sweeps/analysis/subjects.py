@@ -10,7 +10,7 @@ from kling_sweeps.experiment.naming import TIMES
 from kling_sweeps.metrics import declared
 
 # Shown after the goals of a sweep, as far as they were measured.
-USUAL = ("motion", "sharpness", "luma_contrast", "colorfulness", "vbench_temporal_flickering", "luma_mean")
+USUAL = ("motion", "sharpness", "luma_contrast", "colorfulness", "static_flicker", "luma_mean")
 MOST = 6
 UNITS = {"cost_usd": "USD", **dict.fromkeys(TIMES, "s")}
 

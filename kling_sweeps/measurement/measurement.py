@@ -17,6 +17,7 @@ import numpy as np
 from kling_sweeps.store.journal import force, sync_folder
 from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES, read_record
 from kling_sweeps.video import opencv as cv2
+from kling_sweeps.video.picture_hash import distance, picture_hash, written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,15 @@ class Measurement:
             filmstrip=_picture(strip.read_bytes()) if strip.exists() else None,
             **saved,
         )
+
+    def distance_from(self, picture: Path) -> float:
+        """Return how unlike a picture the video's first frame is, by `picture_hash.distance`; NaN where that can't be told."""
+        first = str(self.facts.get("picture_hashes", "")).split()[:1]
+        try:
+            luma = cv2.imdecode(np.frombuffer(picture.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        except OSError:
+            return nan
+        return nan if luma is None or not first else distance(written([picture_hash(luma)]), first[0])
 
     def record(self) -> dict[str, Any]:
         """Give the numbers and how they came about as JSON has them: None for NaN."""

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
 # In pixels of the thumbnail: how far apart the points are that are followed, and how wide a border has no reliable flow.
-STEP, BORDER = 4, 16
+STEP, BORDER = 8, 16
 # Of a grid of so many cells a side, how many must have texture, and by how many points.
 CELLS, LEAST_CELLS, LEAST_POINTS = 4, 10, 3
 # The share of points that must agree on a movement, and how far off they may be, in pixels, and beside the movement.
 AGREEMENT, TOLERANCE, RELATIVE = 0.65, 0.5, 0.1
-# Of Tukey's biweight (Beaton & Tukey 1974): its width in standard deviations, the least of those, and how often it is fitted.
+# Of Tukey's biweight (Beaton & Tukey 1974): its width in standard deviations, the least of those, and how often it is fitted at most.
 WIDTH, LEAST_DEVIATION, ROUNDS = 4.685, 0.05, 10
+# In pixels: a round that moves the fit by less is the last.
+SETTLED = 1e-3
 # In % of the diagonal: the shake of a camera in a hand, and a second, what is a movement of it.
 HANDHELD, MOVING = 0.05, 1.0
 # The words for a camera: for each movement those of its two directions, and the others.
@@ -66,7 +68,7 @@ class Camera(FlowMetric):
 
     steps: list[complex] = field(default_factory=list, init=False, repr=False)
 
-    version = 1
+    version = 2
     values = (
         Value(
             "camera_pan",
@@ -203,12 +205,17 @@ def _is_spread(has_texture: np.ndarray) -> bool:
 def _fitted(place: np.ndarray, moved: np.ndarray) -> tuple[complex, complex]:
     """Fit moved = a + b place by iteratively reweighted least squares, x and y being real and imaginary parts; return a, b."""
     a, b = complex(np.median(moved.real), np.median(moved.imag)), 0j
+    reach = float(np.abs(place).max())
     for _ in range(ROUNDS):
         distance = np.abs(moved - a - b * place)
         deviation = max(LEAST_DEVIATION, NORMAL * float(np.median(distance)))
         weights = np.clip(1 - (distance / (WIDTH * deviation)) ** 2, 0, None) ** 2
-        here, there = (np.average(each, weights=weights) for each in (place, moved))
+        total = weights.sum()
+        here, there = (weights @ each / total for each in (place, moved))
         arm = place - here
+        before = a, b
         b = np.vdot(weights * arm, moved - there) / np.vdot(weights * arm, arm)
         a = there - b * here
+        if abs(a - before[0]) + reach * abs(b - before[1]) < SETTLED:
+            break
     return complex(a), complex(b)

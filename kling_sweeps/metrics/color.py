@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import FrameMetric, Value, positive
+from kling_sweeps.metric import FrameMetric, SampledMetric, Value, positive
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ OPPONENT = np.array([[0, -1, 1], [-1, 0.5, 0.5]])
 
 
 @dataclass
-class Saturation(FrameMetric):
+class Saturation(SampledMetric):
     """Measure the mean S of HSV, on pixels of a grid with `long_side` of them or more a row.
 
     The pixels are picked, not averaged, so this estimates the full-size mean (a thumbnail's is some
@@ -41,6 +41,7 @@ class Saturation(FrameMetric):
     long_side: int = 320
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("long_side", self.long_side)
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:

@@ -15,20 +15,20 @@ from kling_sweeps.video import opencv as cv2
 if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
-# For how long a picture must stand still, in seconds.
-FREEZE_S = 0.5
+# For how long a picture must stand still, in seconds, and the longer side of the one whose contrast counts, in pixels.
+FREEZE_S, LONG_SIDE = 0.5, 320
 
 
 @dataclass
 class Freeze(FrameMetric):
     """Measure the share of frames in which the picture has stopped for half a second or longer.
 
-    A frame is still where it differs from the last one that was not by `noise` times the standard deviation of that one's Y, or
-    less: the mean absolute difference of Y, U and V as stored. Beside the contrast of the picture, a dark scene that moves is
+    A frame is still where it differs from the last one that was not by `noise` times the standard deviation of that one's Y (resized to 320
+    pixels), or less: the mean absolute difference of Y, U and V as stored. Beside the contrast of the picture, a dark scene that moves is
     not still, and slow movement adds up to more within the half second. Frames that are shown twice are too short to count.
     """
 
-    version = 2
+    version = 3
     values = (
         Value(
             "frozen_share",
@@ -79,7 +79,5 @@ def _difference(frame: Frame, other: Frame) -> float:
 
 
 def _deviation(frame: Frame) -> float:
-    """Return the population standard deviation of Y as stored, in levels."""
-    counts, levels = frame.luma_counts, np.arange(256)
-    mean = np.average(levels, weights=counts)
-    return float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+    thumbnail = frame.luma_scaled(LONG_SIDE / max(frame.width, frame.height))
+    return float(cv2.meanStdDev(thumbnail)[1].item())

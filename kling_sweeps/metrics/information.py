@@ -108,7 +108,7 @@ class TemporalInformation(Information):
         if frame.previous is None:
             return {"temporal_information": nan}
         mean_square = cv2.norm(frame.luma, frame.previous.luma, cv2.NORM_L2SQR) / frame.luma.size
-        difference = _mean(frame) - _mean(frame.previous)
+        difference = frame.luma_mean - frame.previous.luma_mean
         return {"temporal_information": _root(mean_square - difference**2) * frame.gain}
 
 
@@ -117,10 +117,6 @@ def _sobel_magnitude(strip: np.ndarray) -> np.ndarray:
     dx, dy = (gradient.astype(np.float32) for gradient in cv2.spatialGradient(strip))
     magnitude: np.ndarray = cv2.sqrt(cv2.add(cv2.multiply(dx, dx), cv2.multiply(dy, dy)))
     return magnitude
-
-
-def _mean(frame: Frame) -> float:
-    return frame.once("luma_mean", lambda: float(cv2.mean(frame.luma)[0]))
 
 
 def _root(variance: float) -> float:

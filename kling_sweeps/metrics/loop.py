@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import FrameMetric, Value, ratio, samples
+from kling_sweeps.metric import SampledMetric, Value, ratio, samples
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class LoopGap(FrameMetric):
+class LoopGap(SampledMetric):
     """Measure how much further the last frame is from the first than neighbouring frames are from each other.
 
     The mean absolute difference of BGR at full size, less the median step between neighbours, over what
@@ -38,11 +38,17 @@ class LoopGap(FrameMetric):
         ),
     )
 
-    def per_frame(self, frame: Frame) -> Mapping[str, float]:
-        """Compare with the frame before; NaN at the first frame."""
+    first_frame = 1
+
+    def update(self, frame: Frame) -> None:
+        """Keep the first frame and the last, and measure the step if it is one of those drawn."""
         if frame.index == 0:
             self._first = frame
         self._last = frame
+        super().update(frame)
+
+    def per_frame(self, frame: Frame) -> Mapping[str, float]:
+        """Compare with the frame before; NaN where that has another size."""
         return {"frame_difference": frame.bgr_difference}
 
     def compute(self) -> dict[str, float]:

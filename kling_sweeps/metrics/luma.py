@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import FrameMetric, Value
+from kling_sweeps.metric import SampledMetric, Value
 
 if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
@@ -17,7 +17,7 @@ LOW, HIGH = 2 / 255, 253 / 255
 
 
 @dataclass
-class Luma(FrameMetric):
+class Luma(SampledMetric):
     """Measure the distribution of Y within each frame, at full size, 0 being black and 1 white.
 
     Limited range is expanded, (Y - 16) / 219, and what lies beyond black or white is black or white.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from kling_sweeps.metric import FrameMetric, Value, positive
+from kling_sweeps.metric import SampledMetric, Value, positive
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Sharpness(FrameMetric):
+class Sharpness(SampledMetric):
     """Measure the variance of the Laplacian on Y resized to `short_side` pixels, as 0..255 full range.
 
     The fixed size does not make sizes comparable, since resizing itself takes detail away: pictures of 540 to 1080 lines read 0.7
@@ -40,6 +40,7 @@ class Sharpness(FrameMetric):
     short_side: int = 480
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("short_side", self.short_side)
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from kling_sweeps.tracking.run_data import SERIES, SETTING, number, settings
 # Params that are no settings: names and texts of the prompt, a model's address beside its name, and the repeat.
 NO_SETTINGS = {"prompt", "prompt_text", "endpoint", "sample"}
 # What is shown where a sweep names no goal.
-USUAL = ("motion", "sharpness", "colorfulness", "luma_mean", "noise_sigma", "vbench_temporal_flickering")
+USUAL = ("motion", "sharpness", "colorfulness", "luma_mean", "noise_sigma", "static_flicker")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from kling_sweeps.experiment.picture import Picture
+from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.measurement.measurement import Measurement
 from kling_sweeps.metrics.camera import word
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # The series that are worth a chart; all others are in frames.parquet.
-CHARTED = ("luma_mean", "sharpness", "motion")
+CHARTED = ("brightness", "motion", "structure")
 CHART_POINTS = 300
 # Numeric settings are metrics of this prefix too, since MLflow draws charts against metrics alone.
 SETTING = "setting/"
@@ -32,6 +34,8 @@ TEXTS = {"prompt", "negative_prompt"}
 TEXT_LENGTH, ERROR_LENGTH, SETTINGS_LENGTH, NAME_LENGTH = 2500, 1500, 600, 100
 DESCRIPTION_LENGTH = 8000
 NAME, DESCRIPTION, COLOR = "mlflow.runName", "mlflow.note.content", "mlflow.runColor"
+# Arguments whose picture is not what a video begins with: where it is to end, what is in it, what of it may move.
+ENDINGS = re.compile(r"tail|end|last|reference|element|mask")
 # What the first line of a description begins with that names a run's neighbours; MLflow shows few lines at first.
 BESIDE = "Beside it: "
 BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
@@ -135,7 +139,15 @@ def metrics(result: RunResult) -> list[Point]:
         return _points(values, at_ms)
     measured = Measurement.load(result.measurement)
     values |= {"measure_s": _measure_s(result), **measured.values}
+    if begins := _beginning(result.cell.request):
+        values["input_distance"] = measured.distance_from(begins.path)
     return _points(values, at_ms) + list(_series(measured.frames, at_ms))
+
+
+def _beginning(request: GenerationRequest) -> Picture | None:
+    """Return the picture that a video was to begin with, None where it was given none."""
+    given = request.pictures_by_argument()
+    return next((picture for name, picture in given if not ENDINGS.search(name)), None)
 
 
 def settings(cell: Cell) -> dict[str, float]:

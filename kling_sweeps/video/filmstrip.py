@@ -44,7 +44,7 @@ class Filmstrip:
     _kept: list[Kept] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._stride = max(1, self.expected // (2 * self.columns))
+        self._stride = max(1, (self.expected - 1) // max(1, self.columns - 1))
 
     def update(self, frame: Frame) -> None:
         """Keep the frame if it is on the stride."""

@@ -132,6 +132,11 @@ class Frame:
         counts: np.ndarray = cv2.calcHist([self.luma], [0], None, [256], [0, 256])
         return counts.ravel().astype(np.float64)
 
+    @cached_property
+    def luma_mean(self) -> float:
+        """Average Y as stored."""
+        return float(cv2.mean(self.luma)[0])
+
     @property
     def full_range(self) -> bool:
         """Say whether Y goes from 0 to 255 rather than from 16 to 235."""
