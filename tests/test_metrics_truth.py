@@ -852,7 +852,11 @@ class TestSteadiness:
         counts = [
             sum(
                 cv2.calcHist(
-                    [cv2.cvtColor(each, cv2.COLOR_BGR2LAB)], [0, 1, 2], None, [8] * 3, [0, 256] * 3
+                    [cv2.cvtColor(each, cv2.COLOR_BGR2LAB).astype(np.float32)],
+                    [0, 1, 2],
+                    None,
+                    [8] * 3,
+                    [0, 256, -16, 240, -16, 240],
                 ).astype(float)
                 for each in some
             )

@@ -24,6 +24,8 @@ BGR_TO_XYZ = np.array(
     [[0.189828, 0.376219, 0.433953], [0.072169, 0.715160, 0.212671], [0.872766, 0.109477, 0.017758]]
 )
 FINE = 4096
+# From where to where L, a and b are counted: grey lies in the middle of a bin, not between two.
+BINS = [0, 256, -16, 240, -16, 240]
 # A step stalls below this share of those around it, of the 75th percentile of so many steps. Where that is below so many levels nothing
 # moves that could stutter; a frame shows nothing new below the same share of so much of the deviation of Y.
 STALLED, RANK, AROUND, MOVING, VISIBLE = 0.25, 75, 13, 0.15, 0.003
@@ -84,7 +86,7 @@ class ColorDrift(FrameMetric):
     changes them too.
     """
 
-    version = 2
+    version = 3
     values = (
         Value(
             "color_drift",
@@ -123,7 +125,7 @@ class ColorDrift(FrameMetric):
 def _colors(pictures: list[np.ndarray]) -> np.ndarray:
     """Return the share of each colour in some pictures."""
     lab = map(_lab, pictures)
-    counts = sum(cv2.calcHist([each], [0, 1, 2], None, [LEVELS] * 3, [0, 256] * 3).ravel() for each in lab)
+    counts = sum(cv2.calcHist([each], [0, 1, 2], None, [LEVELS] * 3, BINS).ravel() for each in lab)
     shares: np.ndarray = np.asarray(counts, dtype=np.float64) / np.sum(counts, dtype=np.float64)
     return shares
 
