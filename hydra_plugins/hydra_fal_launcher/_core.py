@@ -17,10 +17,11 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from kling_sweeps.errors import ConfigError, RefusedError, RunError, submitted
-from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.config import read_all
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.sweep import runner
+from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.job import job
 
 if TYPE_CHECKING:

@@ -47,6 +47,7 @@ from kling_sweeps.experiment.roles import IMAGE
 from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.sweep import cluster, gates, summary
+from kling_sweeps.sweep.earlier import settled
 from kling_sweeps.sweep.job import at_end
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
@@ -301,7 +302,7 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
         name = next((names[override] for override in jobs[number] if override in names), None)
         rest = tuple(override for override in jobs[number] if override not in names)
         if rest in readers and name in readers[rest].prompt_set:
-            found = readers[rest].read(name)
+            found = settled(*readers[rest].read(name))
         else:
             job = composer.compose(config, jobs[number])
             with open_dict(job):
@@ -310,7 +311,7 @@ def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Setti
             reader = JobReader(job, job.hydra)
             if name and len(readers) < MOST_READERS:
                 readers[rest] = reader
-            found = reader.read()
+            found = settled(*reader.read())
         composer.keep(jobs[number], found)
         return found
 

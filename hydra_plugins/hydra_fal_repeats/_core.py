@@ -22,9 +22,10 @@ from kling_sweeps.errors import (
     UnavailableError,
 )
 from kling_sweeps.experiment import hydra_private
-from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.config import read_all
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.sweep import conclusions, gates, summary
+from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.repeats import Repeats, Standing
 from kling_sweeps.sweep.scheduler import Runs

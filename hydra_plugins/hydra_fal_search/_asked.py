@@ -18,9 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer, written
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.experiment.config import MOST_OBJECTIVES, measured, read_all, read_job, read_settings
+from kling_sweeps.experiment.config import MOST_OBJECTIVES, measured, read_all, read_settings
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.search import Cells
 
 from . import _sampling as sampling

@@ -401,7 +401,9 @@ class JobReader(Reader):
         if self.problems:
             return None
         price_usd = model.price_usd(arguments)
-        request = GenerationRequest(model.endpoint, arguments, sample, price_usd, [*pictures.values()])
+        request = GenerationRequest(
+            model.endpoint, arguments, sample, price_usd, [*pictures.values()], model.form(arguments)
+        )
         name = said(self.raw["prompt"]) if has_prompt else ""
         name = name if name in self.prompt_set else str(arguments.get(model.prompt or "", ""))
         places = self.places(model)

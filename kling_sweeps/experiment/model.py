@@ -13,6 +13,7 @@ from kling_sweeps.experiment.json_schema import Schema
 from kling_sweeps.experiment.picture import STANDS_FOR, is_address
 from kling_sweeps.experiment.price import Price, Tier, read_price
 from kling_sweeps.experiment.reader import close, said
+from kling_sweeps.experiment.request import Form
 from kling_sweeps.experiment.roles import (
     IMAGE,
     PROMPT,
@@ -92,6 +93,19 @@ class Model:
         """Return what a video of these arguments is asked to be, as far as it is asked for something definite."""
         seconds, shape = (arguments.get(self.named(role) or "") for role in (SECONDS, SHAPE))
         return Requested(ratio_of(shape), seconds_of(seconds))
+
+    def form(self, arguments: Mapping[str, Any]) -> Form:
+        """Return which of the arguments of a request are at the file's default, and which at fal's."""
+        defaults = {
+            name: json_schema.normalised(schema, schema.get("default"))
+            for name, schema in self.arguments.items()
+        }
+        theirs = {name: schema.get("fal_default", defaults[name]) for name, schema in self.arguments.items()}
+        return Form(
+            tuple(self.arguments),
+            tuple(name for name, value in arguments.items() if value == defaults[name]),
+            tuple(name for name, value in arguments.items() if value == theirs[name]),
+        )
 
     def price_usd(self, arguments: Mapping[str, Any]) -> float | None:
         """Return the price in USD of one video with these arguments, or None.

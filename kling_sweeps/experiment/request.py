@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from kling_sweeps.experiment.picture import Picture, replaced
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a request stands to its model's file: the arguments that the file has, and those at its or at fal's default."""
+
+    names: Sequence[str] = ()
+    defaults: Sequence[str] = ()
+    fal_defaults: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,7 @@ class GenerationRequest:
 
     `price_usd` is None where the price is unknown. Requests with equal arguments have equal keys, however the
     values were written in the configuration. Where an argument is one of the `pictures`, it has the digest of it in
-    the place of the address that is sent.
+    the place of the address that is sent. `form` is no part of the key.
     """
 
     endpoint: str
@@ -26,6 +35,7 @@ class GenerationRequest:
     sample: int
     price_usd: float | None
     pictures: Sequence[Picture] = ()
+    form: Form = field(default_factory=Form)
 
     @cached_property
     def key(self) -> str:
@@ -63,4 +73,5 @@ class GenerationRequest:
             "arguments": dict(self.arguments),
             "sample": self.sample,
             "price_usd": self.price_usd,
+            "defaults": [name for name in self.form.defaults if name in self.arguments],
         }

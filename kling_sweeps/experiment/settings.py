@@ -127,7 +127,8 @@ class Cell:
     that a template took, and `name` is what a person calls the run. `prompt_argument` is what the endpoint calls its
     prompt, `by_sample` has the arguments that are the number of the repeat, `requested` is what the video is asked to
     be, `absent` has arguments that other models take and this request has not, and `remarks` are what a reader of the
-    plan has to know.
+    plan has to know. Where the store has the run under an earlier form of its model's file, `changes` say what is
+    other there; or `added` has what is new in the file, at fal's default, and the request is the stored one.
     """
 
     request: GenerationRequest
@@ -140,6 +141,8 @@ class Cell:
     requested: Requested = field(default_factory=Requested)
     absent: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    added: Mapping[str, Any] = field(default_factory=dict)
 
     def repeated(self, sample: int) -> Self:
         """Return the same run as another repeat."""
@@ -160,7 +163,8 @@ class Cell:
         before = {"prompt": self.prompt, "prompt_text": self.prompt_text}
         after = {"sample": self.request.sample, "model": self.model, "endpoint": self.request.endpoint}
         taken = {*before, *self.factors, *after}
-        arguments = {k: v for k, v in self.request.shown.items() if k != self.prompt_argument}
+        shown = {**self.request.shown, **self.added}
+        arguments = {k: v for k, v in shown.items() if k != self.prompt_argument}
         return {
             **before,
             **dict.fromkeys(self.absent, NULL),

@@ -201,13 +201,11 @@ class Entry:
         self.write_request(request)
 
     def write_request(self, request: GenerationRequest) -> None:
-        """Write `request.json`, unless it is there and is right but for the price."""
-        saved = self.read_json("request.json")
-        if saved.keys() != request.as_dict().keys() or saved != {
-            **request.as_dict(),
-            "price_usd": saved["price_usd"],
-        }:
-            self.write_json("request.json", request.as_dict())
+        """Write `request.json`, unless it is there and is right but for the price, and the defaults as they were then."""
+        saved, content = self.read_json("request.json"), request.as_dict()
+        kept: dict[str, Any] = {name: saved[name] for name in ("price_usd", "defaults") if name in saved}
+        if saved != {**content, **kept} or len(kept) < 2:
+            self.write_json("request.json", content)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file's object; an empty one where there is no file, or none that can be read."""

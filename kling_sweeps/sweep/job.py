@@ -37,8 +37,8 @@ def job(cfg: Any) -> Any:
     from hydra.types import RunMode
 
     from kling_sweeps.errors import RefusedError, RunError, say_refused
-    from kling_sweeps.experiment.config import read_job
     from kling_sweeps.sweep import cluster, runner
+    from kling_sweeps.sweep.earlier import read_job
     from kling_sweeps.terminal import streams
 
     streams.settle()  # the process may be a launcher's own

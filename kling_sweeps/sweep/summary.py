@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -83,10 +83,37 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     )
     for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
         _say((remark, "yellow"))
+    _say_changes([planned.cell for planned in plan.planned if not planned.is_repeat])
     for planned in plan.planned:
         if planned.state.stage is Stage.DAMAGED:
             _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
     _say_left_out(plan)
+
+
+def _say_changes(cells: Sequence[Cell]) -> None:
+    """Say which runs are in the store under an earlier form of their model's file, and what becomes of them."""
+    taken: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    changed: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.added:
+            taken[cell.model, ", ".join(cell.added)].append(cell)
+        if cell.changes:
+            changed[cell.model, "; ".join(cell.changes)].append(cell)
+    for (model, names), runs in taken.items():
+        what = f"{names} is new in the file of {model} and at fal's default, as fal had it then"
+        are = "they are" if len(runs) > 1 else "it is"
+        _say((f"{_counted(runs)} taken from the store as {are}: {what}.", "green"))
+    for (model, changes), runs in changed.items():
+        known = f"{_counted(runs)} in the store under an earlier form of the file of {model}: {changes}. "
+        _say(
+            (known, "bold red"),
+            f"To buy {'them' if len(runs) > 1 else 'it'} again costs {_price_of(runs)}; the file as it was, or the "
+            "argument set to its earlier value, finds what is there.",
+        )
+
+
+def _counted(runs: Sequence[Cell]) -> str:
+    return f"{len(runs)} run{'s are' if len(runs) > 1 else ' is'}"
 
 
 def show_refusal(runs: Runs) -> None:
