@@ -8,6 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from nbclient import NotebookClient
 
 from kling_sweeps.analysis import NoRunsError, detectable_for, effects, money, runs_df, swept, times
 from kling_sweeps.analysis.plots import Picture, plot_effects, plot_metrics, plot_money
+from kling_sweeps.analysis.preferences import NoVotesError
+from kling_sweeps.store.votes import Answer, Study, VoteLog
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +44,9 @@ SWEEPS = {
     "03_aspect_and_duration": ("grid", "cfg"),
     "04_cost_and_time": ("cfg", "grid"),
     "05_how_many": ("cfg", "camera"),
+    "06_votes": ("cfg", ""),
 }
+OF_RUNS = [name for name, (_, other) in SWEEPS.items() if other]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,21 @@ def tracked(tmp_path_factory) -> Iterator[dict[str, pd.DataFrame]]:
         assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", command.tracking_uri)
-        yield {sweep: runs_df(sweep) for sweep in ("cfg", "camera", "grid")}
+        patch.setenv("KLING_SWEEPS_STORE", str(command.folder / "store"))
+        found = {sweep: runs_df(sweep) for sweep in ("cfg", "camera", "grid")}
+        vote(found["cfg"], command.folder / "store" / "emulator")
+        yield found
+
+
+def vote(runs: pd.DataFrame, root: Path) -> None:
+    """Vote, as somebody who likes what is sharper, on all pairs of a prompt's settings, either side in turn."""
+    study = Study("cfg", "cfg_scale", "Which is sharper?")
+    log = VoteLog(root, study, "Ann")
+    for _, own in runs[runs["sample"] == 0].groupby("prompt"):
+        for number, pair in enumerate(combinations(own.to_dict("records"), 2)):
+            left, right = pair[:: 1 if number % 2 else -1]
+            answer = Answer.LEFT if left["sharpness"] > right["sharpness"] else Answer.RIGHT
+            log.vote(left["request_key"], right["request_key"], answer)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +136,7 @@ def test_a_notebook_is_kept_without_outputs(path):
         assert cell.get("outputs", []) == []
         assert cell.get("execution_count") is None
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert re.findall(r'runs_df\("(\w+)"\)', code) == [SWEEPS[path.stem][0]]
+    assert re.findall(r'(?:runs_df\(|sweep = )"(\w+)"', code) == [SWEEPS[path.stem][0]]
     assert re.findall(r"\bmatplotlib\b|\bplt\b|\bdef ", code) == []
 
 
@@ -165,7 +184,7 @@ def test_it_says_what_money_shows(executed, tracked):
     assert re.search(r"sharpness, 20 %: 2 prompts with [\d a-z]+repeats at each level", needed_for)
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_another_sweep_is_one_line(name, tracked, monkeypatch):
     """Says as much of another sweep, which varies other settings, as of its own."""
     runs = tracked[SWEEPS[name][1]]
@@ -176,7 +195,7 @@ def test_another_sweep_is_one_line(name, tracked, monkeypatch):
     assert name == "04_cost_and_time" or factor in said(found)
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_a_notebook_says_in_a_sentence_what_it_cannot_show(name, tracked, monkeypatch):
     """Has no traceback where a sweep has one prompt without repeats, one level, or nothing but failures."""
     own = tracked[SWEEPS[name][0]]
@@ -248,3 +267,12 @@ def test_without_matplotlib_one_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"kling-sweeps\[notebooks\]"):
         import kling_sweeps.analysis.plots  # noqa: F401
+
+
+def test_votes_are_told_and_missed_in_a_sentence(executed, tracked, monkeypatch, tmp_path):
+    """Says what two prompts can't carry, and where nobody has voted, how one does."""
+    text = "\n".join(of_kind(executed["06_votes"], "text/markdown"))
+    assert "No answer on cfg_scale 0.5 and 0.9 against cfg_scale 0.1: 2 prompts can't carry a claim" in text
+    monkeypatch.setenv("KLING_SWEEPS_STORE", str(tmp_path))
+    with pytest.raises(NoVotesError, match="asks for them"):
+        shown("06_votes", tracked["cfg"], monkeypatch)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from dataclasses import replace
+from itertools import permutations, product
 
 import evalica
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+import voting
 from scipy.special import expit
 
 from kling_sweeps.analysis import agreement, preference_statements, preferences
+from kling_sweeps.reports.contents import read_contents
+from kling_sweeps.reports.page import render
+from kling_sweeps.store.votes import Answer, Study, VoteLog
 
 STRENGTHS = np.array([0.0, 0.9, 1.8])
 
@@ -110,6 +115,15 @@ def test_an_unbeaten_level_has_a_strength_and_says_so():
     assert preferences(unbeaten, "cfg_scale")["strength"].iloc[-1] > 2
     assert len(table.attrs["never"]) == 6
     assert any(line.startswith("Never compared: 0.1 and 9.1") for line in preference_statements(table))
+
+
+def test_a_level_that_was_always_on_one_side_has_no_answer():
+    """Says that it can't be told from the side, and finds nothing."""
+    votes = voted()
+    votes = votes[votes["left"] < votes["right"]]
+    two = preferences(votes[votes["left"].eq(0.1) & votes["right"].eq(0.9)], "cfg_scale")
+    assert two["verdict"].iloc[1].startswith("each level was always on one side")
+    assert two[["low", "p"]].isna().all(axis=None) and np.isfinite(two["strength"]).all()
 
 
 def test_the_side_is_no_preference():
@@ -234,3 +248,32 @@ def test_few_prompts_tell_nothing_of_agreement():
         agreement(runs, votes.drop(columns="left_key"))
     with pytest.raises(LookupError, match="no metric 'speed'"):
         agreement(runs, votes, ["speed"])
+
+
+def test_a_report_says_what_people_prefer(tmp_path):
+    """Has a part for each question: what is preferred, how often each level won, and what goes with it or why not."""
+    prompts = [f"p{number}" for number in range(4)]
+    sweep = voting.prepared(tmp_path / "sweep", prompts=prompts)
+    hostile = "Which <b>looks</b> better?"
+    for question, raters in ((hostile, "abc"), ("Which moves more?", "a")):
+        for rater, prompt in product(raters, prompts):
+            low, high = (sweep.keys[prompt, level, 0] for level in (0.125, 0.875))
+            best = low if prompt == "p0" else high
+            sides = (low, high) if prompt in "p0p1" else (high, low)
+            answer = Answer.LEFT if sides[0] == best else Answer.RIGHT
+            VoteLog(sweep.root, Study("cfg", "cfg_scale", question), rater).vote(*sides, answer)
+    contents = read_contents("cfg", sweep.store, sweep.uri)
+    assert [(one.question, one.factor) for one in contents.people] == [
+        (hostile, "cfg_scale"),
+        ("Which moves more?", "cfg_scale"),
+    ]
+    first = contents.people[0]
+    assert [(row["level"], row["n"], row["win_share"]) for row in first.levels] == [
+        ("0.125", 12, 0.25),
+        ("0.875", 12, 0.75),
+    ]
+    assert first.untold.startswith("Which numbers go with this can't be told of")
+    page = render(contents)
+    assert "<b>looks" not in page and "Which &lt;b&gt;looks" in page and "<td>75 %</td>" in page
+    assert "In the eyes of these 3 raters (12 votes on 4 prompts)" in page
+    assert "people-title" not in render(replace(contents, people=()))

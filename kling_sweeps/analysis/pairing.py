@@ -137,3 +137,9 @@ def _names(rows: pd.DataFrame, texts: Sequence[str], prompt: np.ndarray) -> list
 def plain(level: object) -> str:
     """Return a level of a setting as text on one line."""
     return f"{level:g}" if isinstance(level, float) else " ".join(str(level).split())
+
+
+def in_words(some: Sequence[object]) -> str:
+    """Return a list as a sentence has it."""
+    *first, last = map(str, some)
+    return f"{', '.join(first)} and {last}" if first else last

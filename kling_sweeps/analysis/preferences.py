@@ -8,6 +8,7 @@ of one degree of freedom less than there are prompts.
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
-from scipy.sparse.csgraph import connected_components
 
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, holm
 from kling_sweeps.analysis.estimates import detectable
-from kling_sweeps.analysis.pairing import plain
+from kling_sweeps.analysis.pairing import in_words, plain
+from kling_sweeps.analysis.runs import NoRunsError
 
 if TYPE_CHECKING:
     from statsmodels.genmod.generalized_linear_model import GLMResults
@@ -63,7 +64,7 @@ def preferences(
     levels = _levels(votes)
     raters, prompts = votes["rater"].nunique(), votes["prompt"].nunique()
     scope = scope or (RATERS if raters >= ENOUGH_RATERS else THESE_RATERS)
-    reason = _reason(raters, prompts, scope)
+    reason = _reason(raters, prompts, scope) or _confounded(votes)
     fit = _fitted(
         votes, levels, [] if reason else ["prompt"] if scope == THESE_RATERS else ["prompt", "rater"]
     )
@@ -127,7 +128,8 @@ def preference_statements(table: pd.DataFrame) -> list[str]:
     first = f"{factor} {plain(rows[0][factor])}"
     eyes = _eyes(about)
     among = f", as one of {len(rows) - 1} comparisons," if len(rows) > 2 else ""
-    lines = []
+    lines: list[str] = []
+    untold: dict[str, list[str]] = defaultdict(list)
     for row in rows[1:]:
         name, share = f"{factor} {plain(row[factor])}", special.expit(row["strength"])
         sure = f"{100 * about['confidence']:g}% confidence"
@@ -143,7 +145,10 @@ def preference_statements(table: pd.DataFrame) -> list[str]:
                 f"{_share(row['smallest_detectable'])} of pairs would have been seen.{more}"
             )
         else:
-            lines.append(f"No answer on {name} against {first}: {row['verdict']}.")
+            untold[row["verdict"]].append(plain(row[factor]))
+    lines += [
+        f"No answer on {factor} {in_words(names)} against {first}: {why}." for why, names in untold.items()
+    ]
     middle, low, high = about["side"]
     if low > 0.5 or high < 0.5:
         side = "left" if middle > 0.5 else "right"
@@ -159,6 +164,10 @@ def preference_statements(table: pd.DataFrame) -> list[str]:
             "A level has won or lost all its votes, or two groups were never compared: strengths hold a tenth of a tie for each pair."
         )
     return lines
+
+
+class NoVotesError(NoRunsError):
+    """Nobody has voted; a notebook shows the sentence alone, and stops."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ def _check(votes: pd.DataFrame, confidence: float, scope: str | None) -> None:
     if missing := [name for name in NEEDED if name not in votes]:
         raise LookupError(f"the votes have no column {missing[0]!r}; they need {', '.join(NEEDED)}")
     if votes.empty:
-        raise LookupError("there are no votes")
+        raise NoVotesError("there are no votes: python -m kling_sweeps.vote SWEEP asks for them")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
     if scope not in (None, RATERS, THESE_RATERS):
@@ -210,6 +219,12 @@ def _reason(raters: int, prompts: int, scope: str) -> str:
     return ""
 
 
+def _confounded(votes: pd.DataFrame) -> str:
+    """Return that no level was seen on both sides, "" where one was."""
+    both = {*votes["left"]} & {*votes["right"]}
+    return "" if both else "each level was always on one side, whose effect can't be told from its own"
+
+
 def _fitted(votes: pd.DataFrame, levels: Sequence[Any], sources: Sequence[str]) -> _Fit:
     """Fit the strengths; their errors are clustered by the first of the sources, and by all, whichever is wider."""
     codes = {name: pd.factorize(votes[name])[0] for name in ("prompt", "rater")}
@@ -217,7 +232,7 @@ def _fitted(votes: pd.DataFrame, levels: Sequence[Any], sources: Sequence[str]) 
     left, right = (votes[side].map(levels.index).to_numpy() for side in ("left", "right"))
     design = _design(left, right, len(levels))
     y, weight = votes["outcome"].to_numpy(dtype=float), np.ones(len(votes))
-    is_bounded = _is_unbounded(left, right, y, design)
+    is_bounded = _is_unbounded(y, design)
     if is_bounded:
         # Each prompt has the same part of the ties, so that none of them makes an error.
         of = range(numbers["prompt"])
@@ -265,21 +280,18 @@ def _design(left: np.ndarray, right: np.ndarray, levels: int) -> np.ndarray:
     return rows
 
 
-def _is_unbounded(left: np.ndarray, right: np.ndarray, y: np.ndarray, design: np.ndarray) -> bool:
+def _is_unbounded(y: np.ndarray, design: np.ndarray) -> bool:
     """Tell whether the votes put a strength, or the side, at infinity (Albert and Anderson 1984).
 
-    That is where levels fall apart into groups that were never compared, or where some direction of the parameters
-    agrees with every vote and is against none.
+    That is where levels fall apart into groups that were never compared, where the side is that of a level, or where
+    some direction of the parameters agrees with every vote and is against none.
     """
-    levels = design.shape[1]
-    met = np.zeros((levels, levels))
-    met[left, right] = 1
-    if connected_components(met, directed=False)[0] > 1:
+    if np.linalg.matrix_rank(design) < design.shape[1]:
         return True
     ways = [(y > 0, 1.0), (y < 1, -1.0)]
     agrees = np.unique(np.vstack([sign * design[rows] for rows, sign in ways]), axis=0)
     found = optimize.linprog(
-        -agrees.sum(axis=0), A_ub=-agrees, b_ub=np.zeros(len(agrees)), bounds=[(-1, 1)] * levels
+        -agrees.sum(axis=0), A_ub=-agrees, b_ub=np.zeros(len(agrees)), bounds=[(-1, 1)] * design.shape[1]
     )
     return bool(found.fun < -1e-9)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
-from kling_sweeps.analysis.pairing import TWINS, plain
+from kling_sweeps.analysis.pairing import TWINS, in_words, plain
 from kling_sweeps.metrics import declared
 
 MOST = 5
@@ -88,15 +88,10 @@ def looks_statement(looked: Looked, plan: Looks) -> str:
     least, most = (f"{end:.4g}%" for end in ends)
     each = least if least == most else f"{least} to {most}"
     return (
-        f"Repeats of {plan.factor} by looks at {_listed(plan.repeats)}, compared with {_level(rows['reference'].iloc[0])}: "
+        f"Repeats of {plan.factor} by looks at {in_words(plan.repeats)}, compared with {_level(rows['reference'].iloc[0])}: "
         f"{'; '.join(parts)}. Each interval is that of its look, of {each} confidence, so that looking more than "
         "once finds no more by chance."
     )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
-    return f"{', '.join(first)} and {last}"
 
 
 def _claim(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def votes_df(
     factors = sorted({vote.study.factor for vote in votes})
     if len(factors) > 1:
         raise LookupError(f"people voted on several settings of {sweep}: say factor={' or '.join(factors)}")
-    chosen = factors[0] if factors else factor
+    return table_of(runs, votes, factors[0] if factors else factor)
+
+
+def table_of(runs: pd.DataFrame, votes: Sequence[Vote], chosen: str | None) -> pd.DataFrame:
+    """Return votes on videos that differ in one factor as `votes_df` does, with the levels of a table of `runs_df`."""
     videos = videos_by_key(runs, paired(runs, chosen)) if chosen else {}
     known = [vote for vote in votes if vote.pair <= videos.keys()]
     table = pd.DataFrame([_row(vote, videos) for vote in known], columns=[*COLUMNS])

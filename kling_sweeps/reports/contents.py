@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from kling_sweeps.errors import RefusedError, VideoError
 from kling_sweeps.metrics import describe
 from kling_sweeps.reports.clips import Clip, clip_of
+from kling_sweeps.reports.people import Preferred, preferred
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import FRAMES
 from kling_sweeps.store.state_machine import Stage, State
@@ -138,6 +139,7 @@ class Contents:
     goals: Sequence[str]
     endpoints: Sequence[str]
     findings: Mapping[str, Findings] = field(default_factory=dict)
+    people: Sequence[Preferred] = ()
 
     @property
     def is_emulated(self) -> bool:
@@ -179,7 +181,7 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
     contents = assemble(sweep, provider, videos, measured, about["goal"], about["declared"])
     settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
     findings = {key: _findings(runs, key, contents.goals) for key in settings}
-    return replace(contents, findings=findings)
+    return replace(contents, findings=findings, people=preferred(runs, store, sweep))
 
 
 def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:

@@ -16,10 +16,12 @@ from kling_sweeps.analysis.plots.effects import plot_effects
 from kling_sweeps.analysis.plots.expenses import plot_money, plot_time
 from kling_sweeps.analysis.plots.figure import Picture
 from kling_sweeps.analysis.plots.levels import plot_cells, plot_metrics
+from kling_sweeps.analysis.plots.preferences import plot_agreement, plot_preferences
 from kling_sweeps.analysis.plots.videos import plot_filmstrips, plot_frames
 
 __all__ = [
     "Picture",
+    "plot_agreement",
     "plot_budget",
     "plot_cells",
     "plot_effects",
@@ -27,5 +29,6 @@ __all__ = [
     "plot_frames",
     "plot_metrics",
     "plot_money",
+    "plot_preferences",
     "plot_time",
 ]
