@@ -144,6 +144,9 @@ def test_what_a_setting_does_to_repeats():
     found = row(effects(runs, "mood"), "wild", REPEAT_DISTANCE)
     assert found["difference"] == pytest.approx(16.5 / 63) and found["verdict"] == "worth a look"
     assert (found["n_runs"], found["failed"]) == (6, 0)
+    few = runs[runs["prompt"].isin(["p0", "p1"])]
+    few.attrs.update(runs.attrs)
+    assert "2 prompts can't carry" in row(effects(few, "mood"), "wild", REPEAT_DISTANCE)["verdict"]
     asked = row(effects(runs, "mood", [REPEAT_DISTANCE]), "wild", REPEAT_DISTANCE)
     assert asked["verdict"] == "found"
     assert cells(runs, "mood", REPEAT_DISTANCE).table["mean"].tolist() == pytest.approx([4.5 / 63, 21 / 63])

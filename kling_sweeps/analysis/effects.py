@@ -18,6 +18,7 @@ from kling_sweeps.analysis.comparison import (
     holm,
     seen_from,
 )
+from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
 from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, has_repeats, repeats_df
@@ -61,7 +62,7 @@ def effects(
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
     `metrics` are, unless given, those of the goal and then all others but bookkeeping and votes, `repeat_distance` among them where there are
-    repeats: its row has a cell of `repeats_df` for a run. `reference` is the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
+    repeats: its row has a cell of `repeats_df` for a run, and unless `scope` says otherwise a claim about prompts in general. `reference` is the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
     were added by looks (`attrs["looks"]`) are told as `looked` has them, the reference being the plan's, in the
     plan's metrics: `confidence` is that of a row's look, and `attrs["by_looks"]` says how each level stands. Raises LookupError for a factor, level or metric that the runs don't have.
     """
@@ -72,11 +73,12 @@ def effects(
     base = reference_of(pairing.levels, factor, plan.reference if plan else reference)
     goal: Mapping[str, str] = runs.attrs.get("goal", {})
     names, asked = _chosen(runs, metrics, goal)
-    scope = claimed(pairing, scope)
     of_runs = [name for name in names if name != REPEAT_DISTANCE]
-    table = compared(runs, factor, of_runs, base, scope, confidence)
+    table = compared(runs, factor, of_runs, base, claimed(pairing, scope), confidence)
     if REPEAT_DISTANCE in names:
-        of_cells = compared(repeats_df(runs), factor, [REPEAT_DISTANCE], base, scope, confidence)
+        # Of repeats there is one value a cell: only other prompts can tell how sure it is.
+        repeats = repeats_df(runs)
+        of_cells = compared(repeats, factor, [REPEAT_DISTANCE], base, scope or GENERAL, confidence)
         table = pd.concat([table, of_cells], ignore_index=True)
     _judge(table, table["metric"].isin(asked), 1 - confidence)
     if not plan and Looks.of(runs, factor):
