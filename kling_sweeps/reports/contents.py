@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from kling_sweeps.errors import RefusedError, VideoError
+from kling_sweeps.experiment.naming import VOTES
 from kling_sweeps.metrics import describe
 from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.reports.people import Preferred, preferred
@@ -21,6 +22,7 @@ from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import FRAMES
 from kling_sweeps.store.state_machine import Stage, State
 from kling_sweeps.tracking.overview import USUAL
+from kling_sweeps.tracking.tracker import sweep_name
 from kling_sweeps.untrusted import clean, mask, printable
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ EXPENSES = {
     "download_s": ("s", "downloaded"),
     "measure_s": ("s", "measured"),
 }
+# What people preferred, which way is better, and what it is.
+PREFERENCES = dict(
+    zip(
+        VOTES,
+        (
+            ("higher", "share of its votes that it won, a tie counting half"),
+            ("neither", "how many votes it had"),
+        ),
+        strict=True,
+    )
+)
 # What a goal says, as a metric's direction.
 WAYS = {"max": "higher", "min": "lower"}
 # Shown first where nobody said what a sweep is about.
@@ -150,8 +163,18 @@ class Contents:
         return [video for video in self.videos if video.status == status]
 
 
-def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = None) -> Contents:
-    """Read all that is known of a sweep; raise LookupError where neither MLflow nor the store knows it."""
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as MLflow and the store have it; `runs` is the table of `runs_df`, None where MLflow has none yet."""
+
+    name: str
+    provider: str
+    runs: pd.DataFrame | None
+    videos: Sequence[Video]
+
+
+def read_sweep(experiment: str, store_dir: Path, tracking_uri: str | None = None) -> Sweep:
+    """Read the videos of a sweep; raise LookupError where neither MLflow nor the store knows it."""
     from kling_sweeps.analysis import runs_df
     from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, distances
 
@@ -174,11 +197,22 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
         clips = threads.map(partial(_clip, store=store, tracking_uri=tracking_uri), videos)
         for video, clip in zip(videos, clips, strict=True):
             video.clip = clip
+    return Sweep(sweep, provider, runs, videos)
+
+
+def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = None) -> Contents:
+    """Read all that is known of a sweep; raise LookupError where neither MLflow nor the store knows it."""
+    from kling_sweeps.analysis.repeats import REPEAT_DISTANCE
+
+    sweep = read_sweep(experiment, store_dir, tracking_uri)
+    runs, videos = sweep.runs, sweep.videos
     if runs is None:
-        return assemble(sweep, provider, videos, [])
+        return assemble(sweep.name, sweep.provider, videos, [])
     about = runs.attrs
-    measured = [name for name in names["metrics"] if any(name in video.values for video in videos)]
-    contents = assemble(sweep, provider, videos, measured, about["goal"], about["declared"])
+    measured = [
+        name for name in [*about["metrics"], REPEAT_DISTANCE] if any(name in video.values for video in videos)
+    ]
+    contents = assemble(sweep.name, sweep.provider, videos, measured, about["goal"], about["declared"])
     settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
     findings = {key: _findings(runs, key, contents.goals) for key in settings}
     return replace(contents, findings=findings, people=preferred(runs, store, sweep))
@@ -234,9 +268,9 @@ def assemble(
 
 def _origin(experiment: str, runs: pd.DataFrame | None, store_dir: Path) -> tuple[str, str]:
     """Return the name of a sweep, and who generated it."""
-    name = experiment.removeprefix("kling_sweeps/")
-    if name.endswith(EMULATED):
-        return name.removesuffix(EMULATED), "emulator"
+    name = sweep_name(experiment)
+    if experiment.endswith(EMULATED):
+        return name, "emulator"
     if runs is not None and len(runs):
         return name, str(runs["provider"].iloc[0])
     return name, next((one for one in PROVIDERS if _coming(Store(store_dir / one), name, ())), PROVIDERS[0])
@@ -369,8 +403,9 @@ def _factor(key: str, values: Iterable[str]) -> Factor:
 def _clip(video: Video, store: Store, tracking_uri: str | None) -> Clip | None:
     """Return a video's clip, None where it has none or can't be decoded."""
     try:
-        source = video.source or (video.status == "finished" and _fetched(video, tracking_uri))
-        if not source:
+        if video.source is None and video.status == "finished":
+            video.source = _fetched(video, tracking_uri)
+        if (source := video.source) is None:
             return None
         entry = store.find(video.key)
         return clip_of(source, entry.folder if video.key and entry.folder.is_dir() else source.parent)
@@ -397,6 +432,9 @@ def _quantities(
     for name in names:
         if name in EXPENSES:
             found.append(Quantity(name, *EXPENSES[name], "lower"))
+        elif name in PREFERENCES:
+            direction, meaning = PREFERENCES[name]
+            found.append(Quantity(name, "", meaning, direction))
         elif name == REPEAT_DISTANCE:
             found.append(Quantity(name, meaning=MEANING))
         elif name in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,36 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.reports.clips import Strip, groups, strip_of
 from kling_sweeps.reports.contents import EXPENSES, NOTHING, Contents, Factor, Video
+from kling_sweeps.reports.player import SCRIPTS as PLAYER
+from kling_sweeps.reports.player import STYLE, as_base64, inlined, template
 
 if TYPE_CHECKING:
     import numpy as np
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("numbers.js", "clock.js", "matrix.js", "theatre.js", "charts.js", "start.js")
+SCRIPTS = ("numbers.js", "strips.js", "matrix.js", "theatre.js", "charts.js", "start.js")
 # In bytes: what MLflow's page of artifacts still shows (50 MiB), with some room; and what a run's clip takes beside itself.
 LIMIT, AROUND = 45 * 2**20, 120
-JSON = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
 
 
 def render(contents: Contents, config: str = "", limit: int = LIMIT) -> str:
     """Return the page of a sweep, of at most `limit` bytes: of clips that don't fit the filmstrips are there."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    films = [_base64(video.clip.film.read_bytes()) if video.clip else "" for video in contents.videos]
+    films = [as_base64(video.clip.film.read_bytes()) if video.clip else "" for video in contents.videos]
     tracks = _tracks(contents)
     data = _data(contents, tracks)
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = JSON
-    environment.filters["base64"] = _base64
     page = partial(
-        environment.get_template("report.html").render,
+        template(FOLDER / "report.html").render,
         contents=contents,
         facts=_facts(contents),
         expenses=list(_expenses(contents)),
@@ -53,8 +41,8 @@ def render(contents: Contents, config: str = "", limit: int = LIMIT) -> str:
         films=films,
         series=tracks.texts,
         config=config,
-        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
-        script=Markup("\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)),
+        style=inlined([*STYLE, FOLDER / "style.css"]),
+        script=inlined([*PLAYER, *(FOLDER / name for name in SCRIPTS)]),
     )
     taken = len(page(strips=[], playing=0).encode()) + AROUND * len(films)
     strips = list(_strips(contents.videos, limit - taken))
@@ -63,10 +51,6 @@ def render(contents: Contents, config: str = "", limit: int = LIMIT) -> str:
             data["runs"][index]["clip"] = [number, left]
     playing = sum(len(strip.clips) for strip in strips)
     return page(strips=strips, playing=playing)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ def _tracks(contents: Contents) -> Tracks:
         points.append(len(next(iter(one.values()), ())))
         missing = np.full(points[-1], np.nan)
         rows = [_bytes(one.get(name, missing), *limits) for name, limits in ranges.items()]
-        texts.append(_base64(b"".join(rows)))
+        texts.append(as_base64(b"".join(rows)))
     return Tracks(ranges, texts, points)
 
 

@@ -41,15 +41,20 @@ def make_report(
 
 def name_in_note(contents: Contents, tracking_uri: str) -> None:
     """Add the report to the note of the sweep's experiment, unless it is there or a person has changed the note."""
-    from kling_sweeps.analysis import conclusions, runs_df
-
     tracker = Tracker(tracking_uri, contents.sweep, contents.provider)
     there = tracker.client.get_experiment_by_name(tracker.experiment)
     if there is None or f"/{REPORT})" in there.tags.get(DESCRIPTION, ""):
         return
-    runs = runs_df(tracker.experiment, tracking_uri)
+    present_anew(tracker)
+
+
+def present_anew(tracker: Tracker) -> None:
+    """Bring the note and the views of an experiment up to date with its runs as they are now."""
+    from kling_sweeps.analysis import conclusions, runs_df
+
+    runs = runs_df(tracker.experiment, tracker.uri)
     tracker.goals = list(runs.attrs["goal"])
-    tracker.found = conclusions(runs) if contents.sweep != "single" else ()
+    tracker.found = conclusions(runs) if tracker.sweep != "single" else ()
     tracker.present(is_due=True)
 
 

@@ -159,7 +159,7 @@ def _problem(event: Any) -> str:
     """Return what is wrong with an event, "" where nothing is."""
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return "it names no event"
-    if not _is_date(event.get("at")):
+    if not is_date(event.get("at")):
         return "`at` is no date with a time zone"
     for name, kind in FACTS.get(event["event"], {}).items():
         if not _fits(event.get(name), kind):
@@ -167,7 +167,8 @@ def _problem(event: Any) -> str:
     return ""
 
 
-def _is_date(value: Any) -> bool:
+def is_date(value: Any) -> bool:
+    """Tell whether something is a date as ISO 8601 has it, with a time zone."""
     try:
         date = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -177,7 +178,7 @@ def _is_date(value: Any) -> bool:
 
 def _fits(value: Any, kind: Any) -> bool:
     if kind is DATE:
-        return value is None or _is_date(value)
+        return value is None or is_date(value)
     if isinstance(value, bool):
         return kind in (bool, bool | None)
     return isinstance(value, kind) and not (isinstance(value, NUMBER) and not 0 <= value < inf)

@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kling_sweeps.errors import UnavailableError
+from kling_sweeps.experiment.naming import VOTES
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.store.result import RunResult
@@ -275,17 +277,19 @@ class Tracker:
         self.is_away = False
 
     def _replace(self, result: RunResult) -> None:
-        """Write a run with the tags and the name that people gave earlier runs of its request, then delete those."""
+        """Write a run with the tags, name and votes that people gave earlier runs of its request, then delete those."""
         there = list(self._search(f"tags.request_key = '{result.cell.request.key}'"))
         there.sort(key=lambda run: (run.data.tags.get("content") == run_data.content(result), _ended(run)))
         theirs: dict[str, str] = {}
+        votes: dict[str, float] = {}
         for run in there:
             theirs |= run_data.theirs(run.data.tags)
+            votes |= {name: value for name, value in run.data.metrics.items() if name in VOTES}
         if there and there[-1].data.tags.get("content") == run_data.content(result):
             whole = there.pop()
             self._add_tags(whole, theirs)
         else:
-            self._write(result, theirs)
+            self._write(result, theirs, votes)
         for run in there:
             self.client.delete_run(run.info.run_id)
 
@@ -295,20 +299,22 @@ class Tracker:
             if run.data.tags.get(key) != value:
                 self.client.set_tag(run.info.run_id, key, value)
 
-    def _write(self, result: RunResult, theirs: dict[str, str]) -> None:
+    def _write(self, result: RunResult, theirs: dict[str, str], votes: Mapping[str, float]) -> None:
         """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""
         from mlflow.entities import Metric, Param, RunTag
 
+        at_ms = run_data.start_ms(result)
+        points = run_data.metrics(result) + [run_data.Point(*vote, at_ms, 0) for vote in votes.items()]
         ours = {"request_key": result.cell.request.key, "sweep": self.sweep, "provider": self.provider}
         run_id = self.client.create_run(
             self.experiment_id,
-            start_time=run_data.start_ms(result),
+            start_time=at_ms,
             tags={**ours, **run_data.words(result), **self._color(result), **theirs},
             run_name=theirs.get("mlflow.runName", result.cell.name),
         ).info.run_id
         self.client.log_batch(
             run_id,
-            metrics=[Metric(*point) for point in run_data.metrics(result)],
+            metrics=[Metric(*point) for point in points],
             params=[Param(key, str(value)[:PARAM_LENGTH]) for key, value in result.cell.params.items()],
             tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in run_data.tags(result).items()],
         )
@@ -356,6 +362,17 @@ class Tracker:
                 self.client.log_batch(run_id, tags=written)
                 for key in changed.keys() - {tag.key for tag in written}:
                     self.client.delete_tag(run_id, key)
+
+    def add(self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Add metrics and tags to a run, beside what was measured."""
+        from mlflow.entities import Metric, RunTag
+
+        at_ms = int(time.time() * 1000)
+        points = [Metric(name, value, at_ms, 0) for name, value in metrics.items()]
+        with self._trying():
+            if self.is_away:
+                self._ask()
+            self.client.log_batch(run_id, points, tags=[RunTag(key, tags[key][:TAG_LENGTH]) for key in tags])
 
     def address(self) -> str:
         """Return where `mlflow ui` shows the runs side by side, and how to start it."""

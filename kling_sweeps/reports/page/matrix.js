@@ -151,7 +151,7 @@ function see(number, rep, isVisible) {
   if (!cells.has(number) && isVisible) {
     fill(run, rep.querySelector(".picture"));
     const canvas = rep.querySelector("canvas");
-    cells.set(number, { rep, view: canvas ? new View(canvas, run) : null, isVisible });
+    cells.set(number, { rep, view: canvas ? viewOf(canvas, run) : null, isVisible });
   }
   const cell = cells.get(number);
   if (!cell) return;

@@ -14,7 +14,7 @@ function load() {
   for (const key of ["rows", "columns"]) if (state[key] && !factorOf(state[key])) state[key] = untouched[key];
   if (state.setting && !factorOf(state.setting)) state.setting = untouched.setting;
   if (state.colour && !quantityOf(state.colour)) state.colour = untouched.colour;
-  if (given.has("t")) clock.time = clamp(Number(given.get("t")) || 0, 0, LONGEST);
+  if (given.has("t")) clock.time = clamp(Number(given.get("t")) || 0, 0, clock.longest);
 }
 
 function save() {
@@ -74,26 +74,8 @@ $("theme").addEventListener("click", () => {
 $("view").addEventListener("submit", (event) => event.preventDefault());
 addEventListener("resize", () => { fit(); if (theatre.open) stage(); });
 
-$("play").addEventListener("click", toggle);
-$("back").addEventListener("click", () => { step(-1); save(); });
-$("on").addEventListener("click", () => { step(1); save(); });
-$("speed").addEventListener("change", () => hurry(Number($("speed").value)));
-$("scrub").max = LONGEST;
-$("scrub").addEventListener("input", () => { seek(Number($("scrub").value)); });
-$("scrub").addEventListener("change", save);
-
-function toggle() {
-  if (clock.isPlaying) pause(); else play();
-  save();
-}
-
-hears.add((time) => {
-  if (document.activeElement !== $("scrub") || clock.isPlaying) $("scrub").value = time;
-  const text = `${time.toFixed(2)} / ${LONGEST.toFixed(2)} s`;
-  if ($("time").textContent !== text) $("time").textContent = text;
-  const [sign, label] = clock.isPlaying ? ["❚❚", "Pause"] : ["▶", "Play"];
-  if ($("play").textContent !== sign) { $("play").textContent = sign; $("play").setAttribute("aria-label", label); $("play").title = `${label} (space)`; }
-});
+span(runs);
+changes.add(save);
 
 $("matrix").addEventListener("click", (event) => {
   const rep = event.target.closest(".rep[data-run]");
@@ -119,25 +101,13 @@ function walk(from, across, down) {
   if (best) { best.focus(); best.scrollIntoView({ block: "nearest", inline: "nearest" }); }
 }
 
-const RATES = () => [...$("speed").options].map((option) => Number(option.value));
-function faster(direction) {
-  const rates = RATES(), place = clamp(rates.indexOf(clock.rate) + direction, 0, rates.length - 1);
-  $("speed").value = rates[place];
-  hurry(rates[place]);
-}
-
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const { target, key } = event;
   if (target.matches("select, textarea") || (target.matches("input") && (key.startsWith("Arrow") || target.type === "checkbox"))) return;
   const cell = target.closest(".rep[data-run]");
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
-  if (key === " " && !target.matches("button, summary")) toggle();
-  else if (key === "k") toggle();
-  else if (key === ",") { step(-1); save(); }
-  else if (key === ".") { step(1); save(); }
-  else if (key === "<") faster(-1);
-  else if (key === ">") faster(1);
+  if (isForBar(key, target)) act(key);
   else if (key === "p" && (cell || state.open.length === 1)) togglePin(cell ? Number(cell.dataset.run) : state.open[0]);
   else if (key === "c" && state.pins.length > 1) open(state.pins);
   else if (key === "w" && state.open.length > 1) { state.mode = state.mode === "wipe" ? "side" : "wipe"; setTheatre(); save(); }

@@ -99,11 +99,11 @@ function largeOf(run) {
   const picture = pictureOf(run);
   fill(run, picture);
   const canvas = picture.querySelector("canvas");
-  if (canvas) stagedViews.push(new View(canvas, run));
+  if (canvas) stagedViews.push(viewOf(canvas, run));
   if (SERVER && run.run) {
     const whole = el("canvas", { className: "whole", "aria-hidden": "true" });
     picture.append(whole);
-    stagedViews.push(new View(whole, run, originalOf(run), 0));
+    stagedViews.push(new View(whole, run.size, originalOf(run)));
   }
   return picture;
 }

@@ -1,12 +1,17 @@
 // One clock for all: every video follows it, and waits where the others can't.
-const LONGEST = Math.max(0.04, ...runs.map((run) => run.seconds));
-const STEP = Math.min(...runs.filter((run) => run.frames).map((run) => run.seconds / run.frames), 1 / 12);
 // In seconds: how far a video may be off before it is sought anew, and at what lag of most the clock waits.
 const FAR = 0.3, LAG = 0.15, SETTLED = 1.5;
 // So many videos are kept open that nobody looks at.
 const KEPT = 24;
-const clock = { time: 0, rate: 1, isPlaying: false, gathering: 0 };
+const clock = { time: 0, rate: 1, isPlaying: false, gathering: 0, longest: 0.04, step: 1 / 12 };
 const hears = new Set();  // what is called with the time at every picture of the screen
+
+/** Let the clock run as long as the longest of some videos, in steps of the shortest frame. */
+function span(videos) {
+  clock.longest = Math.max(0.04, ...videos.map((video) => video.seconds));
+  clock.step = Math.min(...videos.filter((video) => video.frames).map((video) => video.seconds / video.frames), 1 / 12);
+}
+
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
 /** A video file: a clip, or several side by side; drawn to every canvas that shows a part of it. */
@@ -84,11 +89,11 @@ class Source {
   draw() { for (const view of this.views) view.draw(); }
 }
 
-/** A canvas that shows a run. */
+/** A canvas that shows a video of a `size`, which is all of a source or begins `left` pixels from its edge. */
 class View {
-  constructor(canvas, run, source = sourceOf(run), left = run.clip[1]) {
-    Object.assign(this, { canvas, run, source, left, isVisible: false });
-    [canvas.width, canvas.height] = run.size;
+  constructor(canvas, size, source, left = 0) {
+    Object.assign(this, { canvas, size, source, left, isVisible: false });
+    [canvas.width, canvas.height] = size;
     this.source.views.add(this);
   }
 
@@ -96,7 +101,7 @@ class View {
     const { video } = this.source, { canvas } = this;
     if (!this.isVisible || video.readyState < 2) return;
     const context = canvas.getContext("2d");
-    const [width, height] = this.run.size;
+    const [width, height] = this.size;
     if (this.source.isWhole) context.drawImage(video, 0, 0, canvas.width, canvas.height);
     else context.drawImage(video, this.left, 0, width, height, 0, 0, canvas.width, canvas.height);
     canvas.classList.add("drawn");
@@ -118,24 +123,6 @@ class View {
 }
 
 const sources = [];
-const strips = new Map();
-const arrived = new Set();  // the strips that are read: the page is drawn before it is read to its end
-function arrive(strip) {
-  arrived.add(strip);
-  strips.get(strip)?.update();
-  for (const [number, { rep }] of cells) fill(runs[number], rep.querySelector(".picture"));
-}
-
-function sourceOf(run) {
-  const [strip] = run.clip;
-  if (!strips.has(strip)) {
-    const address = () => (arrived.has(strip) ? URL.createObjectURL(new Blob([bytesOf(`strip-${strip}`)], { type: "video/mp4" })) : "");
-    strips.set(strip, new Source(address, run.seconds, run.seconds / run.frames));
-    sources.push(strips.get(strip));
-  }
-  return strips.get(strip);
-}
-
 const wanted = () => sources.filter((source) => source.isWanted && !source.isBroken);
 const active = () => wanted().filter((source) => source.isOpen);
 
@@ -161,27 +148,27 @@ async function gather() {
 gather.number = 0;
 
 function seek(seconds) {
-  clock.time = clamp(seconds, 0, LONGEST);
+  clock.time = clamp(seconds, 0, clock.longest);
   return gather();
 }
 
 function play() {
   clock.isPlaying = true;
-  if (clock.time >= LONGEST - STEP / 2) clock.time = 0;
+  if (clock.time >= clock.longest - clock.step / 2) clock.time = 0;
   return gather();
 }
 
 /** Pause, all videos at the same picture. */
 function pause() {
   clock.isPlaying = false;
-  clock.time = clamp(Math.floor(clock.time / STEP + 0.01) * STEP, 0, LONGEST);
+  clock.time = clamp(Math.floor(clock.time / clock.step + 0.01) * clock.step, 0, clock.longest);
   return gather();
 }
 
 function step(pictures) {
   clock.isPlaying = false;
-  const turns = Math.round(LONGEST / STEP), place = Math.floor(clock.time / STEP + 0.01) + pictures;
-  return seek((((place % turns) + turns) % turns) * STEP);
+  const turns = Math.round(clock.longest / clock.step), place = Math.floor(clock.time / clock.step + 0.01) + pictures;
+  return seek((((place % turns) + turns) % turns) * clock.step);
 }
 
 function hurry(rate) {
@@ -198,7 +185,7 @@ function tick(now) {
     const playing = active().filter((source) => !source.isOver);
     const isWaiting = playing.length > 0 && median(playing.map((source) => source.lag)) > LAG;
     if (!isWaiting) clock.time += passed * clock.rate;
-    if (clock.time >= LONGEST) seek(0);
+    if (clock.time >= clock.longest) seek(0);
     else if (now - followed > 100) {
       followed = now;
       for (const source of active()) source.follow(now);

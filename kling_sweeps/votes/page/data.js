@@ -1,0 +1,2 @@
+// What the page was given.
+const data = JSON.parse($("data").textContent);
