@@ -169,6 +169,7 @@ class Sweep:
 
     name: str
     provider: str
+    store: Store
     runs: pd.DataFrame | None
     videos: Sequence[Video]
 
@@ -197,7 +198,7 @@ def read_sweep(experiment: str, store_dir: Path, tracking_uri: str | None = None
         clips = threads.map(partial(_clip, store=store, tracking_uri=tracking_uri), videos)
         for video, clip in zip(videos, clips, strict=True):
             video.clip = clip
-    return Sweep(sweep, provider, runs, videos)
+    return Sweep(sweep, provider, store, runs, videos)
 
 
 def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = None) -> Contents:
@@ -215,7 +216,7 @@ def read_contents(experiment: str, store_dir: Path, tracking_uri: str | None = N
     contents = assemble(sweep.name, sweep.provider, videos, measured, about["goal"], about["declared"])
     settings = [one.key for one in contents.factors if one.key not in ("prompt", "prompt_text")]
     findings = {key: _findings(runs, key, contents.goals) for key in settings}
-    return replace(contents, findings=findings, people=preferred(runs, store, sweep))
+    return replace(contents, findings=findings, people=preferred(runs, sweep.store, sweep.name))
 
 
 def _findings(runs: pd.DataFrame, key: str, goals: Sequence[str]) -> Findings:

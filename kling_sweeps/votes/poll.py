@@ -74,7 +74,7 @@ def read_poll(
     seats = _seats(sweep.runs, chosen, pairing.block.tolist(), pairing.level.tolist())
     found = {video.key: one for video in sweep.videos if (one := _candidate(video, seats))}
     study = Study(sweep.name, chosen, question_of(question))
-    poll = Poll(study, sweep.provider, store_dir / sweep.provider, found)
+    poll = Poll(study, sweep.provider, sweep.store.root, found)
     if not poll.pairs(""):
         raise ConfigError(
             f"no two finished videos of {sweep.name} are of the same prompt and differ in {chosen} alone"
