@@ -2,10 +2,14 @@
 
     python -m kling_sweeps.ledger
     python -m kling_sweeps.ledger --store store --by day --csv spent.csv
+    python -m kling_sweeps.ledger --reconcile
 
 A submission is `spent` (fal completed it), `in flight`, `unknown` (its answer was lost, so it may have
 been bought), `perhaps` (it failed in a way that fal may charge) or `free` (it bought nothing). What an
 emulator rendered cost nothing and is left out, or, with --emulated, listed by itself, with fal's prices.
+
+What was spent is what fal says that it has charged, as far as it says so, and otherwise what was expected. --reconcile asks fal,
+which may tell hours later, for all that it has not told yet, and writes it to the store and to the runs in MLflow (`cost_usd`).
 """
 
 from __future__ import annotations
@@ -15,18 +19,31 @@ import csv
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kling_sweeps.errors import StoreError, say_interrupted
+from kling_sweeps.errors import (
+    LockedAccountError,
+    RefusedError,
+    RunError,
+    StoreError,
+    say,
+    say_interrupted,
+    say_refused,
+)
+from kling_sweeps.experiment.tracking_uri import default_uri
 from kling_sweeps.store.journal import Journal
 from kling_sweeps.store.state_machine import Attempt, Cost, fold
 from kling_sweeps.terminal.streams import Parser, settle
 
+if TYPE_CHECKING:
+    from kling_sweeps.generation.billing import Unbilled
+
 COSTS = (Cost.SPENT, Cost.IN_FLIGHT, Cost.UNKNOWN, Cost.PERHAPS)
 GROUPS = ("sweep", "day", "endpoint")
-COLUMNS = ("day", "time", "sweep", "endpoint", "request_id", "cost", "price_usd", "key")
+COLUMNS = ("day", "time", "sweep", "endpoint", "request_id", "cost", "price_usd", "billed_usd", "key")
 UNKNOWN = "unknown"
 
 
@@ -61,6 +78,7 @@ class Line:
             attempt.request_id,
             attempt.cost,
             attempt.price_usd,
+            attempt.billed_usd,
         )
         return dict(zip(COLUMNS, (*values, self.key), strict=True))
 
@@ -107,8 +125,55 @@ def totals(lines: Iterable[Line], by: str) -> dict[str, dict[str, list[float | N
     prices: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: {cost: [] for cost in COSTS})
     for line in lines:
         if line.attempt.cost in COSTS:
-            prices[getattr(line, by)][line.attempt.cost].append(line.attempt.price_usd)
+            attempt = line.attempt
+            usd = attempt.price_usd if attempt.billed_usd is None else attempt.billed_usd
+            prices[getattr(line, by)][attempt.cost].append(usd)
     return dict(sorted(prices.items()))
+
+
+def reconcile(store: Path, provider: str, base_url: str | None, tracking_uri: str) -> None:
+    """Ask fal what it has charged for all that it has not said yet, and write that to the store and to MLflow.
+
+    Raises RefusedError where there is no key, and LockedAccountError or PollError where fal does not say.
+    """
+    import asyncio
+
+    from kling_sweeps.generation import billing
+    from kling_sweeps.providers import asked
+    from kling_sweeps.store.folder import Store
+
+    root = Store(store / provider)
+    entries = [root.find(path.parent.name) for path in root.root.glob("??/*/journal.jsonl")]
+    left = billing.unbilled(entries)
+    told = asyncio.run(asked(provider, base_url, lambda fal: billing.reconcile(fal, left))) if left else []
+    for line in _reconciled(told, len(left)):
+        _say(line)
+    costs = {one.entry.key: one.entry.state().spent_usd for one, _ in told}
+    if costs and (changed := _write_costs(tracking_uri, costs)):
+        _say(f"{changed} runs in MLflow have what was charged as their cost_usd.")
+
+
+def _reconciled(told: Sequence[tuple[Unbilled, float]], number: int) -> Iterator[str]:
+    if not number:
+        yield "fal has said of every video what it has charged."
+    if told:
+        expected = [one.attempt.price_usd for one, _ in told]
+        charged = sum(usd for _, usd in told)
+        yield (
+            f"{len(told)} submissions: {sum(filter(None, expected)):.2f} USD expected, {charged:.2f} USD charged."
+        )
+    if len(told) < number:
+        yield f"fal has not said yet what it has charged for {number - len(told)} submissions."
+
+
+def _write_costs(tracking_uri: str, costs: Mapping[str, float]) -> int:
+    from kling_sweeps.experiment.tracking_uri import Address
+    from kling_sweeps.tracking.tracker import set_costs
+
+    address = Address(tracking_uri)
+    if address.is_sqlite and address.file and not address.file.exists():
+        return 0
+    return set_costs(tracking_uri, costs)
 
 
 def write_csv(lines: Iterable[Line], path: Path) -> None:
@@ -163,7 +228,7 @@ def _show_totals(lines: list[Line], by: str) -> None:
     tables.show(columns)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     settle()
     parser = Parser(
@@ -177,11 +242,16 @@ def main() -> int:
         "--emulated", action="store_true", help="what emulators rendered instead, for nothing"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every submission to a file")
-    options = parser.parse_args()
+    parser.add_argument("--reconcile", action="store_true", help="ask fal what it has really charged")
+    parser.add_argument("--base-url", metavar="URL", help="a server in place of fal's, as provider.base_url")
+    parser.add_argument("--tracking", metavar="URI", default=default_uri(), help="as tracking.uri")
+    options = parser.parse_args(arguments)
     if not options.store.is_dir():
         parser.error(f"there is no store at {options.store}; name it with --store")
     provider = "emulator" if options.emulated else "fal"
     try:
+        if options.reconcile:
+            reconcile(options.store, provider, options.base_url, options.tracking)
         ledger = read_ledger(options.store, provider)
         show(ledger, options.by, provider)
         if options.csv:
@@ -189,6 +259,14 @@ def main() -> int:
             _say(f"{len(ledger.lines)} submissions written to {options.csv}")
     except OSError as error:
         parser.error(f"--csv: {options.csv} can't be written: {error.strerror}")
+    except RefusedError as error:
+        return say_refused(error)
+    except LockedAccountError as error:
+        say(f"This key may not ask what was charged; one of the account's administrator may: {error}")
+        return 1
+    except RunError as error:
+        say(f"fal does not say what was charged: {error}")
+        return 1
     except KeyboardInterrupt:
         return say_interrupted()
     return 0

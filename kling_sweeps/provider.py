@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from kling_sweeps.experiment.price import Price
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.store.state_machine import Ticket
 
@@ -51,8 +52,14 @@ class Provider(Protocol):
     async def check(self, endpoint: str) -> None:
         """Raise CredentialsError or UnavailableError where submitting could only fail."""
 
-    async def submit(self, request: GenerationRequest) -> Ticket:
-        """Submit once; raise a SubmissionError that says whether it may have been bought."""
+    async def prices(self, endpoints: Sequence[str]) -> Mapping[str, Price]:
+        """Return what the provider says today that a unit of each endpoint costs; raise PollError, LockedAccountError."""
+
+    async def bills(self, request_ids: Sequence[str], start: datetime, end: datetime) -> Mapping[str, float]:
+        """Return what requests of this time were charged in USD, as far as that is told yet; raise as `prices` does."""
+
+    async def submit(self, request: GenerationRequest, sweep: str) -> Ticket:
+        """Submit once, for a sweep; raise a SubmissionError that says whether it may have been bought."""
 
     async def status(self, ticket: Ticket) -> Status:
         """Return where a request is; raise PollError, LockedAccountError or LostResultError.

@@ -155,7 +155,7 @@ class FalProvider:
     is_ephemeral = False
     name = "fal"
 
-    async def submit(self, request: GenerationRequest) -> Ticket:
+    async def submit(self, request: GenerationRequest, sweep: str) -> Ticket:
         gate()
         answer = self.fal.answers.popleft() if self.fal.answers else Answer.TOLD
         self.sent[request.key] = None

@@ -35,7 +35,7 @@ ROOMS = {
     "effects": "analysis terminal",
     "endpoint": "providers experiment terminal",
     "measure": "measurement metrics store video terminal",
-    "ledger": "store terminal",
+    "ledger": "generation providers tracking experiment store terminal",
     "report": "reports tracking experiment terminal",
     "vote": "votes tracking experiment store terminal",
     "__main__": "sweep experiment terminal",

@@ -27,8 +27,8 @@ JOURNALLED = {
     Stage.SUBMITTED: {"started", "completed", "fetched", "cancelling", "cancelled"} | FAILURES | LEAVES,
     Stage.COMPLETED: {"fetched", "unreadable", "cancelled"} | FAILURES | LEAVES,
     Stage.FETCHED: {"fetched", "downloaded"} | FAILURES | LEAVES,
-    Stage.FINISHED: {"measured", "fetched", "downloaded", "lost", "retrying"},
-    Stage.FAILED: {"retrying"},
+    Stage.FINISHED: {"measured", "billed", "fetched", "downloaded", "lost", "retrying"},
+    Stage.FAILED: {"retrying", "billed"},
 }
 # Journals, each with its stage, the number of the event that has the id of its request, and what its attempts cost.
 EXAMPLES = """
@@ -50,6 +50,8 @@ submitting submitted completed fetched downloaded retrying submitting   unknown 
 submitting submitted completed failed                                   failed     1  free
 submitting submitted completed failed:may_have_cost                     failed     1  perhaps
 submitting submitted completed failed:may_have_cost retrying            new        -  perhaps
+submitting submitted completed fetched downloaded billed                finished   1  spent
+submitting submitted completed failed:may_have_cost billed              failed     1  spent
 submitting submitted completed failed:begins_anew                       new        -  free
 submitting submitted completed forgotten                                new        -  free
 submitting submitted failed:begins_anew submitting submitted            submitted  4  free, in flight
@@ -72,6 +74,8 @@ def journalled(kind: str, number: int) -> dict[str, Any]:
     elif name == "failed":
         facts = {"stage": "generate", "error_type": "x", "message": "no", "may_have_cost": False}
         facts |= {flag: True} if flag else {}
+    elif name == "billed":
+        facts = {"request_id": "r-1", "usd": PRICE_USD}
     elif name == "lost":
         facts = {"command": f"command-{number}"}
     return {"kind": kind, "event": name, "at": f"2026-01-01T00:00:{number:02}+00:00", **facts}

@@ -21,7 +21,7 @@ not, except for a 422 whose fault says so.
 
 `GET /_emulator` says what this is. `GET /_emulator/counters` counts requests by kind: `submits`
 (POSTs to the queue), `accepted`, `runs` (POSTs to fal.run), `status_polls`, `results`, `cancels`,
-`history`, `pricing`, `file_downloads`, `uploads`; PUT or DELETE starts again from zero. None of these needs a key.
+`history`, `pricing`, `bills`, `file_downloads`, `uploads`; PUT or DELETE starts again from zero. None of these needs a key.
 
 
 Faults
@@ -51,7 +51,7 @@ Everywhere but at `generate`:
     nginx_502, nginx_504    an HTML error page of a proxy
     html_200                a page where JSON is expected
 
-At `submit`, `status`, `result`, `cancel`, `history` and `upload`:
+At `submit`, `status`, `result`, `cancel`, `history`, `upload`, `pricing`, `bills` and `account`:
     unauthorized_401        the key is not known
     locked_403              the account is locked
     too_many_429            with a Retry-After of `retry_after` seconds, if that is not 0
@@ -92,6 +92,21 @@ At `history` (`match` is not used there, nor at `upload`):
     small_pages             at most `size` (1) items a page
     missing                 nothing is found
     unfinished_too          requests that wait or run are listed too, at once
+
+At `pricing`:
+    raised                  prices times `factor` (1.5)
+    other_unit              prices a `unit` ("megapixels")
+
+At `bills` and `account`:
+    forbidden_403           this key may not ask
+
+At `bills` (`match` is not used at these three):
+    lag                     what ended less than `seconds` (60) ago is missing
+    small_pages             at most `size` (1) items a page
+    discount                so much less is charged, in `percent` (10)
+
+At `account`:
+    balance                 so much is left, in `usd` (1)
 
 At `file`:
     truncated               the connection is closed after a `share` (0.5) of what was promised;

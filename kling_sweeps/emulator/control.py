@@ -21,6 +21,7 @@ KINDS = (
     "cancels",
     "history",
     "pricing",
+    "bills",
     "file_downloads",
     "uploads",
 )

@@ -128,6 +128,23 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "missing": {},
         "unfinished_too": {},
     },
+    "pricing": {
+        **_LOST,
+        **_REFUSED,
+        **_BROKEN,
+        "raised": {"factor": 1.5},
+        "other_unit": {"unit": "megapixels"},
+    },
+    "bills": {
+        **_LOST,
+        **_REFUSED,
+        **_BROKEN,
+        "forbidden_403": {},
+        "lag": {"seconds": 60.0},
+        "small_pages": {"size": 1},
+        "discount": {"percent": 10.0},
+    },
+    "account": {**_LOST, **_REFUSED, **_BROKEN, "forbidden_403": {}, "balance": {"usd": 1.0}},
     "upload": {**_LOST, **_REFUSED, **_BROKEN},
     "file": {
         **_LOST,

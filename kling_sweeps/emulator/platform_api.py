@@ -1,4 +1,4 @@
-"""fal's platform API: the history of requests, and prices."""
+"""fal's platform API: the history of requests, prices, bills and the balance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from .submission import Submission
 
 HISTORY_PATH = "/v1/models/requests/by-endpoint"
 PRICING_PATH = "/v1/models/pricing"
+BILLS_PATH = "/v1/models/billing-events"
+ACCOUNT_PATH = "/v1/account/billing"
 DAY_S = 86400
+MOST_IDS, MOST_DAYS = 50, 90
+BALANCE_USD = 1000.0
 LARGEST_PAGE = 100
 STATUSES = {"success": range(200, 300), "user_error": range(400, 500), "error": range(500, 600)}
 
@@ -100,6 +104,10 @@ async def history(emulator: Emulator, request: Request) -> Response:
 async def pricing(emulator: Emulator, request: Request) -> Response:
     """Answer the prices of one or more endpoints; 404 when one is not known."""
     emulator.counters["pricing"] += 1
+    fault = emulator.faults.pick("pricing")
+    if fault is not None and fault.name in ANSWERS:
+        return ANSWERS[fault.name](fault.options)
+    options = fault.options if fault else {}
     wanted = [name for given in request.query_params.getlist("endpoint_id") for name in given.split(",")]
     models = emulator.queue.endpoints.models
     listed = {name: model.price for name, model in models.items() if model.price}
@@ -108,13 +116,89 @@ async def pricing(emulator: Emulator, request: Request) -> Response:
     prices = [
         {
             "endpoint_id": name,
-            "unit_price": listed[name].usd,
-            "unit": listed[name].per,
+            "unit_price": round(listed[name].usd * options.get("factor", 1.0), 6),
+            "unit": options.get("unit", listed[name].per),
             "currency": "USD",
         }
         for name in wanted or listed
     ]
     return JSONResponse({"prices": prices, "next_cursor": None, "has_more": False})
+
+
+async def billing_events(emulator: Emulator, request: Request) -> Response:
+    """Answer what requests were charged, the newest first, of the last day unless another time is asked for."""
+    emulator.counters["bills"] += 1
+    fault = emulator.faults.pick("bills")
+    if fault is not None and fault.name in ANSWERS:
+        return ANSWERS[fault.name](fault.options)
+    options = fault.options if fault else {}
+    given = request.query_params
+    wanted = [name for listed in given.getlist("request_id") for name in listed.split(",")]
+    now = time.time()
+    try:
+        start = read_timestamp(given["start"]) if "start" in given else now - DAY_S
+        end = read_timestamp(given["end"]) if "end" in given else now
+        limit = int(options.get("size", given.get("limit", 50)))
+        before = int(given.get("cursor", 2**62))
+    except ValueError as error:
+        return _refused(400, "validation_error", f"invalid query: {error}")
+    if len(wanted) > MOST_IDS or end - start > MOST_DAYS * DAY_S or limit < 1:
+        return _refused(
+            400, "validation_error", f"at most {MOST_IDS} request ids and {MOST_DAYS} days at once"
+        )
+    latest = now - options.get("seconds", 0.0)
+    found = [
+        known
+        for known in emulator.queue.all()[::-1]
+        if known.outcome
+        and known.outcome.charged_usd
+        and (known.ended_at or now) <= latest
+        and (not wanted or known.request_id in wanted)
+        and start <= known.submitted_at < end
+        and known.ordinal < before
+    ]
+    page = found[:limit]
+    has_more = len(found) > len(page)
+    return JSONResponse(
+        {
+            "billing_events": [_bill(known, options.get("percent", 0.0)) for known in page],
+            "next_cursor": str(page[-1].ordinal) if has_more else None,
+            "has_more": has_more,
+        }
+    )
+
+
+def _bill(submission: Submission, percent: float) -> dict[str, Any]:
+    outcome = submission.outcome
+    assert outcome  # as only what is over is charged
+    usd = outcome.charged_usd
+    discount = round(usd * percent / 100, 6)
+    units = outcome.billable_units
+    return {
+        "request_id": submission.request_id,
+        "endpoint_id": submission.endpoint,
+        "timestamp": timestamp(submission.submitted_at),
+        "output_units": units,
+        "unit_price": round(usd / units, 6) if units else None,
+        "percent_discount": percent or None,
+        "cost_subtotal": usd,
+        "cost_discount": discount,
+        "cost_total": round(usd - discount, 6),
+        "cost_estimate_nano_usd": round((usd - discount) * 1e9),
+    }
+
+
+async def account(emulator: Emulator, request: Request) -> Response:
+    """Answer whose account it is, and with `expand=credits` how much is left of what an emulator pretends to have."""
+    fault = emulator.faults.pick("account")
+    if fault is not None and fault.name in ANSWERS:
+        return ANSWERS[fault.name](fault.options)
+    told: dict[str, Any] = {"username": "emulated"}
+    if "credits" in ",".join(request.query_params.getlist("expand")):
+        spent = sum(known.outcome.charged_usd for known in emulator.queue.all() if known.outcome)
+        balance = fault.options["usd"] if fault else max(0.0, BALANCE_USD - spent)
+        told["credits"] = {"current_balance": round(balance, 4), "currency": "USD"}
+    return JSONResponse(told)
 
 
 def _visible(emulator: Emulator, fault: Fault | None) -> list[Submission]:

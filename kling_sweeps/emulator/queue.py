@@ -69,9 +69,12 @@ class RequestQueue:
         arguments: dict[str, Any],
         low_priority: bool,
         start_timeout_s: float | None,
+        tags: str = "",
     ) -> Submission:
         """Accept a submission: from here on it is run and charged, whatever the client hears of it."""
-        accepted = Submission(len(self._submissions), endpoint, arguments, low_priority, start_timeout_s)
+        accepted = Submission(
+            len(self._submissions), endpoint, arguments, low_priority, start_timeout_s, tags
+        )
         self._log.accepted(accepted)
         self._submissions[accepted.request_id] = accepted
         if start_timeout_s is not None:

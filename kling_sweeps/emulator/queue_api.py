@@ -159,7 +159,10 @@ def _accept(emulator: Emulator, request: Request, arguments: dict[str, Any]) -> 
     is_low = request.headers.get("x-fal-queue-priority") == "low"
     endpoint = "/".join(part for part in request.url.path.split("/") if part)
     emulator.counters["accepted"] += 1
-    return emulator.queue.accept(endpoint, arguments, is_low, None if timeout is None else _seconds(timeout))
+    timeout_s = None if timeout is None else _seconds(timeout)
+    return emulator.queue.accept(
+        endpoint, arguments, is_low, timeout_s, request.headers.get("x-fal-tags", "")
+    )
 
 
 def _seconds(text: str) -> float | None:

@@ -95,6 +95,8 @@ PLATFORM: dict[str, Endpoint] = {
     platform_api.HISTORY_PATH: platform_api.history,
     platform_api.PRICING_PATH: platform_api.pricing,
     models_api.MODELS_PATH: models_api.models,
+    platform_api.BILLS_PATH: platform_api.billing_events,
+    platform_api.ACCOUNT_PATH: platform_api.account,
 }
 
 

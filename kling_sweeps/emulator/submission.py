@@ -37,6 +37,7 @@ class Submission:
     arguments: dict[str, Any]
     low_priority: bool = False
     start_timeout_s: float | None = None
+    tags: str = ""
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     submitted_at: float = field(default_factory=time.time)
     answered: bool = False
@@ -90,6 +91,7 @@ class Submission:
             "arguments",
             "low_priority",
             "start_timeout_s",
+            "tags",
             "request_id",
             "submitted_at",
         )
@@ -106,6 +108,7 @@ class Submission:
             "request_id": self.request_id,
             "endpoint": self.endpoint,
             "arguments": self.arguments,
+            "tags": self.tags,
             "charged_usd": self.outcome.charged_usd if self.outcome else 0.0,
             "status": self.status,
             "status_code": self.outcome.status_code if self.outcome else None,

@@ -418,6 +418,8 @@ class JobReader(Reader):
             model.requested(arguments),
             [one for one in places if one not in (arguments if one in ARGUMENTS else model.arguments)],
             model.remarks(arguments),
+            price=model.price,
+            paid_s=model.paid_s(arguments),
         )
 
     def has_prompt(self, model: Model) -> bool:
@@ -461,8 +463,11 @@ class JobReader(Reader):
 
     def resolved(self, *path: str) -> Any:
         """Return the value at a path; report where it can't be resolved."""
+        key = ".".join(path)
         try:
-            return self.at(*path)
+            if key not in self.known:
+                self.known[key] = self.at(*path)
+            return self.known[key]
         except OmegaConfBaseException as error:
             self.report(f"{'.'.join(path)}: {reason(error)}")
             return None

@@ -114,7 +114,11 @@ class Model:
         """
         if self.price is None:
             return None
-        return self.price.of(arguments, self.requested(arguments).duration_s or self.longest_s)
+        return self.price.of(arguments, self.paid_s(arguments))
+
+    def paid_s(self, arguments: Mapping[str, Any]) -> float | None:
+        """Return the seconds that a video of these arguments has at most, None where that is not known."""
+        return self.requested(arguments).duration_s or self.longest_s
 
     @cached_property
     def longest_s(self) -> float | None:

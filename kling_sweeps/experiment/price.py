@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 VIDEO = "video"
+# By how much two prices may differ and be the same.
+SAME = 0.005
 SECONDS = re.compile(r"(?:(\d+(?:\.\d+)?) )?seconds?")
 
 
@@ -50,6 +52,43 @@ class Price:
     def unit_s(self) -> float | None:
         """Return the seconds of a unit, None where it is a video."""
         return unit_seconds(self.per)
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a video costs in USD, None where nobody knows, and whose word that is: fal's own of today, or a file's.
+
+    `is_disputed` tells that the two differ, so that the higher price is taken.
+    """
+
+    usd: float | None
+    is_fals: bool = False
+    is_disputed: bool = False
+
+
+def quote(filed: float | None, plain: float | None, asked: float | None) -> Quote:
+    """Return the price in USD of a video by its model's file, there without tiers, and by fal, which tells of no tiers.
+
+    A tier of the file is taken to have risen or fallen as the file's price without tiers has.
+    """
+    if asked is None or filed is None or not plain:
+        return Quote(filed if asked is None else asked, is_fals=asked is not None)
+    today = round(filed * asked / plain, 4)
+    if math.isclose(today, filed, rel_tol=SAME, abs_tol=0.0001):
+        return Quote(filed, is_fals=True)
+    return Quote(max(today, filed), is_fals=today > filed, is_disputed=True)
+
+
+def told_price(usd: Any, unit: Any, currency: Any) -> Price | None:
+    """Return a price as fal's API tells it, None where its unit or currency is another than a file's can be."""
+    words = str(unit).strip().lower().removeprefix("1 ")
+    words = VIDEO if words in ("video", "videos", "generation") else words
+    try:
+        unit_seconds(words)
+        is_price = currency == "USD" and not isinstance(usd, bool) and 0 <= usd < math.inf
+    except (TypeError, ValueError):
+        return None
+    return Price(float(usd), words) if is_price else None
 
 
 def unit_seconds(unit: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations
+from kling_sweeps.experiment.price import Price, Quote, quote
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.metric import Requested
 
@@ -129,6 +130,7 @@ class Cell:
     be, `absent` has arguments that other models take and this request has not, and `remarks` are what a reader of the
     plan has to know. Where the store has the run under an earlier form of its model's file, `changes` say what is
     other there; or `added` has what is new in the file, at fal's default, and the request is the stored one.
+    `price` is its file's, for `paid_s` seconds.
     """
 
     request: GenerationRequest
@@ -143,6 +145,15 @@ class Cell:
     remarks: Sequence[str] = ()
     changes: Sequence[str] = ()
     added: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
+    paid_s: float | None = None
+
+    def quoted(self, told: Price | None) -> tuple[Self, Quote]:
+        """Return the same run at the price that holds where fal says this of a unit, and whose word that is."""
+        arguments, filed = self.request.arguments, self.request.price_usd
+        plain = replace(self.price, tiers=()).of(arguments, self.paid_s) if self.price else filed
+        found = quote(filed, plain, told.of(arguments, self.paid_s) if told else None)
+        return replace(self, request=replace(self.request, price_usd=found.usd)), found
 
     def repeated(self, sample: int) -> Self:
         """Return the same run as another repeat."""

@@ -79,7 +79,7 @@ class Submitter:
             price_usd=price_usd,
         )
         try:
-            ticket = await self.context.provider.submit(request)
+            ticket = await self.context.provider.submit(request, self.context.sweep)
         except UnknownError:
             return  # the last event is "submitting", so that the stage is UNKNOWN
         except NOT_BOUGHT as error:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
-from kling_sweeps.errors import CredentialsError, UnavailableError
+from kling_sweeps.errors import (
+    CredentialsError,
+    LockedAccountError,
+    LostResultError,
+    PollError,
+    UnavailableError,
+)
+from kling_sweeps.experiment.price import Price
 from kling_sweeps.experiment.settings import ProviderSettings
 from kling_sweeps.provider import Provider
 
+T = TypeVar("T")
+# Seconds that prices are waited for: without them, those of the files hold.
+PRICES_TIMEOUT_S = 10.0
+_told: dict[tuple[str | None, str], Price] = {}
 EMULATOR_HEADER = "x-kling-sweeps-emulator"
 
 
@@ -37,20 +49,53 @@ def resolve(settings: ProviderSettings) -> str:
 def opened(settings: ProviderSettings, name: str) -> Iterator[Provider]:
     """Yield the provider that `resolve` named; an emulator is started where no address is given."""
     if settings.base_url or name == "fal":
-        yield _fal(settings, settings.base_url)
+        yield _fal(settings.name, settings.base_url, settings.max_video_mb)
         return
     from kling_sweeps.emulator.process import EmulatorProcess
 
     with EmulatorProcess(settings.emulator) as emulator:
-        yield _fal(settings, emulator.base_url, is_ephemeral=True)
+        yield _fal(settings.name, emulator.base_url, settings.max_video_mb, is_ephemeral=True)
 
 
-def _fal(settings: ProviderSettings, base_url: str | None, is_ephemeral: bool = False) -> Provider:
+def told_prices(settings: ProviderSettings, name: str, endpoints: Iterable[str]) -> Mapping[str, Price]:
+    """Return what fal says today that endpoints cost, each asked once a process; nothing where it does not answer."""
+    wanted = sorted({*endpoints})
+    new = [endpoint for endpoint in wanted if (settings.base_url, endpoint) not in _told]
+    if new and (settings.base_url or name == "fal"):
+        try:
+            found = asyncio.run(
+                asked(settings.name, settings.base_url, lambda fal: fal.prices(new), PRICES_TIMEOUT_S)
+            )
+        except (PollError, LockedAccountError, LostResultError):
+            found = {}
+        _told.update({(settings.base_url, endpoint): price for endpoint, price in found.items()})
+    known = {endpoint: _told.get((settings.base_url, endpoint)) for endpoint in wanted}
+    return {endpoint: price for endpoint, price in known.items() if price}
+
+
+async def asked(
+    name: str, base_url: str | None, ask: Callable[[Provider], Awaitable[T]], timeout_s: float | None = None
+) -> T:
+    """Return what fal, or the server in its place, answers to a question; raise PollError after `timeout_s` seconds."""
+    provider = _fal(name, base_url)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await ask(provider)
+    except TimeoutError:
+        raise PollError(f"no answer within {timeout_s:g} s") from None
+    finally:
+        await provider.close()
+
+
+def _fal(name: str, base_url: str | None, max_video_mb: float = 0.0, is_ephemeral: bool = False) -> Provider:
     from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider, find_credentials
 
-    found = None if settings.name == "emulator" else find_credentials()
-    max_bytes = int(settings.max_video_mb * 1e6)
-    return FalProvider(found or NO_CREDENTIALS, base_url, max_bytes=max_bytes, is_ephemeral=is_ephemeral)
+    found = None if name == "emulator" else find_credentials()
+    if found is None and not base_url:
+        raise CredentialsError("fal needs a key: set FAL_KEY (from fal.ai/dashboard/keys)")
+    return FalProvider(
+        found or NO_CREDENTIALS, base_url, max_bytes=int(max_video_mb * 1e6), is_ephemeral=is_ephemeral
+    )
 
 
 def _is_emulator(base_url: str) -> bool:

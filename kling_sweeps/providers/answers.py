@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from kling_sweeps.errors import GenerationError, PollError, UnreadableResultError
+from kling_sweeps.experiment.price import Price, told_price
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
 from kling_sweeps.untrusted import clean, mask
 
@@ -289,9 +290,34 @@ def page(body: Any) -> tuple[list[PastRequest], str | None]:
     known = fields(body)
     if not isinstance(known.get("items"), list):
         raise PollError(f"fal's history is not a list: {said(body, str(body))}")
+    return [past for item in known["items"] if (past := _past(fields(item)))], _cursor(known)
+
+
+def prices(body: Any) -> dict[str, Price]:
+    """Return what fal says that a unit of each endpoint costs, as far as it can be read."""
+    listed = fields(body).get("prices")
+    found = {
+        text(one.get("endpoint_id")): told_price(one.get("unit_price"), one.get("unit"), one.get("currency"))
+        for one in map(fields, listed if isinstance(listed, list) else [])
+    }
+    return {endpoint: price for endpoint, price in found.items() if price}
+
+
+def bills(body: Any) -> tuple[list[tuple[str, float]], str | None]:
+    """Return a page of what requests were charged in USD, and what asks for the next; raise PollError where it is none."""
+    known = fields(body)
+    if not isinstance(known.get("billing_events"), list):
+        raise PollError(f"fal's bills are not a list: {said(body, str(body))}")
+    events = [
+        (text(event.get("request_id")), _number(event.get("cost_total")))
+        for event in map(fields, known["billing_events"])
+    ]
+    return [(found, usd) for found, usd in events if found and usd is not None and usd >= 0], _cursor(known)
+
+
+def _cursor(known: Mapping[str, Any]) -> str | None:
     cursor = known.get("next_cursor")
-    more = str(cursor) if known.get("has_more") and isinstance(cursor, (str, int)) and cursor != "" else None
-    return [past for item in known["items"] if (past := _past(fields(item)))], more
+    return str(cursor) if known.get("has_more") and isinstance(cursor, (str, int)) and cursor != "" else None
 
 
 def _past(item: Mapping[str, Any]) -> PastRequest | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +25,7 @@ from kling_sweeps.errors import (
     PollError,
     UnavailableError,
 )
+from kling_sweeps.experiment.price import Price
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers, fal_client_private
@@ -38,6 +40,8 @@ API = "https://api.fal.ai/v1/models"
 SUBMIT_HEADERS = {"x-app-fal-disable-fallback": "true"}
 # What an emulator is shown, which takes any key.
 NO_CREDENTIALS = AuthCredentials("Key", "none")
+# Labels of a submission in fal's bills, of at most 256 characters each.
+TAGS, TAG_LENGTH = "X-Fal-Tags", 200
 PAGE = 100
 # A history that goes on for longer does not end.
 MAX_PAGES = 200
@@ -98,9 +102,31 @@ class FalProvider:
         if response.status_code == 401:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
 
-    async def submit(self, request: GenerationRequest) -> Ticket:
+    async def prices(self, endpoints: Sequence[str]) -> Mapping[str, Price]:
+        found: dict[str, Price] = {}
+        for endpoint in endpoints:  # one that fal does not know makes it refuse all
+            response = await self._ask("GET", f"{API}/pricing", "price", endpoint_id=endpoint)
+            if response.status_code != 404:
+                found |= answers.prices(_asked(response))
+        return found
+
+    async def bills(self, request_ids: Sequence[str], start: datetime, end: datetime) -> Mapping[str, float]:
+        times = {name: at.astimezone(UTC).isoformat() for name, at in (("start", start), ("end", end))}
+        params: dict[str, Any] = {"request_id": ",".join(request_ids), "limit": PAGE, **times}
+        found: dict[str, float] = {}
+        for _ in range(MAX_PAGES):
+            response = await self._ask("GET", f"{API}/billing-events", "bill", **params)
+            events, cursor = answers.bills(_asked(response))
+            for request_id, usd in events:
+                found[request_id] = round(found.get(request_id, 0.0) + usd, 6)
+            if cursor is None:
+                break
+            params["cursor"] = cursor
+        return found
+
+    async def submit(self, request: GenerationRequest, sweep: str) -> Ticket:
         accepted = await fal_client_private.submit(
-            self._http, request.endpoint, request.arguments, SUBMIT_HEADERS
+            self._http, request.endpoint, request.arguments, SUBMIT_HEADERS | {TAGS: _tags(request, sweep)}
         )
         urls = (accepted[name] for name in fal_client_private.ADDRESSES)
         return self._addressed(Ticket(request.endpoint, accepted["request_id"], *urls))
@@ -207,6 +233,18 @@ async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
             yield line
         if len(rest) > LINE_BYTES:
             raise PollError("fal's status stream has a line without end")
+
+
+def _asked(response: httpx.Response) -> Any:
+    """Return what a successful answer says; raise PollError or LockedAccountError of any other."""
+    if not response.is_success:
+        raise _poll_error(response)
+    return answers.read(response.content)
+
+
+def _tags(request: GenerationRequest, sweep: str) -> str:
+    """Return what a submission is found by in fal's bills; fal drops pairs with other characters in silence."""
+    return f"sweep={re.sub(r'[^A-Za-z0-9._-]', '_', sweep)[:TAG_LENGTH]},key={request.key}"
 
 
 def _poll_error(response: httpx.Response) -> Exception:

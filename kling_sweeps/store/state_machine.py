@@ -61,7 +61,7 @@ class Effect:
 # An event has the same effect in every stage, with two exceptions, both where a second submission was sent while
 # the answer to the first was lost: `not_submitted` leads back to UNKNOWN, and `submitted` is about the last of
 # those whose cost is UNKNOWN, else about the last. A failure has a row for each of its flags; one that fal may
-# charge never begins anew, whatever its other flag says.
+# charge, or has billed, never begins anew, whatever its other flag says.
 EVENTS = {
     "submitting": Effect(Stage.UNKNOWN, Cost.UNKNOWN, begins_anew=True),
     "not_submitted": Effect(Stage.NEW, Cost.FREE),
@@ -72,6 +72,7 @@ EVENTS = {
     "fetched": Effect(Stage.FETCHED, Cost.SPENT),
     "downloaded": Effect(Stage.FINISHED),
     "measured": Effect(),
+    "billed": Effect(),
     "failed": Effect(Stage.FAILED, Cost.FREE),
     "failed may_have_cost": Effect(Stage.FAILED, Cost.PERHAPS),
     "failed begins_anew": Effect(Stage.NEW, Cost.FREE, begins_anew=True),
@@ -84,10 +85,11 @@ EVENTS = {
 }
 
 
-def _effect(event: Mapping[str, Any]) -> Effect:
+def _effect(event: Mapping[str, Any], is_billed: bool) -> Effect:
     name = event["event"]
     if name == "failed":
         flags = [flag for flag in ("may_have_cost", "begins_anew") if event.get(flag)]
+        flags = ["may_have_cost"] if is_billed else flags
         name = " ".join(["failed", *flags[:1]])
     return EVENTS.get(name, Effect())
 
@@ -105,7 +107,10 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One submission; `at` is in UTC, and `price_usd` is None where it had no known price."""
+    """One submission; `at` is in UTC, and `price_usd` is None where it had no known price.
+
+    `billed_usd` is what fal says that it has charged, None as long as it does not.
+    """
 
     at: datetime
     sweep: str
@@ -113,10 +118,35 @@ class Attempt:
     price_usd: float | None
     cost: Cost
     request_id: str | None = None
+    billed_usd: float | None = None
+
+    @property
+    def is_unbilled(self) -> bool:
+        """Tell whether fal may yet say what it has charged."""
+        return self.billed_usd is None and bool(self.request_id) and self.cost in (Cost.SPENT, Cost.PERHAPS)
+
+    def at_cost(self, cost: Cost, request_id: str | None) -> Attempt:
+        """Return the attempt at a cost; what it was billed stays, unless it turns out to have been for nothing."""
+        is_paid = self.billed_usd is not None and cost is not Cost.FREE
+        return replace(
+            self,
+            cost=self.cost if is_paid else cost,
+            billed_usd=self.billed_usd if is_paid else None,
+            request_id=request_id or self.request_id,
+        )
+
+    def billed_by(self, request_id: str, usd: float) -> Attempt:
+        """Return the attempt at what its request was charged; a failure that may have cost something has, or has not."""
+        if self.request_id != request_id or self.cost is Cost.FREE:
+            return self
+        cost = Cost.FREE if self.cost is Cost.PERHAPS and not usd else Cost.SPENT
+        return replace(self, billed_usd=usd, cost=cost)
 
     @property
     def committed_usd(self) -> float:
         """Return what the attempt has cost or may have cost, in USD."""
+        if self.billed_usd is not None:
+            return self.billed_usd
         return 0.0 if self.cost is Cost.FREE else self.price_usd or 0.0
 
 
@@ -169,6 +199,11 @@ class State:
         return round(sum(one.committed_usd for one in self.attempts if one.cost is Cost.SPENT), 4)
 
     @property
+    def estimate_usd(self) -> float:
+        """Return what all attempts that fal has charged were expected to cost, in USD."""
+        return round(sum(one.price_usd or 0.0 for one in self.attempts if one.cost is Cost.SPENT), 4)
+
+    @property
     def committed_usd(self) -> float:
         """Return what fal has charged for all attempts, or may charge, in USD."""
         return round(sum(one.committed_usd for one in self.attempts), 4)
@@ -197,16 +232,18 @@ def fold(events: Iterable[Mapping[str, Any]]) -> State:
     unanswered: list[datetime] = []
     last: dict[str, Mapping[str, Any]] = {}  # event of each name since the request was begun
     for event in events:
-        name, effect, is_blank = event["event"], _effect(event), False
+        is_billed = bool(attempts and attempts[current].billed_usd)
+        name, effect, is_blank = event["event"], _effect(event, is_billed), False
         if name == "submitting":
             attempts.append(_attempt(event))
             current = len(attempts) - 1
             unanswered.append(_by_provider(event))
         elif name == "submitted":
             current = max((n for n, one in enumerate(attempts) if one.cost is Cost.UNKNOWN), default=current)
+        if name == "billed":
+            attempts = [one.billed_by(event["request_id"], float(event["usd"])) for one in attempts]
         if effect.cost and attempts:
-            request_id = event.get("request_id", attempts[current].request_id)
-            attempts[current] = replace(attempts[current], cost=effect.cost, request_id=request_id)
+            attempts[current] = attempts[current].at_cost(effect.cost, event.get("request_id"))
         if name == "not_submitted":
             del unanswered[-1:]
         elif effect.stage is not Stage.UNKNOWN and effect.stage is not None:

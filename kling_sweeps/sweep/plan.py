@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from kling_sweeps.errors import BudgetError
+from kling_sweeps.experiment.price import Price, Quote
 from kling_sweeps.experiment.settings import Cell, Policy
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import OVER, Stage, State
@@ -27,7 +28,7 @@ class PlannedCell:
     """A cell and its state in the store; `is_repeat` tells that an earlier cell has the same request.
 
     `is_retried` tells that the user's policy pays again for one that failed or whose answer was lost, `fits` that
-    the budget allows the cell.
+    the budget allows the cell, and `quote` says whose price a new one has.
     """
 
     cell: Cell
@@ -35,6 +36,7 @@ class PlannedCell:
     is_repeat: bool
     is_retried: bool
     fits: bool = True
+    quote: Quote | None = None
 
     @property
     def status(self) -> str:
@@ -61,9 +63,45 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a command, in its order."""
+    """All cells of a command, in its order; `told` is what fal says today of the endpoints of new ones."""
 
     planned: Sequence[PlannedCell]
+    told: Mapping[str, Price] = field(default_factory=dict)
+
+    @property
+    def new_endpoints(self) -> set[str]:
+        return {planned.cell.request.endpoint for planned in self.planned if planned.is_new}
+
+    def quoted(self, told: Mapping[str, Price]) -> Plan:
+        """Return the plan with new cells at the prices that hold where fal says this of their endpoints."""
+        planned = []
+        for one in self.planned:
+            cell, quote = one.cell.quoted(told.get(one.cell.request.endpoint))
+            planned.append(replace(one, cell=cell, quote=quote) if one.is_new else one)
+        return Plan(planned, told)
+
+    @property
+    def price_words(self) -> str:
+        """Return whose prices the new cells have, and of which date."""
+        quotes = [(one.quote, one.cell) for one in self.planned if one.quote and one.quote.usd is not None]
+        dates = sorted({cell.price.as_of for quote, cell in quotes if not quote.is_fals and cell.price})
+        words = ["as fal says today"] * any(quote.is_fals for quote, _ in quotes)
+        words += [f"as of {date}" if date else "by the model's file" for date in dates]
+        return " or ".join(words)
+
+    @property
+    def disputes(self) -> list[str]:
+        """Return where fal says another price than a model's file."""
+        found = {}
+        for one in self.planned:
+            price, told = one.cell.price, self.told.get(one.cell.request.endpoint)
+            if one.quote and one.quote.is_disputed and price and told:
+                filed = f"{price.usd:g} USD a {price.per}" + f" as of {price.as_of}" * bool(price.as_of)
+                found[one.cell.model] = (
+                    f"{one.cell.model}: fal says {told.usd:g} USD a {told.per} today, and its file {filed}. The higher "
+                    f"price counts; python -m kling_sweeps.endpoint {one.cell.request.endpoint} makes the file anew."
+                )
+        return [*found.values()]
 
     @property
     def total_usd(self) -> float:
@@ -110,7 +148,7 @@ class Plan:
             key = planned.cell.request.key
             fits[key] = fits.get(key, not cost or cost <= left)
             left = round(left - cost * fits[key], 4)
-        return Plan([replace(p, fits=fits[p.cell.request.key]) for p in self.planned])
+        return replace(self, planned=[replace(p, fits=fits[p.cell.request.key]) for p in self.planned])
 
 
 def make_plan(cells: Sequence[Cell], store: Store, policy: Policy, is_ephemeral: bool) -> Plan:

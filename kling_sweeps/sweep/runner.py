@@ -52,8 +52,10 @@ def run_all(
         if not is_part:
             gates.show_expected(settings.expect)
         return
-    tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name, runs.cells)
     runs.check()
+    if runs.is_told_bills():
+        runs = Runs.read(settings, cells)
+    tracker = Tracker(settings.tracking_uri, settings.sweep, runs.provider_name, runs.cells)
     if not is_part:
         gates.check(settings.expect)
     if not is_begun:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,6 +20,8 @@ from filelock import Timeout
 from kling_sweeps import metrics, providers
 from kling_sweeps.errors import (
     GenerationError,
+    LockedAccountError,
+    PollError,
     RefusedError,
     RunError,
     StoreError,
@@ -27,6 +30,7 @@ from kling_sweeps.errors import (
     submitted,
 )
 from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.generation.billing import ask, reconcile, unbilled
 from kling_sweeps.generation.budget import Budget
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.lifecycle import generate
@@ -36,11 +40,13 @@ from kling_sweeps.provider import CANCELLED, Provider
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import is_measured
 from kling_sweeps.store.result import RunResult
-from kling_sweeps.store.state_machine import Stage, State
+from kling_sweeps.store.state_machine import OVER, Stage, State
 from kling_sweeps.sweep.plan import Plan, make_plan
 from kling_sweeps.video import opencv
 
 log = logging.getLogger(__name__)
+# How old a run may be that every command asks fal's bill of, and how many seconds it waits for that.
+RECENTLY, BILLS_TIMEOUT_S = timedelta(days=30), 20.0
 
 # What is over, in the order in which it came to its end; then an error that ended all, or None.
 Finished = queue.SimpleQueue[RunResult | BaseException | None]
@@ -68,6 +74,8 @@ class Runs:
         store = Store(settings.store_dir / provider_name)
         store.check_readable()
         plan = make_plan(cells, store, settings.policy, _is_ephemeral(settings, provider_name))
+        if plan.new_endpoints:
+            plan = plan.quoted(providers.told_prices(settings.provider, provider_name, plan.new_endpoints))
         if settings.budget.partial:
             plan = plan.fitted(settings.budget.max_usd)
         return cls(settings, provider_name, store, plan)
@@ -117,6 +125,23 @@ class Runs:
         if not (self.settings.budget.allow_unknown_price or self.is_ephemeral):
             self.plan.check_price()
         self.plan.check_budget(self.settings.budget.max_usd)
+
+    def is_told_bills(self) -> bool:
+        """Ask fal what the runs that are over were charged; return whether it said so of one, by which states change."""
+        entries = [self.store.entry(p.cell.request) for p in self.plan.planned if p.state.stage in OVER]
+        since = datetime.now(UTC) - RECENTLY
+        left = [one for one in unbilled(entries) if one.attempt.at > since]
+        if self.is_ephemeral or not left:
+            return False
+
+        given = self.settings.provider
+        try:
+            told = asyncio.run(
+                providers.asked(given.name, given.base_url, lambda fal: reconcile(fal, left), BILLS_TIMEOUT_S)
+            )
+        except (PollError, LockedAccountError):
+            return False  # the runs of this command ask again, or say why they can't
+        return bool(told)
 
     def in_flight(self) -> list[tuple[Cell, State]]:
         """Return the cells that fal has, or may have, and whose videos are not in the store."""
@@ -185,6 +210,7 @@ class _Scheduler:
     slots: asyncio.Semaphore
     finished: Finished
     failed: asyncio.Event = field(default_factory=asyncio.Event)
+    bills_refused: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self) -> None:
         if self.context is None:
@@ -248,6 +274,7 @@ class _Scheduler:
             error = state.error
             if error is None:
                 measurement = await self._measure(cell, entry)
+                await self._bill(entry)
         except RunError as failed:
             error = failed
         except RefusedError as refused:
@@ -268,6 +295,16 @@ class _Scheduler:
         return await generate(
             self.context, cell.request, lambda stage, text: self.observer.update(cell, stage, text)
         )
+
+    async def _bill(self, entry: Entry) -> None:
+        """Journal what fal says that a run was charged, if it says so already and to this key."""
+        if self.context is None or self.runs.is_ephemeral or self.bills_refused.is_set():
+            return
+        if why := await ask(self.context.provider, [entry]):
+            if not self.bills_refused.is_set():
+                log.warning("What was charged stays estimated: this key may not ask for bills (%s)", why)
+            self.bills_refused.set()
+        self.context.budget.settle(entry.key, entry.state().committed_usd)
 
     async def _measure(self, cell: Cell, entry: Entry) -> Path:
         """Return the folder of the measurement; make it, unless another command has."""

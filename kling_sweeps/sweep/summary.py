@@ -75,7 +75,11 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         )
     counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{n} {status}" for status, n in counts.items())
-    note = "prices as on fal; the emulator charges nothing" if provider == "emulator" else "on fal"
+    notes = [
+        f"prices {plan.price_words}" * bool(plan.price_words),
+        "the emulator charges nothing" if provider == "emulator" else "on fal",
+    ]
+    note = "; ".join(filter(None, notes))
     total = money(row.usd for row in rows)
     _say(
         *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
@@ -84,6 +88,8 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
         _say((remark, "yellow"))
     _say_changes([planned.cell for planned in plan.planned if not planned.is_repeat])
+    for dispute in plan.disputes:
+        _say((dispute, "yellow"))
     for planned in plan.planned:
         if planned.state.stage is Stage.DAMAGED:
             _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))

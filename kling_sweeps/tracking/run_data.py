@@ -42,7 +42,7 @@ BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 # The tags that are written here; any other is a person's.
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
-    "may_have_cost_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
+    "may_have_cost_usd", "estimate_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
     "expect", "expect_failed", "camera", "picture_hashes",
 }  # fmt: skip
 
@@ -124,6 +124,8 @@ def tags(result: RunResult) -> dict[str, str]:
             "error_type": result.error.error_type,
             "error_stage": result.error.stage,
         }
+    if result.state.spent_usd:
+        found["estimate_usd"] = f"{result.state.estimate_usd:g}"
     if perhaps := round(result.state.committed_usd - result.state.spent_usd, 4):
         found["may_have_cost_usd"] = f"{perhaps:g}"
     return found

@@ -75,6 +75,19 @@ def every(search: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
+def set_costs(uri: str, costs: Mapping[str, float]) -> int:
+    """Write what requests have cost in USD, by their keys, to all runs that have them; return how many runs those are."""
+    client = mlflow_client(uri)
+    experiments = every(partial(client.search_experiments, filter_string="name LIKE 'kling_sweeps/%'"))
+    found = 0
+    for experiment in [*experiments]:
+        for run in every(partial(client.search_runs, [experiment.experiment_id], max_results=1000)):
+            if (key := run.data.tags.get("request_key")) in costs:
+                client.log_metric(run.info.run_id, "cost_usd", costs[key])
+                found += 1
+    return found
+
+
 def report_runs(client: MlflowClient, experiment_id: str, sweep: str) -> list[str]:
     """Return the ids of a sweep's report runs, of which there is one unless two were made at once."""
     found = every(partial(client.search_runs, [experiment_id], "tags.kind = 'report'"))
