@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kling_sweeps.metric import FrameMetric, SampledMetric, Value, positive
+from kling_sweeps.metric import SampledMetric, Value, positive
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Saturation(SampledMetric):
 
 
 @dataclass
-class Colorfulness(FrameMetric):
+class Colorfulness(SampledMetric):
     """Measure colourfulness after Hasler & Suesstrunk, at the full size of the chroma planes.
 
     rg = R - G and yb = (R + G) / 2 - B are linear in U and V and free of Y, so their moments follow
