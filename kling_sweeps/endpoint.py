@@ -153,6 +153,8 @@ def _described(endpoint: str, options: argparse.Namespace) -> Any:
             from kling_sweeps.providers import catalogue
 
             document = catalogue.models(options.base_url, endpoint_id=endpoint, expand=EXPANDED)
+            if not openapi.endpoints(document):
+                raise ConfigError(f"fal has no {endpoint}; --list QUERY searches")
         source = openapi.described(document, endpoint)
     except ValueError as error:
         raise ConfigError(f"{where} {error}") from None
@@ -249,7 +251,9 @@ def _diff(options: argparse.Namespace) -> int:
     for path in files:
         old = yaml_files.content(path)
         endpoint = str(old.get("endpoint", ""))
-        if options.endpoint not in (None, endpoint):
+        if (
+            options.endpoint not in (None, endpoint) or not endpoint
+        ):  # of one that is derived, its base is told
             continue
         is_found = True
         try:
@@ -270,7 +274,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between a file and what would be written now, and what that means for the store."""
     before, after = old.get("arguments") or {}, new["arguments"]
-    for name in after.keys() - before.keys():
+    for name in (name for name in after if name not in before):
         schema = after[name]
         is_fals = "fal_default" not in schema
         meaning = (
@@ -282,11 +286,10 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             f"at {json.dumps(schema['default'])}, {meaning}" if "default" in schema else "not sent unless set"
         )
         yield f"  {name} is new: {default}"
-    for name in before.keys() - after.keys():
+    for name in (name for name in before if name not in after):
         yield f"  {name} is gone: it was sent with what is in the store, which would be bought anew without it"
-    for name in before.keys() & after.keys():
-        keywords = [*dict.fromkeys([*before[name], *after[name]])]
-        for keyword in keywords:
+    for name in (name for name in before if name in after):
+        for keyword in dict.fromkeys(one for one in [*before[name], *after[name]] if one != "role"):
             one, other = (json.dumps(of[name].get(keyword)) for of in (before, after))
             if one != other:
                 is_bought = keyword == "default"

@@ -93,6 +93,7 @@ SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
         ("resolution", {"type": "string", "const": "768x512"}, {"role": "shape", "type": "string", "const": "768x512"}),
         ("resolution", {"enum": ["720p", "4k"]}, {"enum": ["720p", "4k"]}),
         ("end_image_url", {"type": "string"}, {"role": "image", "type": "string"}),
+        ("tail_image_url", {"type": "string", "default": ""}, {"role": "image", "type": "string"}),
         ("max_image_size", {"type": "integer"}, {"type": "integer"}),
         (
             "expand_prompt",
@@ -112,7 +113,7 @@ SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
         ("negative_prompt", {"type": "string"}, {"type": "string"}),
         ("wrong_default", {"type": "integer", "default": "many"}, {"type": "integer"}),
         ("odd", {"type": "file", "minimum": "a", "pattern": "(", "enum": []}, {}),
-        ("name.with dots", {"type": "string", "default": "${a} – \u2028 no: 16:9"}, {"type": "string", "default": "${a} – \u2028 no: 16:9"}),
+        ("name.with dots", {"type": "string", "default": "${a} \\${b} – \u2028 no: 16:9"}, {"type": "string", "default": "${a} \\${b} – \u2028 no: 16:9"}),
     ],
 )  # fmt: skip
 def test_every_kind_of_property_is_imported(name, schema, expected, tmp_path):
@@ -243,6 +244,7 @@ def test_fal_is_asked(emulator, tmp_path, capfd):
     ours = read_model(yaml_files.content(Path("conf/model/kling_v2.5_turbo_pro.yaml")))
     assert read_model(mine).arguments == ours.arguments and read_model(mine).price.usd == ours.price.usd
     assert main(["fal-ai/nosuch", *asked]) == 2
+    assert "fal has no fal-ai/nosuch" in capfd.readouterr().err
     assert main(["--diff", *asked]) == 0
 
 
@@ -266,3 +268,12 @@ def test_models_of_different_arguments_are_compared(command):
     found = effects(runs, "model", ["sharpness"])
     assert set(found["model"]) == {"kling_v2_master", "veo3.1", "wan_v2.7"}
     assert found["difference"].notna().all() and found["smallest_detectable"].notna().sum() == 2
+
+
+def test_the_emulator_reads_a_document(tmp_path):
+    """Checks requests by an OpenAPI document as it checks them by a model file."""
+    file = tmp_path / "page.json"
+    file.write_text(json.dumps({"models": [model("a/b", {"mode": {"enum": ["x"]}}), FAILED]}))
+    emulated = Endpoints([file])
+    assert emulated.read("a/b", {"prompt": "a fox", "mode": "x"})[1] == []
+    assert emulated.read("a/b", {"mode": "y"})[1][0]["type"] == "missing"

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         listener = _listen(options.host, options.port)
-        _prepare(settings.state_dir)
+        _prepare(settings)
     except (ValueError, OSError) as error:
         say(f"kling_sweeps.emulator: {error}")
         return REFUSED
@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     for flag, (default, metavar, explanation) in FLAGS.items():
         kind = str if default is None else type(default)
         parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=explanation)
-    explanation = "a folder of model files, besides the package's own; may be given again"
-    parser.add_argument("--models", type=Path, metavar="DIR", action="append", default=[], help=explanation)
+    explanation = "a folder of model files, or an OpenAPI document; may be given again"
+    parser.add_argument("--models", type=Path, metavar="PATH", action="append", default=[], help=explanation)
     explanation = "stop when standard input ends, as it does when a parent dies"
     parser.add_argument("--parent-pipe", action="store_true", help=explanation)
     return parser
@@ -102,9 +102,18 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"can't listen on {host}:{port}: {reason}. Choose another --port, or 0.") from None
 
 
-def _prepare(state_dir: Path | None) -> None:
-    if state_dir is not None:
-        state_dir.mkdir(parents=True, exist_ok=True)
+def _prepare(settings: EmulatorSettings) -> None:
+    """Make the folder of the state; raise ValueError or OSError for models that can't be read."""
+    if settings.state_dir is not None:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    for path in settings.models:
+        if not path.is_dir():
+            from kling_sweeps.experiment import openapi
+
+            try:
+                openapi.parsed(path.read_text(encoding="utf-8-sig"))
+            except ValueError as error:
+                raise ValueError(f"--models: {path} {error}") from None
 
 
 def _announce(base_url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,7 +71,7 @@ _reading = threading.Lock()
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The endpoints of the model files of `folders`, and of the package's own."""
+    """The endpoints of `folders` of model files, or OpenAPI documents, and of the package's own files."""
 
     folders: Sequence[Path] = ()
 
@@ -83,18 +83,27 @@ class Endpoints:
 
     @cached_property
     def _models(self) -> dict[str, Model]:
-        from kling_sweeps.experiment import yaml_files
         from kling_sweeps.experiment.model import read_model
 
         found: dict[str, Model] = {}
-        for folder in (*self.folders, CONF / "model"):
-            for path in sorted(folder.glob("*.yaml")):
-                with suppress(
-                    ConfigError, ValueError
-                ):  # the command that asks for it says what is wrong with it
-                    model = read_model(yaml_files.content(path))
-                    found.setdefault(model.endpoint, model)
+        for node in self._nodes():
+            with suppress(ValueError):  # the command that asks for it says what is wrong with it
+                model = read_model(node)
+                found.setdefault(model.endpoint, model)
         return found
+
+    def _nodes(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the contents of model files, of those folders and of what is in OpenAPI documents."""
+        from kling_sweeps.experiment import openapi, yaml_files
+
+        for path in (*self.folders, CONF / "model"):
+            for file in sorted(path.glob("*.yaml")) if path.is_dir() else ():
+                with suppress(ConfigError):
+                    yield yaml_files.content(file)
+            document = openapi.parsed(path.read_text(encoding="utf-8-sig")) if path.is_file() else []
+            for described in openapi.endpoints(document).values():
+                with suppress(ValueError):
+                    yield openapi.imported(described).model(described.endpoint)
 
     def model(self, endpoint: str) -> Model:
         """Return an endpoint's model; one without a file has no price."""
@@ -122,7 +131,10 @@ class Endpoints:
         found = [_problem("missing", [name], "Field required", dict(arguments)) for name in missing]
         for name, schema in model.arguments.items():
             if name in arguments:
-                found += [_told([name], error) for error in errors(schema, arguments[name])]
+                told = [_told([name], error) for error in errors(schema, arguments[name])]
+                # Of a value that is none of a list's, its type matters no more.
+                listed = [one["loc"] for one in told if one["type"] == "literal_error"]
+                found += [one for one in told if one["type"] == "literal_error" or one["loc"] not in listed]
         if found:
             return {}, found
         defaults = {

@@ -17,7 +17,7 @@ class EmulatorSettings:
     `width` and `height` are those of a 16:9 video in pixels: 9:16 swaps them and 1:1 is the
     shorter one squared. `latency_s` is the least time that a generation takes, in seconds.
     `history_lag_s` is how long after its end a request appears in the request history. `models` are folders of
-    model files, besides the package's own. With a `key`, only that key is accepted; without one, any is. Raises ValueError.
+    model files, or OpenAPI documents, besides the package's own. With a `key`, only that key is accepted; without one, any is. Raises ValueError.
     """
 
     slots: int = 2

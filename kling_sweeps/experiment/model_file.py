@@ -13,6 +13,8 @@ from kling_sweeps.experiment.hydra_private import yaml_loader
 from kling_sweeps.untrusted import printable
 
 WIDTH = 118
+# What OmegaConf would resolve, with the backslashes before it, each of which is written twice.
+INTERPOLATION = re.compile(r"(\\*)\$\{")
 # What YAML reads as a text in any of its versions; anything else is quoted.
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(?:[./-][A-Za-z_0-9]+)*")
 
@@ -82,7 +84,7 @@ def _scalar(value: Any) -> str:
         return (
             str(yaml.safe_dump(value, default_flow_style=True, width=10**9)).removesuffix("\n...\n").strip()
         )
-    text = value.replace("${", "\\${")
+    text = INTERPOLATION.sub(r"\1\1\\${", value)
     if PLAIN.fullmatch(text) and yaml.load(text, Loader=yaml_loader()) == yaml.safe_load(text) == text:
         return text
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)).strip()

@@ -16,6 +16,7 @@ import yaml
 
 from kling_sweeps.experiment import json_schema
 from kling_sweeps.experiment.json_schema import ANNOTATIONS, DIALECT, KEYWORDS, SchemaError
+from kling_sweeps.experiment.picture import is_address
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.roles import (
     IMAGE,
@@ -345,7 +346,9 @@ def _give_roles(schemas: dict[str, dict[str, Any]], comments: Mapping[str, str])
             schemas[name] = _in_order({"role": role, **schemas[name]})
     for name, schema in schemas.items():
         if "role" not in schema and _is_image(name, schema):
-            schemas[name] = _in_order({"role": IMAGE, **schema})
+            is_none = isinstance(schema.get("default"), str) and not is_address(schema["default"])
+            kept = {key: one for key, one in schema.items() if not (is_none and key == "default")}
+            schemas[name] = _in_order({"role": IMAGE, **kept})
         if "role" not in schema and _rewrites(name, comments[name]) and (off := _off(schema)):
             default = schema.get("default")
             fals = {"fal_default": default} if default not in (None, *off) else {}

@@ -17,12 +17,12 @@ PAGE = 50
 
 
 def models(base_url: str | None = None, **params: Any) -> Any:
-    """Return a page of `/v1/models`; raise UnavailableError where fal does not give one. It costs nothing."""
+    """Return a page of `/v1/models`, None where fal has none of what is asked for; raise UnavailableError. It is free."""
     return _asked(API, base_url, {"limit": PAGE, **params})
 
 
 def price(endpoint: str, base_url: str | None = None) -> Any:
-    """Return what `/v1/models/pricing` says of an endpoint; raise UnavailableError, as without a key."""
+    """Return what `/v1/models/pricing` says of an endpoint, None where nothing; raise UnavailableError, as without a key."""
     return _asked(f"{API}/pricing", base_url, {"endpoint_id": endpoint})
 
 
@@ -40,6 +40,8 @@ def _asked(url: str, base_url: str | None, params: dict[str, Any]) -> Any:
     except httpx.HTTPError as error:
         where = base_url or "fal's API"
         raise UnavailableError(f"nothing answers at {where} ({reason(error)})") from None
+    if response.status_code == httpx.codes.NOT_FOUND:
+        return None
     if not response.is_success:
         raise UnavailableError(f"fal answered {response.status_code}: {detail(response)}")
     return answers.read(response.content)
