@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -147,9 +148,9 @@ def _row(run: Run, taken: set[str]) -> dict[str, Any]:
     return {**found, **params, **run.data.metrics}
 
 
-def _given(name: str, value: str) -> str | None:
-    """Return a param, None of an argument that the run's model does not take."""
-    return None if value == NULL and name not in ("prompt", "prompt_text") else value
+def _given(name: str, value: str) -> str | float:
+    """Return a param, NaN of an argument that the run's model does not take."""
+    return math.nan if value == NULL and name not in ("prompt", "prompt_text") else value
 
 
 def _free(name: str, taken: Iterable[str]) -> str:
