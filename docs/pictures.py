@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e ".[test]" && python docs/pictures.py
 
-Needs Chromium. Writes `report.png`, `mlflow_charts.png`, `mlflow_run.png`, `terminal.png` and `search.png` beside itself.
+Needs Chromium. Writes `report.png`, `mlflow_charts.png`, `mlflow_run.png`, `terminal.png`, `vote.png` and `search.png` beside itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -138,6 +139,27 @@ def run(page: Page, address: str, folder: Path) -> None:
     page.screenshot(path=HERE / "mlflow_run.png")
 
 
+def vote(page: Page, folder: Path) -> None:
+    """Look at the page on which people vote, paused in the middle of the third pair."""
+    command = [sys.executable, "-m", "kling_sweeps.vote", "cfg", "--no-browser", "--rater", "you"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+        page.set_viewport_size({"width": 1400, "height": 720})
+        page.goto(address)
+        for key in ("ArrowLeft", "ArrowRight"):
+            page.wait_for_selector("[data-answer=left]:enabled")
+            page.keyboard.press(key)
+            page.wait_for_selector("[data-answer=left]:disabled")
+        page.wait_for_selector("[data-answer=left]:enabled")
+        page.locator("#time", has_text=re.compile("^2.[5-9]")).wait_for()
+        page.keyboard.press("k")
+        page.locator("#play", has_text="▶").wait_for()
+        page.screenshot(path=HERE / "vote.png")
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
 def search(folder: Path) -> None:
     """Run the search, and keep its picture."""
     command = [sys.executable, "-m", "kling_sweeps", "+sweep=optimize", "provider=emulator"]
@@ -159,6 +181,7 @@ def main() -> None:
         page.add_init_script(NO_ASSISTANT)
         terminal(page, folder, written)
         report(page, folder)
+        vote(page.context.new_page(), folder)
         with mlflow(folder) as address:
             charts(page, address, written)
             run(page, address, folder)

@@ -92,13 +92,19 @@ def measured_anew(result) -> RunResult:
 
 
 def test_a_new_measurement_replaces_the_run(tracker, result, measured_anew):
-    """Shows what was measured anew, and keeps the tags that a person gave the run."""
+    """Shows what was measured anew, and keeps the tags and votes that people gave the run, which alone change nothing."""
     tracker.track(result)
-    tracker.client.set_tag(runs(tracker)[0].info.run_id, "favourite", "yes")
+    run_id = runs(tracker)[0].info.run_id
+    tracker.client.set_tag(run_id, "favourite", "yes")
+    tracker.add(run_id, {"votes/win_share": 0.75, "votes/n": 4}, {"votes_question": "Which one?"})
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(result)
+    assert [run.info.run_id for run in runs(tracker)] == [run_id]
     Tracker(tracker.uri, tracker.sweep, tracker.provider).track(measured_anew)
     (run,) = runs(tracker)
     assert "e" * 16 in run.data.tags["content"]
     assert run.data.tags["favourite"] == "yes"
+    assert run.data.tags["votes_question"] == "Which one?"
+    assert (run.data.metrics["votes/win_share"], run.data.metrics["votes/n"]) == (0.75, 4)
     assert "motion" not in run.data.metrics
 
 

@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from itertools import combinations, product
 
+import av
+import clips
 import httpx
 import pytest
 import voting
@@ -16,9 +18,12 @@ from mlflow.tracking import MlflowClient
 
 from kling_sweeps import vote
 from kling_sweeps.analysis import effects, runs_df, votes_df
-from kling_sweeps.store.votes import votes_of
+from kling_sweeps.errors import VideoError
+from kling_sweeps.store.votes import VoteLog, votes_of
+from kling_sweeps.video.remux import copy_bare
 from kling_sweeps.votes.mail import FORMAT, make_page
 from kling_sweeps.votes.poll import read_poll
+from kling_sweeps.votes.results import track_votes
 from kling_sweeps.votes.schedule import Seat, schedule
 from kling_sweeps.votes.server import application
 from kling_sweeps.votes.session import Session
@@ -190,6 +195,26 @@ def test_a_video_is_sent_without_remarks(client, sweep):
     assert (part.status_code, part.content) == (206, response.content[:10])
 
 
+def test_a_copy_has_the_pictures_alone(tmp_path):
+    """Copies pictures as they are coded, without sound, and leaves what browsers don't play to a clip."""
+    video = clips.write(tmp_path / "video.mp4", clips.grey(90, frames=24), options={}, audio=True)
+    copy = tmp_path / "copy.mp4"
+    assert copy_bare(video, copy)
+    with av.open(str(video)) as given, av.open(str(copy)) as made:
+        assert [stream.type for stream in made.streams] == ["video"] and len(given.streams) == 2
+        coded = [
+            [(packet.pts * packet.time_base, bytes(packet)) for packet in one.demux(video=0) if packet.size]
+            for one in (given, made)
+        ]
+        assert coded[0] == coded[1] and len(coded[0]) == 24
+    odd = clips.write(tmp_path / "odd.mkv", clips.grey(90, frames=4), codec="ffv1", options={})
+    assert not copy_bare(odd, tmp_path / "none.mp4") and not (tmp_path / "none.mp4").exists()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(video.read_bytes()[:200])
+    with pytest.raises(VideoError, match="can't be copied"):
+        copy_bare(broken, tmp_path / "none.mp4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -254,6 +279,11 @@ def test_a_file_by_mail_is_taken_once(command, poll, sweep, tmp_path, capsys):
         if key[0] != "0"
     )
     assert not effects(runs_df("cfg", sweep.uri), "cfg_scale")["metric"].str.startswith("votes/").any()
+    (one,) = votes_of(sweep.root, "cfg")
+    assert VoteLog(sweep.root, one.study, "Zoë").undo(one.id)
+    assert track_votes(one.study, "emulator", sweep.store, sweep.uri) == []
+    runs = runs_df("cfg", sweep.uri)
+    assert runs["votes/n"].sum() == 0 and runs["votes/win_share"].isna().all()
 
 
 def test_a_page_leaves_out_what_is_too_much(poll, tmp_path):

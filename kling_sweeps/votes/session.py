@@ -63,7 +63,6 @@ class Session:
         copy = Path(self._folder.name, f"{video_id}.mp4")
         if not copy.exists():
             with written_whole(copy) as part:
-                part.write_bytes(b"")
                 if not _is_copied(candidate.source, part):
                     part.write_bytes(candidate.clip.path.read_bytes())
         return copy

@@ -149,6 +149,10 @@ $("who").addEventListener("submit", (event) => {
   begin($("rater").value);
 });
 
+// The arrows are for votes again once the mouse has let go of the bar.
+$("scrub").addEventListener("pointerup", () => $("scrub").blur());
+$("speed").addEventListener("change", () => $("speed").blur());
+
 const ANSWERS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "tie", ArrowDown: "bad" };
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
