@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from kling_sweeps.analysis import runs_df
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.report import main
 from kling_sweeps.reports.clips import CLIP, SINGLE, clip_of, groups, strip_of
-from kling_sweeps.reports.contents import assemble, read_contents
-from kling_sweeps.reports.page import AROUND, render
+from kling_sweeps.reports.contents import Contents, Video, _factors, assemble, read_contents
+from kling_sweeps.reports.page import AROUND, _facts, render
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Ticket
 from kling_sweeps.tracking.tracker import mlflow_client
@@ -231,3 +232,18 @@ def test_a_report_shows_what_is_on_its_way(sweep, tmp_path):
     (coming,) = found.of("coming")
     assert coming.why.startswith("with fal, submitted") and len(found.videos) == 11
     assert "<b>bold" not in render(found)
+
+
+def test_what_belongs_to_a_model_is_no_factor():
+    """Compares models, and what several models vary, but not what each of them has one value of."""
+    settings = [
+        {"model": "a", "cfg_scale": "0.5", "seed": "1"},
+        {"model": "a", "cfg_scale": "0.5", "seed": "2"},
+        {"model": "b", "duration": "8s", "seed": "1"},
+    ]
+    videos = [Video("fox", "finished", "", {"prompt": "fox", **one}, 0, {}) for one in settings]
+    assert [one.key for one in _factors(videos)] == ["model", "seed"]
+    contents = Contents("models", "fal", datetime.now(UTC), videos, _factors(videos), (), (), ())
+    facts = _facts(contents)
+    assert facts["fixed"] == {"prompt": "fox"}
+    assert facts["of_models"] == {"a": {"cfg_scale": "0.5"}, "b": {"duration": "8s"}}

@@ -190,7 +190,9 @@ def _facts(contents: Contents) -> dict[str, Any]:
     prices = [video.values["cost_usd"] for video in videos if "cost_usd" in video.values]
     begun = sorted(video.started_ms for video in videos if video.started_ms)
     differing = {factor.key for factor in contents.factors} | {"prompt_text", "sample", "endpoint"}
-    shared = videos[0].params if videos else {}
+    settings = dict.fromkeys(key for video in videos for key in video.params if key not in differing)
+    by_model = {video.params.get("model", ""): video.params for video in reversed(videos)}
+    shared = {key for key in settings if len({video.params.get(key) for video in videos}) == 1}
     return {
         "asked": _asked(contents.factors, videos),
         "finished": len(contents.of("finished")),
@@ -200,7 +202,11 @@ def _facts(contents: Contents) -> dict[str, Any]:
         "usd": sum(prices),
         "unpriced": sum("cost_usd" not in video.values for video in contents.of("finished")),
         "begun": _span(begun),
-        "fixed": {key: value for key, value in shared.items() if key not in differing},
+        "fixed": {key: videos[0].params[key] for key in settings if key in shared},
+        "of_models": {
+            model: {key: own[key] for key in settings if key not in shared and key in own}
+            for model, own in reversed(by_model.items())
+        },
     }
 
 
