@@ -96,7 +96,7 @@ def _import(options: argparse.Namespace) -> int:
     usage = " ".join(["python -m kling_sweeps", *_own(options), f"model={name}"])
     text = model_file.written(model, found.comments, usage)
     if old and old != model and not options.replace:
-        _say(f"{path} is there already, and differs:", *_changes(old, model))
+        _say(f"{path} is there already, and differs:", *changes(old, model))
         raise ConfigError(
             f"{path} would be written over: add --replace, which keeps its price, or another --name"
         )
@@ -261,7 +261,7 @@ def _diff(options: argparse.Namespace) -> int:
         except ConfigError as error:
             lines = [str(error)]
         else:
-            lines = list(_changes(old, found.model(str(old.get("name")), old.get("price"))))
+            lines = list(changes(old, found.model(str(old.get("name")), old.get("price"))))
         _say(f"{path}: {'as fal has it' if not lines else ''}", *lines)
         has_changed |= bool(lines)
     if not is_found:
@@ -271,7 +271,7 @@ def _diff(options: argparse.Namespace) -> int:
     return int(has_changed)
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Yield what differs between a file and what would be written now, and what that means for the store."""
     before, after = old.get("arguments") or {}, new["arguments"]
     for name in (name for name in after if name not in before):

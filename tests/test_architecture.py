@@ -40,6 +40,7 @@ ROOMS = {
     "vote": "votes tracking experiment store terminal",
     "__main__": "sweep experiment terminal",
     "hydra_plugins": "sweep tracking terminal experiment store",
+    "check": "hydra_plugins sweep tracking terminal endpoint emulator providers metrics experiment store video",
 }
 # `kling_sweeps.metrics.measure` and `python -m kling_sweeps.metrics` stand above the metrics themselves.
 ABOVE = {"metrics/__init__.py": "measurement", "metrics/__main__.py": "terminal"}

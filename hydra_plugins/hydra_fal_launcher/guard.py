@@ -90,12 +90,10 @@ class Guard(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _refusing():
             _refuse_credentials(config)
-            overrides = _prompts.chosen(
-                config, OverridesParser.create().parse_overrides(_take_params(config))
-            )
-            if problems := list(_problems(config, overrides)):
+            overrides = _prompts.chosen(config, OverridesParser.create().parse_overrides(take_params(config)))
+            if problems := list(command_problems(config, overrides)):
                 raise ConfigError(*problems)
-            _tell_jobs(config, overrides)
+            tell_jobs(config, overrides)
             _choose_sweeper(config)
             _check_plan(config, overrides)
             _outputs.make(config.hydra)
@@ -142,7 +140,7 @@ def _refuse_optimize(config: DictConfig, settings: Settings) -> None:
         )
 
 
-def _take_params(config: DictConfig) -> list[str]:
+def take_params(config: DictConfig) -> list[str]:
     """Return the overrides of a sweep as they were written: its file's, then the command line's.
 
     The sweeper is given them all as if from the command line: it would resolve the file's before any job.
@@ -179,7 +177,7 @@ def _element(value: Any) -> str:
     return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else said(value)
 
 
-def _tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
+def tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
     """Let every job, on whatever machine, know the command's id and the keys that it sweeps over."""
     last = {override.key_or_group: override for override in overrides}
     told = {
@@ -193,7 +191,7 @@ def _tell_jobs(config: DictConfig, overrides: Sequence[Override]) -> None:
         )
 
 
-def _problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str]:
+def command_problems(config: DictConfig, overrides: Sequence[Override]) -> Iterator[str]:
     if (number := prod(map(_number_of_values, overrides))) > MOST_RUNS:
         yield f"the sweep has {number:,} runs; at most {MOST_RUNS:,} are taken at once"
     texts = _text_keys(config, "\n".join(map(written, overrides)))
@@ -248,7 +246,7 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
     """Read and plan all the jobs of a sweep, where they are known beforehand; raise RefusedError."""
     is_alone = _is_ours(config) and config.hydra.sweeper.get("max_batch_size") is None
     machines = config.hydra.runtime.choices.get("cluster", "local")
-    settings, cells = _read_jobs(config, overrides) if _is_known(config) else (read_settings(config), [])
+    settings, cells = read_jobs(config, overrides) if _is_known(config) else (read_settings(config), [])
     problems = list(_unshared(config, settings)) if cells else []
     if machines != "local":
         problems += cluster.problems(settings, machines)
@@ -285,7 +283,7 @@ def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
         yield f"hydra.sweeper.max_batch_size={batch} is not a whole number of 1 or more"
 
 
-def _read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settings, list[Cell]]:
+def read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settings, list[Cell]]:
     """Read every job of a sweep; what is read here is known to our launcher."""
     hydra = GlobalHydra.instance().hydra
     assert hydra  # it runs

@@ -102,6 +102,11 @@ class FalProvider:
         if response.status_code == 401:
             raise CredentialsError(f"fal does not accept the key (401): {detail(response)}")
 
+    async def question(self, path: str, **params: Any) -> tuple[int, Any]:
+        """Ask fal's API anything that costs nothing; return the status code and what it says. Raises PollError."""
+        response = await self._ask("GET", f"{API.removesuffix('/models')}/{path}", "answer", **params)
+        return response.status_code, answers.read(response.content)
+
     async def prices(self, endpoints: Sequence[str]) -> Mapping[str, Price]:
         found: dict[str, Price] = {}
         for endpoint in endpoints:  # one that fal does not know makes it refuse all
