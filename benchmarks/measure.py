@@ -5,8 +5,8 @@
     python benchmarks/measure.py --video FILE    a video of your own
 
 Every way runs in a process of its own, in turns, `--rounds` times; `wall` is the median, without imports,
-`of decoding` its ratio to decoding alone in the same rounds, `memory` the peak of the process, imports
-included. The clip is one of the emulator's, with film grain, encoded by libx264 as its preset `medium`
+`of decoding` its ratio to decoding alone in the same rounds, `CPU` that of the processors' time, which other work on the machine
+changes less, and `memory` the peak of the process, imports included. The clip is one of the emulator's, with film grain, encoded by libx264 as its preset `medium`
 does. Every way may use all cores.
 
     decode             PyAV, the luma plane viewed in place: the floor
@@ -124,7 +124,9 @@ def measured(path: str, spec: str | dict) -> Callable[[], None]:
     import pandas  # noqa: F401
 
     from kling_sweeps import metrics
+    from kling_sweeps.measurement import observe  # noqa: F401
 
+    metrics.build(spec)  # imports what reads the set, and the metrics
     return lambda: metrics.measure(path, spec)
 
 
@@ -141,15 +143,21 @@ WAYS: dict[str, Callable[[str], Callable[[], None]]] = {
 
 
 def run(way: str, path: str) -> dict[str, float]:
-    """Take one way in this process, and give its seconds and the peak of its memory in MB."""
+    """Take one way in this process, and give its seconds, those of the processors, and the peak of its memory in MB."""
     call = WAYS[way](path) if way in WAYS else measured(path, {way: {}})
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), cpu_seconds()
     call()
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, cpu_seconds() - busy
     own, children = (
         resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    return {"seconds": seconds, "megabytes": max(own, children) / 1024}
+    return {"seconds": seconds, "cpu_seconds": busy, "megabytes": max(own, children) / 1024}
+
+
+def cpu_seconds() -> float:
+    """Give the processor's time of this process and of those that it ran."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def in_a_process(way: str, path: str) -> dict[str, float]:
@@ -207,14 +215,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = options.video or str(clip(Path(folder)))
         taken = [{way: in_a_process(way, video) for way in ways} for _ in range(options.rounds)]
-    print("| way | wall | of decoding | memory |")
-    print("| --- | ---: | ---: | ---: |")
+    print("| way | wall | of decoding | CPU | memory |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for way in ways:
         seconds, memory = (
             statistics.median(each[way][what] for each in taken) for what in ("seconds", "megabytes")
         )
-        floor = statistics.median(each[way]["seconds"] / each["decode"]["seconds"] for each in taken)
-        print(f"| {way} | {seconds:.2f} s | {floor:.2f} | {memory:.0f} MB |")
+        wall, cpu = (
+            statistics.median(each[way][what] / each["decode"][what] for each in taken)
+            for what in ("seconds", "cpu_seconds")
+        )
+        print(f"| {way} | {seconds:.2f} s | {wall:.2f} | {cpu:.2f} | {memory:.0f} MB |")
 
 
 if __name__ == "__main__":

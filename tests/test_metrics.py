@@ -243,7 +243,7 @@ class TestConfiguration:
             hydras = OmegaConf.to_container(compose("mine"))
         spec = metrics.specification(path)
         assert spec == hydras
-        assert spec["warp_error"] == {"long_side": 160, "every": 12} and spec["freeze"]["noise"] == 0.002
+        assert spec["warp_error"] == {"long_side": 160, "every": 24} and spec["freeze"]["noise"] == 0.002
         (tmp_path / "first.yaml").write_text("defaults: [_self_, default]\nwarp_error: {long_side: 160}\n")
         assert metrics.specification(tmp_path / "first.yaml")["warp_error"]["long_side"] == 320
 
