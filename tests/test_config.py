@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.experiment.config import read_all, read_job
+from kling_sweeps.experiment.config import SWEPT, read_all, read_job
 from kling_sweeps.experiment.settings import Cell, Settings
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -276,6 +276,10 @@ def test_an_argument_is_refused_where_a_model_would_ignore_it(own):
     _, (odd, kling) = read_all(jobs)
     assert odd.request.arguments["light"] == "night"
     assert "light" not in kling.request.arguments and kling.params["light"] == "null"
+    swept = f"++hydra.job.env_set.{SWEPT}='model'"
+    assert problems(own, "model=odd", "duration=5", swept) == [
+        "odd: duration=5 is not allowed; allowed are 4s, 8s"
+    ]
     with pytest.raises(ConfigError, match=r"where_taken\.light: none of the models takes light"):
         read_all(jobs[1:])
 

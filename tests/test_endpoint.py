@@ -148,6 +148,7 @@ def test_documents_of_three_kinds_are_read():
         text = json.dumps(document)
         assert openapi.imported(openapi.described(openapi.parsed(text), "a/b")).endpoint == "a/b"
     assert openapi.described(openapi.parsed("openapi: 3.1.0\npaths: {/a/b: {post: {}}}"), "a/b")
+    assert openapi.described({"openapi": "3.1.0", "paths": {"/": {"post": {}}}}, "a/b").endpoint == "a/b"
 
 
 FAILED = {"endpoint_id": "a/b", "openapi": {"error": {"code": "expansion_failed", "message": "too large"}}}

@@ -538,6 +538,8 @@ class JobReader(Reader):
             theirs |= {str(model.prompt)}
         for problem in problems:
             name = re.split(r"[=\[.]", problem, maxsplit=1)[0]
+            if self.is_model_swept:
+                problem = f"{model.name}: {problem}"
             if text is not None or name != model.prompt:  # which is reported already
                 self.report(f"{prompt.where}: {problem}" if prompt and name in theirs else problem)
         return taken or {}, arguments
@@ -652,9 +654,13 @@ class JobReader(Reader):
                     f"{close(key, taken)} (a name that begins with _ is a note)"
                 )
 
+    @property
+    def is_model_swept(self) -> bool:
+        return "model" in (self.hydra.job.env_set.get(SWEPT) or "").split()
+
     def elsewhere(self, key: str, model: Model) -> str:
         """Return how an argument is set for other models of a sweep, where there are any."""
-        is_swept = "model" in (self.hydra.job.env_set.get(SWEPT) or "").split()
+        is_swept = self.is_model_swept
         return f": {model.name} takes no {key}; where_taken.{key} sets it for models that do" * is_swept
 
     @cached_property

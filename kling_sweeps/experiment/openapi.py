@@ -115,8 +115,14 @@ def endpoints(document: Any) -> dict[str, Described]:
 
 
 def described(document: Any, endpoint: str) -> Described:
-    """Return an endpoint of a document; raise ValueError where it is not there."""
+    """Return an endpoint of a document; raise ValueError where it is not there.
+
+    A document that does not say whose it is and has one POST is taken for that of the endpoint.
+    """
     known = endpoints(document)
+    posts = list(_posts(document)) if isinstance(document, dict) else []
+    if endpoint not in known and len(posts) == 1 and not _declared(document):
+        return Described(endpoint, document)
     if not known:
         raise ValueError("is neither an OpenAPI document nor a page of fal's models")
     if endpoint not in known:
