@@ -278,3 +278,14 @@ def test_the_emulator_reads_a_document(tmp_path):
     emulated = Endpoints([file])
     assert emulated.read("a/b", {"prompt": "a fox", "mode": "x"})[1] == []
     assert emulated.read("a/b", {"mode": "y"})[1][0]["type"] == "missing"
+
+
+def test_a_file_of_ones_own_stands_in_for_the_packages(command):
+    """Takes the model that was imported into --config-dir, though the package has one of the same name."""
+    ours = Path("conf/model/veo3.1.yaml").read_text(encoding="utf-8")
+    mine = command.folder / "mine/model/veo3.1.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(ours.replace('default: "8s"', 'default: "4s"'), encoding="utf-8")
+    dry = command("--config-dir", "mine", "model=veo3.1", "dry_run=true")
+    assert "duration=4s" in dry.stdout and "1.60 USD" in dry.stdout
+    assert "duration=8s" in command("model=veo3.1", "dry_run=true").stdout

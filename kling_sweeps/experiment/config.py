@@ -353,7 +353,7 @@ class JobReader(Reader):
             key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS
         }
         given["latency_s"] = self.number("provider.emulator.latency_s")
-        given["models"] = tuple(self.model_folders())
+        given["models"] = tuple(dict.fromkeys(self.model_folders()))
         try:
             return EmulatorSettings(**given)
         except ValueError as error:

@@ -1,0 +1,1 @@
+"""The user's own folder of configs, before the package's."""
