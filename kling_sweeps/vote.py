@@ -61,7 +61,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("sweep", help="the name of a sweep, such as cfg, or of its experiment in MLflow")
     parser.add_argument("--factor", help="the setting in which two videos differ; needed where several vary")
-    parser.add_argument("--question", default=QUESTION, help="what is asked (%(default)s)")
+    parser.add_argument("--question", metavar="TEXT", help=f"what is asked ({QUESTION})")
     parser.add_argument("--rater", metavar="NAME", help="who votes; without it, the page asks")
     parser.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port to listen on (a free one)")
@@ -77,7 +77,8 @@ def _parser() -> Parser:
 def _poll(options: argparse.Namespace) -> Poll:
     from kling_sweeps.votes.poll import read_poll
 
-    return read_poll(options.sweep, options.factor, options.question, options.store, default_uri())
+    question = QUESTION if options.question is None else options.question
+    return read_poll(options.sweep, options.factor, question, options.store, default_uri())
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -136,6 +137,8 @@ def _read(options: argparse.Namespace) -> int:
     from kling_sweeps.tracking.tracker import sweep_name
     from kling_sweeps.votes.mail import read_files, take
 
+    if options.factor or options.question:
+        raise ConfigError("--read: the setting and the question are those of the page; leave them out")
     found = read_files(options.read, sweep_name(options.sweep), options.store)
     for file, received in zip(options.read, found, strict=True):
         new = take(received)

@@ -149,7 +149,9 @@ def test_raters_in_general_take_five_of_them():
     assert few["verdict"].iloc[1] == "4 raters can't carry a claim about raters in general"
     assert few[["low", "p", "more_votes"]].isna().all(axis=None) and few["strength"].notna().all()
     (one, *_) = preference_statements(preferences(voted(prompts=2), "cfg_scale"))
-    assert one.startswith("No answer on cfg_scale 0.5 against cfg_scale 0.1: 2 prompts can't carry a claim")
+    assert one.startswith(
+        "No answer on cfg_scale 0.5 and 0.9 against cfg_scale 0.1: 2 prompts can't carry a claim"
+    )
 
 
 def test_what_was_not_seen_is_said_with_what_would_have_been():

@@ -195,6 +195,16 @@ def test_a_video_is_sent_without_remarks(client, sweep):
     assert (part.status_code, part.content) == (206, response.content[:10])
 
 
+def test_what_is_wrong_on_the_disk_is_nothing_for_a_rater(client, poll, sweep, capfd):
+    """Says in the terminal alone which file can't be read or written."""
+    log = VoteLog(poll.root, poll.study, "Ann")
+    log.path.mkdir(parents=True)
+    response = client.post("/s3cret/state", json={"rater": "Ann"})
+    log.path.rmdir()
+    assert response.status_code == 500 and str(log.path) in capfd.readouterr().err
+    assert not [word for word in (*sweep.told(), "cfg", "votes/") if word in response.text]
+
+
 def test_a_copy_has_the_pictures_alone(tmp_path):
     """Copies pictures as they are coded, without sound, and leaves what browsers don't play to a clip."""
     video = clips.write(tmp_path / "video.mp4", clips.grey(90, frames=24), options={}, audio=True)
@@ -224,6 +234,7 @@ def test_a_copy_has_the_pictures_alone(tmp_path):
         (["--rater", "a" * 61], "the rater's name must have 1 to 60 characters"),
         (["--port", "99999"], "--port 99999"),
         (["--read", "none.json"], "none.json: No such file"),
+        (["--read", "none.json", "--question", "Which?"], "the question are those of the page"),
     ],
 )
 def test_a_wrong_command_says_what_to_do(command, capsys, arguments, said):

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kling_sweeps.errors import ConfigError, StoreError, explained
+from kling_sweeps.errors import ConfigError, StoreError, explained, say
 from kling_sweeps.store.votes import Answer
 from kling_sweeps.votes.page import SERVED, render
 from kling_sweeps.votes.poll import rater_name
@@ -84,6 +84,8 @@ def application(
             path = await run_in_threadpool(session.video, request.path_params["id"])
         except LookupError:
             return _refused(404, "there is no such video")
+        except OSError as error:
+            return _failed(explained(error))
         return FileResponse(path, media_type="video/mp4")
 
     def route(path: str, answer: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
@@ -119,9 +121,9 @@ def _working(session: Session, rater: str | None, work: Work) -> Callable[[Reque
         except (ConfigError, LookupError, ValueError) as error:
             return _refused(400, str(error.args[0]))
         except StoreError as error:
-            return _refused(500, str(error))
+            return _failed(error)
         except OSError as error:
-            return _refused(500, explained(error))
+            return _failed(explained(error))
 
     return answer
 
@@ -153,6 +155,12 @@ def _refusal(request: Request, token: str) -> Response | None:
 
 def _refused(status: int, why: str) -> Response:
     return PlainTextResponse(why, status)
+
+
+def _failed(why: object) -> Response:
+    """Say in the terminal what went wrong: a path or a key is nothing for the eyes of a rater."""
+    say(why)
+    return _refused(500, "something on the disk is wrong; the command says what, where it was started")
 
 
 async def _body(request: Request) -> bytes:

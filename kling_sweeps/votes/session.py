@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +28,7 @@ class Session:
         self._secret = secrets.token_bytes(32)
         self._schedules: dict[str, dict[str, Pair]] = {}
         self._shown: dict[str, Candidate] = {}
+        self._copies = TemporaryDirectory(prefix="kling_sweeps_votes_", ignore_cleanup_errors=True)
 
     def state(self, rater: str, counted: bool = True) -> dict[str, Any]:
         """Return what a rater's page shows: the next two pairs, and how many are done and left."""
@@ -60,7 +60,7 @@ class Session:
     def video(self, video_id: str) -> Path:
         """Return a file with a video that was shown, and nothing but its pictures; raise LookupError for no such video."""
         candidate = self._shown[video_id]
-        copy = Path(self._folder.name, f"{video_id}.mp4")
+        copy = Path(self._copies.name, f"{candidate.seat.key}.mp4")
         if not copy.exists():
             with written_whole(copy) as part:
                 if not _is_copied(candidate.source, part):
@@ -69,11 +69,7 @@ class Session:
 
     def close(self) -> None:
         """Remove the copies of videos."""
-        self._folder.cleanup()
-
-    @cached_property
-    def _folder(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(prefix="kling_sweeps_votes_", ignore_cleanup_errors=True)
+        self._copies.cleanup()
 
     def _log(self, rater: str) -> VoteLog:
         return VoteLog(self.poll.root, self.poll.study, rater)

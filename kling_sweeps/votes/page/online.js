@@ -18,7 +18,7 @@ const desk = {
   undo: (rater, vote) => ask("undo", { rater, vote }),
   async video(side) {
     const response = await fetch(`video/${side.id}`);
-    if (!response.ok) throw new Error("A video can't be read any more: load the page anew.");
+    if (!response.ok) throw new Error(`A video can't be shown: ${await response.text()}`);
     return response.blob();
   },
 };
