@@ -6,11 +6,11 @@
 
 Each shot is changed by rising doses: blurred, made noisy, coded harder, darkened, doubled, cut and so on. A statistic *rises* with a change
 where it does so, dose by dose, on most shots, *falls* where it falls on most, and *stays* where no dose changes it
-by more than a tenth of itself or a twentieth of what tells the shots apart. What does one thing on one shot and another on the next is
+by more than a tenth of itself (or of what it is below its most) or a twentieth of what tells the shots apart. What does one thing on one shot and another on the next is
 *mixed*: there it can't be read. A change that makes a video worse and a statistic better is a *trap*; a statistic with one has no better and no worse.
 
-The table has a row a statistic and a column a change: + rises, - falls, . stays, ? mixed, n can't be measured. Shots are 1.5 s at 640 x
-360 or as much of it as they have; six of them take some ten minutes on two cores.
+The table has a row a statistic; with what is not named in it, the statistic stays. Shots are 1.5 s of at most 640 pixels; nine of them
+take nine minutes of a core.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from kling_sweeps.metric import Value  # noqa: E402
 from kling_sweeps.metrics import declared, measure, specification  # noqa: E402
 from kling_sweeps.video.decode import frames  # noqa: E402
 
@@ -303,7 +304,9 @@ def verdicts(table: pd.DataFrame, changes: Sequence[Change] = CHANGES) -> pd.Dat
         for name, own in rows.groupby("statistic"):
             begins = base[base["statistic"] == name].set_index("shot")["value"]
             told = [
-                _told(begins[shot], one.sort_values("dose")["value"].to_numpy(), spread[name])
+                _told(
+                    begins[shot], one.sort_values("dose")["value"].to_numpy(), spread[name], declared()[name]
+                )
                 for shot, one in own.groupby("shot")
             ]
             most = max(set(told), key=told.count)
@@ -313,10 +316,12 @@ def verdicts(table: pd.DataFrame, changes: Sequence[Change] = CHANGES) -> pd.Dat
     return wide.loc[order, [change.name for change in changes]]
 
 
-def _told(begin: float, values: np.ndarray, spread: float) -> str:
+def _told(begin: float, values: np.ndarray, spread: float, value: Value) -> str:
+    """Say what a shot's doses do: + rises, - falls, . stays, ? neither, n can't be measured."""
     if np.isnan(begin) or np.isnan(values).any():
         return "n"
-    room = max(SAME * abs(begin), APART * spread, 1e-9)
+    near = min(abs(begin), abs(value.range[1] - begin))
+    room = max(SAME * near, APART * spread, 1e-9)
     steps = np.diff([begin, *values])
     if (np.abs(values - begin) <= room).all():
         return "."
@@ -351,25 +356,20 @@ def main() -> None:
 
 
 def print_verdicts(table: pd.DataFrame) -> None:
+    """Print what each statistic does, and which is misled."""
     wide = verdicts(table)
-    print(f"{table['shot'].nunique()} shots\n")
-    print(f"| statistic | {' | '.join(wide.columns)} |")
-    print("| --- |" + " :-: |" * len(wide.columns))
-    for name, row in wide.iterrows():
-        print(f"| `{name}` | {' | '.join(row)} |")
-    print()
     found = traps(wide)
+    print(f"{table['shot'].nunique()} shots\n")
+    print("| statistic | rises with | falls with | is mixed under | can't be measured under |")
+    print("| --- | --- | --- | --- | --- |")
     for name, row in wide.iterrows():
-        said = [
-            f"{word} with {', '.join(names)}"
-            for sign, word in (("+", "rises"), ("-", "falls"), ("?", "is mixed"), (".", "stays"))
-            if (names := [change for change in wide.columns if row[change] == sign])
-        ]
-        print(f"{name}: {'; '.join(said)}")
-        direction = declared()[name].direction
-        if direction != "neither" and found[direction][name]:
+        told = (", ".join(change for change in wide.columns if row[change] == sign) for sign in "+-?n")
+        print(f"| `{name}` | {' | '.join(told)} |")
+    print()
+    for name, changes in found.items():
+        if changes:
             print(
-                f"    TRAP: {direction} is called better, and {', '.join(found[direction][name])} does that"
+                f"A trap: {declared()[name].direction} {name} is called better, and so does {', '.join(changes)}."
             )
 
 
