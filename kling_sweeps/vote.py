@@ -143,7 +143,7 @@ def _read(options: argparse.Namespace) -> int:
     for file, received in zip(options.read, found, strict=True):
         new = take(received)
         voted = sum(event["event"] == "voted" for event in received.events)
-        print(f"{file}: {new} new votes of {voted} by {received.rater}")
+        print(f"{file}: {new} of {voted} votes are new, by {received.rater}")
     return _track({received.study: received.provider for received in found}, options)
 
 
@@ -155,8 +155,11 @@ def _track(studies: dict[Study, str], options: argparse.Namespace) -> int:
     for study, provider in studies.items():
         votes = [v for v in votes_of(options.store / provider, study.sweep) if v.study == study]
         raters = Counter(vote.rater for vote in votes)
-        said = ", ".join(f"{number} by {rater}" for rater, number in raters.most_common())
-        print(f"{study.question} {len(votes)} votes" + (f": {said}" if said else ""))
+        said = ", ".join(
+            f"{number} votes by {rater}" if number > 1 else f"1 vote by {rater}"
+            for rater, number in raters.most_common()
+        )
+        print(f"{study.question} {said or 'Nobody has voted yet.'}")
         try:
             for sentence in track_votes(study, provider, options.store, default_uri()):
                 print(f"- {sentence}")

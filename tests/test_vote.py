@@ -275,7 +275,7 @@ def test_a_file_by_mail_is_taken_once(command, poll, sweep, tmp_path, capsys):
     file.write_text(json.dumps(sent(text)))
     for new in (2, 0):
         assert command("--read", str(file), str(file)) == 0
-        assert f"{new} new votes of 2 by Zoë" in capsys.readouterr().out
+        assert f"{new} of 2 votes are new, by Zoë" in capsys.readouterr().out
     (row,) = votes_df("cfg", tracking_uri=sweep.uri, store=sweep.store).to_dict("records")
     assert (row["rater"], row["outcome"], str(row["at"].date())) == ("Zoë", 1.0, "2026-01-01")
     runs = runs_df("cfg", sweep.uri).set_index("request_key")
@@ -295,6 +295,21 @@ def test_a_file_by_mail_is_taken_once(command, poll, sweep, tmp_path, capsys):
     assert track_votes(one.study, "emulator", sweep.store, sweep.uri) == []
     runs = runs_df("cfg", sweep.uri)
     assert runs["votes/n"].sum() == 0 and runs["votes/win_share"].isna().all()
+
+
+def test_a_vote_that_a_file_has_twice_is_counted_once(command, poll, sweep, tmp_path, capsys):
+    """Takes the first of two votes with one id, whatever the second says."""
+    page, file = tmp_path / "vote.html", tmp_path / "votes.json"
+    make_page(poll, page)
+    good = sent(page.read_text())
+    first, *_ = good["events"]
+    file.write_text(json.dumps({**good, "events": [first, first, {**first, "answer": "right"}]}))
+    capsys.readouterr()
+    assert command("--read", str(file)) == 0
+    assert "1 of 3 votes are new, by Zoë" in capsys.readouterr().out
+    assert [str(one.answer) for one in votes_of(sweep.root, "cfg")] == ["left"]
+    (log,) = sweep.files()
+    assert len(log.read_text().splitlines()) == 1
 
 
 def test_a_page_leaves_out_what_is_too_much(poll, tmp_path):

@@ -196,7 +196,7 @@ def test_a_page_by_mail(opened, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     for new in (3, 0):
         assert vote.main(["cfg", "--read", str(file)]) == 0
-        assert f"{new} new votes of 3 by Zoë" in capsys.readouterr().out
+        assert f"{new} of 3 votes are new, by Zoë" in capsys.readouterr().out
     assert Counter(str(one.answer) for one in answers(sweep)) == {"right": 1, "bad": 1}
     assert runs_df("cfg", sweep.uri)["votes/n"].sum() == 4
     events = [one["event"] for one in json.loads(file.read_text())["events"]]

@@ -100,11 +100,14 @@ class VoteLog:
     def take(self, events: Iterable[Mapping[str, Any]]) -> int:
         """Write those events of a file that were not written before, and return how many votes are among them."""
         with self._lock():
-            known = {(event["event"], event["id"]) for event in Journal(self.path).events()}
-            new = [event for event in events if (event["event"], event["id"]) not in known]
-            for event in new:
-                self._append(**event)
-            return sum(event["event"] == "voted" for event in new)
+            known = {_named(event) for event in Journal(self.path).events()}
+            taken = 0
+            for event in events:
+                if (name := _named(event)) not in known:  # whose id these events may have twice
+                    known.add(name)
+                    self._append(**event)
+                    taken += name[0] == "voted"
+            return taken
 
     def _append(self, event: str, **facts: Any) -> None:
         told = {**vars(self.study), "rater": self.rater} if event == "voted" else {}
@@ -117,6 +120,11 @@ class VoteLog:
             for made in (folder, *folder.parents[:3]):
                 sync_folder(made)
         return FileLock(self.path.with_suffix(".lock"))
+
+
+def _named(event: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells one event of a rater from another."""
+    return event["event"], event["id"]
 
 
 def votes_folder(root: Path, sweep: str) -> Path:
