@@ -37,20 +37,40 @@ WAYS = (
     ("roll clockwise", "roll counter-clockwise"),
 )
 WORDS = ("static", "handheld", *chain(*WAYS), "orbit or truck", "unclear")
-# What of a prompt asks for which of the words, as people write it; a camera that goes ahead looks like one that zooms.
+# What of a prompt asks for which of the words, as people write it; a camera that goes ahead looks like one that zooms. Words that things in a
+# picture are called by, too (a pan, a truck, something that moves or rises), count where they are said of a camera.
+HOW = (
+    r"(?:(?:very |more )?(?:slow|slowly|gentle|gently|smooth|smoothly|quick|quickly|fast|steady|steadily) )?"
+)
+SAID = r"\b(?:camera|drone|lens)\b[^.,;]*\b"
 PHRASES = {
-    r"static|still camera|locked[- ](off|down)|tripod|fixed (camera|shot)|stationary": ("static",),
-    r"hand-?held|shaky": ("handheld",),
-    r"pan(s|ning)? (to the )?left|left pan": ("pan left",),
-    r"pan(s|ning)? (to the )?right|right pan": ("pan right",),
-    r"(?<!whip )\bpan(s|ning)?\b(?! (to the )?(left|right))": WAYS[0],
-    r"tilt(s|ing)? up|crane up|rising|ascending": ("tilt up",),
-    r"tilt(s|ing)? down|crane down|descending": ("tilt down",),
-    r"\btilt(s|ing)?\b(?! (up|down))": WAYS[1],
-    r"(zoom|push|dolly|move|track)(s|es|ing)?[- ](slowly )?in|forward": ("zoom in",),
-    r"(zoom|pull|dolly)(s|ing)?[- ](slowly )?(out|back)|backward": ("zoom out",),
-    r"(camera|barrel) roll|roll(s|ing)? (counter-?)?clockwise|dutch (angle|tilt)": WAYS[3],
-    r"orbit|\barc\b|arc shot|truck|tracking|travelling|sideways|circl": ("orbit or truck", *WAYS[0]),
+    rf"\bstatic\b(?! (?:electricity|noise))|{SAID}(?:is|stays|stands|remains) (?:stationary|still|fixed|locked)\b|\blocked[- ](?:off|down)\b"
+    r"|\b(?:stationary|still|fixed) (?:wide |medium )?(?:camera|shot)\b|\bon a tripod\b|\btripod shot\b": (
+        "static",
+    ),
+    r"\bhand-?held\b(?! (?:console|device|game|phone))|\bshaky (?:camera|cam|shot)\b": ("handheld",),
+    r"\bpan(?:s|ning)? (?:slowly )?(?:to the )?left\b|\bleft pan\b": ("pan left",),
+    r"\bpan(?:s|ning)? (?:slowly )?(?:to the )?right\b|\bright pan\b": ("pan right",),
+    rf"(?:^|\b(?:slow|smooth|gentle|quick|steady) |{SAID})(?:pans?|panning)\b(?! (?:slowly )?(?:to the )?(?:left|right))"
+    r"|\bpan(?:ning)? shot\b|\bpan(?:s|ning)? (?:across|over)\b": WAYS[0],
+    rf"\btilt(?:s|ing)? {HOW}up\b|\bcranes? up\b|{SAID}(?:rises|rising|ascends|ascending)\b|\brising shot\b": (
+        "tilt up",
+    ),
+    rf"\btilt(?:s|ing)? {HOW}down\b|\bcranes? down\b|{SAID}(?:descends|descending)\b": ("tilt down",),
+    rf"(?:^|\b(?:slow|smooth|gentle) |{SAID})(?:tilts?|tilting)\b(?! {HOW}(?:up|down))": WAYS[1],
+    rf"\b(?:zoom|push|doll)(?:s|es|y|ies|ing|ying)?[- ]{HOW}in\b|\bpush-in\b|{SAID}mov(?:es?|ing) {HOW}(?:in|closer)\b"
+    rf"|{SAID}(?:forwards?|approaches)\b": ("zoom in",),
+    rf"\b(?:zoom|pull|doll)(?:s|y|ies|ing|ying)?[- ]{HOW}(?:out|back)\b|{SAID}(?:backwards?|mov(?:es?|ing) away)\b": (
+        "zoom out",
+    ),
+    r"\b(?:camera|barrel) roll\b|\broll(?:s|ing)? (?:counter-?)?clockwise\b|\bdutch (?:angle|tilt)\b": WAYS[
+        3
+    ],
+    rf"(?:^|\b(?:aerial|slow|smooth|drone|360[- ]degree) |{SAID})orbit(?:s|ing)?\b|\borbit(?:ing)? shot\b|\barc shot\b"
+    rf"|\b(?:tracking|trucking|travelling|traveling) shot\b|\btruck (?:left|right)\b|{SAID}(?:circles|circling|sideways|alongside)\b": (
+        "orbit or truck",
+        *WAYS[0],
+    ),
 }
 SERIES = ("camera_pan", "camera_tilt", "camera_zoom", "camera_roll", "subject_motion")
 
