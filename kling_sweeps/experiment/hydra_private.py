@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,25 @@ def register(source: type[ConfigSource]) -> None:
             SourcesRegistry.instance().types["file"] = source
     except GONE:
         pass
+
+
+def share_sources() -> None:
+    """Let Hydra copy its list of the sources of configs, which is all that it changes in a copy.
+
+    It copies them for each composition, and for each group that `--help` lists, with every config that they hold. `--help`
+    takes less than half the CPU without (1.2 of 2.6 s, five times each, on a busy machine).
+    """
+    try:
+        from hydra._internal.config_repository import ConfigRepository
+    except GONE:
+        return
+
+    def shared(repository: ConfigRepository, memo: dict[int, Any]) -> ConfigRepository:
+        copied = copy.copy(repository)
+        copied.sources = list(repository.sources)
+        return copied
+
+    ConfigRepository.__deepcopy__ = shared  # type: ignore[attr-defined]
 
 
 def file_path(source: Any, config_path: str) -> str:

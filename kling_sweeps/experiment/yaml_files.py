@@ -24,8 +24,9 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def install() -> None:
-    """Let Hydra read its files by `FileConfigSource`."""
+    """Let Hydra read its files by `FileConfigSource`, and keep what it has read of them."""
     hydra_private.register(FileConfigSource)
+    hydra_private.share_sources()
 
 
 def load(path: str) -> tuple[str, DictConfig]:
