@@ -25,13 +25,22 @@ GONE = (ImportError, AttributeError, TypeError)
 
 
 def yaml_loader() -> Any:
-    """Return the class that OmegaConf loads YAML with, or PyYAML's, for which `1e3` is a text."""
+    """Return the class that OmegaConf loads YAML with, or one of PyYAML's, for which `1e3` is a text; a date is one for both."""
     try:
         from omegaconf._utils import get_yaml_loader
 
         return get_yaml_loader()
     except GONE:
-        return yaml.SafeLoader
+        return _Loader
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader without dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def register(source: type[ConfigSource]) -> None:
