@@ -369,6 +369,13 @@ def votes_table(experiments: int) -> Iterator[Row]:
             false += "found" in set(nothing["verdict"])
         yield Row("votes", f"{design}: coverage", float(np.mean(hits)), *COVERAGE, of=quarter * 3)
         yield Row("votes", f"{design}: false families", false / quarter, high=MOST_FALSE, of=quarter)
+    for prompts, raters in ((3, 1), (8, 1), (4, 2)):
+        draw, false = np.random.default_rng(0), 0
+        for _ in range(quarter):
+            votes = voted(draw, prompts, raters, 1, 0.0, 0 * STRENGTHS)
+            false += "found" in set(preferences(votes, "level")["verdict"])
+        design = f"{prompts} prompts × {raters} raters × 1 vote"
+        yield Row("votes", f"{design}: false families", false / quarter, high=MOST_FALSE, of=quarter)
 
 
 def liked(draw: np.random.Generator, prompts: int, videos: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.store.earlier import Earlier
 from kling_sweeps.store.folder import Store
+from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep import summary
 from kling_sweeps.sweep.earlier import settled
+from kling_sweeps.sweep.repeats import Repeats
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import console
 
@@ -134,3 +137,36 @@ def test_what_was_emulated_is_not_taken_for_what_was_bought(settings):
     """Looks in the store of the provider that is asked."""
     bought(settings.store_dir / "fal", changed())
     assert settled(settings, changed(AUDIO))[1] == changed(AUDIO)
+
+
+def test_each_repeat_of_a_look_is_what_the_store_has_of_it(settings):
+    """Takes the repeats that were bought under the earlier form of the file, and buys the others under the present one."""
+    for sample in (0, 1):
+        bought(settings.store_dir / "emulator", changed(sample=sample))
+    repeats = Repeats(settings, [changed(AUDIO)])
+    found = [repeats.repeat(repeats.firsts[0], sample) for sample in range(3)]
+    read = [settled(settings, changed(AUDIO, sample=sample))[1] for sample in range(3)]
+    assert [one.request.key for one in found] == [one.request.key for one in read]
+    assert ["audio" in one.request.arguments for one in found] == [False, False, True]
+
+
+def test_a_damaged_run_is_not_bought_again_under_a_new_file(settings):
+    """Takes it for the run that it is, whose files can't be trusted, so that nothing is done for it."""
+    bought(settings.store_dir / "emulator", changed())
+    entry = Store(settings.store_dir / "emulator").entry(changed().request)
+    entry.journal.path.write_text("no journal\n" * 3)
+    assert entry.state().stage is Stage.DAMAGED
+    taken = settled(settings, changed(AUDIO))[1]
+    assert taken.request.key == changed().request.key
+    saved = json.loads((entry.folder / "request.json").read_bytes())
+    for odd in (None, 7):
+        (entry.folder / "request.json").write_text(json.dumps({**saved, "defaults": odd}))
+        assert Earlier(entry.store.root).find(changed(AUDIO).request, "a fox") is None
+
+
+def test_a_run_that_was_begun_in_vain_is_known_in_its_earlier_form(settings):
+    """Says what the file has changed also where an earlier command made the new request's folder and bought nothing."""
+    bought(settings.store_dir / "emulator", changed())
+    now = changed(SILENT)
+    Store(settings.store_dir / "emulator").entry(now.request).create(now.request)
+    assert settled(settings, now)[1].changes == ["audio is new, at false"]

@@ -126,6 +126,32 @@ def test_a_level_that_was_always_on_one_side_has_no_answer():
     assert two[["low", "p"]].isna().all(axis=None) and np.isfinite(two["strength"]).all()
 
 
+@pytest.mark.parametrize(("prompts", "raters"), [(3, 1), (5, 1), (8, 1), (4, 2)])
+def test_few_votes_find_nothing_where_nothing_is(prompts, raters):
+    """Finds next to nothing in coin tosses, which often let one level win all its votes, or one side."""
+    draw, found, bounded = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        votes = voted(prompts, raters, 1, strengths=np.zeros(3), ties=0, seed=int(draw.integers(1e9)))
+        table = preferences(votes, "cfg_scale")
+        found += "found" in set(table["verdict"])
+        bounded += table.attrs["is_bounded"]
+    assert bounded > 10 and found <= 3
+
+
+def test_a_level_that_won_all_its_votes_is_not_surer_than_these():
+    """Has a wide interval where residuals vanish, and no count of further votes."""
+    rows = [
+        (f"p{number}", "x", *((0, 1) if number % 2 else (1, 0)), float(number % 2 == 0))
+        for number in range(8)
+    ]
+    votes = pd.DataFrame(rows, columns=["prompt", "rater", "left", "right", "outcome"])
+    row = preferences(votes, "speed").iloc[1]
+    assert row["win_share"] == 1 and row["strength"] > 2
+    assert expit(row["low"]) < 0.63 and np.isnan(
+        row["more_votes"]
+    )  # which the exact interval of 8 of 8 begins with
+
+
 def test_the_side_is_no_preference():
     """Finds nothing where nothing but the left side is preferred, and says so of the side."""
     found = 0
@@ -142,7 +168,7 @@ def test_the_side_is_no_preference():
 def test_raters_in_general_take_five_of_them():
     """Claims what five raters can carry, no narrower than of these raters alone."""
     votes = voted(raters=6)
-    table, these = preferences(votes, "cfg_scale"), preferences(votes, "cfg_scale", scope="these_raters")
+    table, these = preferences(votes, "cfg_scale", scope="raters"), preferences(votes, "cfg_scale")
     assert table.attrs["scope"] == "raters" and these.attrs["scope"] == "these_raters"
     assert ((table["high"] - table["low"]) >= (these["high"] - these["low"]))[1:].all()
     few = preferences(voted(raters=4), "cfg_scale", scope="raters")
@@ -237,6 +263,20 @@ def test_a_number_agrees_with_people_within_prompts():
     factor.attrs["factor"] = "cfg_scale"
     by_level = agreement(runs, factor).set_index("metric")
     pd.testing.assert_frame_equal(by_level.sort_index(), table.sort_index())
+
+
+def test_numbers_that_follow_nothing_are_told_to_agree_by_chance_alone():
+    """Corrects for the number of metrics: few tables of thirty that follow nothing have one that agrees."""
+    wrong = 0
+    for seed in range(20):
+        runs, votes = watched()
+        noise = np.random.default_rng(seed).normal(size=(len(runs), 30))
+        runs = pd.concat([runs, pd.DataFrame(noise, columns=[f"m{n}" for n in range(30)])], axis=1)
+        runs.attrs = {"params": ["prompt"], "metrics": [f"m{n}" for n in range(30)]}
+        table = agreement(runs, votes)
+        wrong += (table["verdict"] != "can't be told").any()
+        assert (table["p_adjusted"] >= table["p"]).all()
+    assert wrong <= 4
 
 
 def test_few_prompts_tell_nothing_of_agreement():

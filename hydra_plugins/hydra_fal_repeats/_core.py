@@ -22,10 +22,9 @@ from kling_sweeps.errors import (
     UnavailableError,
 )
 from kling_sweeps.experiment import hydra_private
-from kling_sweeps.experiment.config import read_all
+from kling_sweeps.experiment.config import read_all, read_job
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.sweep import conclusions, gates, summary
-from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.repeats import Repeats, Standing
 from kling_sweeps.sweep.scheduler import Runs
@@ -51,7 +50,7 @@ def sweep(sweeper: RepeatsSweeper, arguments: Sequence[str]) -> None:
     if (number := len(jobs) * repeats.given.looks[-1]) > MOST_RUNS:
         raise ConfigError(f"the sweep has {number:,} runs at its last look; at most {MOST_RUNS:,} are taken")
     overrides = {
-        cell.repeated(sample).request.key: [
+        repeats.repeat(cell, sample).request.key: [
             *(o for o in job if not o.startswith("sample=")),
             f"sample={sample}",
         ]

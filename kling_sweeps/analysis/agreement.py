@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kling_sweeps.analysis.comparison import holm
 from kling_sweeps.analysis.pairing import check_metrics, listed
 from kling_sweeps.experiment.naming import BOOKKEEPING
 
 # Fewer prompts, or fewer videos, leave an interval that tells next to nothing.
 ENOUGH_PROMPTS, ENOUGH_VIDEOS = 20, 120
 AGREES, OPPOSED, UNCLEAR = "agrees", "opposed", "can't be told"
+COLUMNS = ("metric", "agreement", "low", "high", "prompts", "videos", "p", "p_adjusted", "verdict")
 # What is logged of the votes themselves.
 VOTES = "votes/"
 
@@ -31,8 +33,9 @@ def agreement(
     averaged. People's rank of a video is that of its share of wins (a tie counts as a half). `agreement` is Spearman's
     coefficient within prompts, from -1 to 1: ranks are centred by prompt, so that prompts that are liked, or that move, more
     than others make none. Its interval from `low` to `high` is by the jackknife over prompts (Tukey 1958) of Fisher's z, with Student's t.
+    `p` is of no agreement, and `p_adjusted` by Holm among `metrics`, or by Benjamini and Hochberg among all where none are named.
     `videos` and `prompts` say of how many it is, and `verdict` is `agrees`, `opposed` (people prefer less of it) or, where
-    the interval has 0 in it or is of fewer than 20 prompts or 120 videos, `can't be told`.
+    that is not seen or is of fewer than 20 prompts or 120 videos, `can't be told`.
     Raises LookupError for votes that are of none of the runs, or for a metric that these don't have.
     """
     named = [
@@ -41,8 +44,15 @@ def agreement(
     names = named if metrics is None else list(metrics)
     check_metrics(runs, names)
     watched = _watched(runs, votes, names)
-    rows = [_of_metric(watched, name, confidence) for name in names]
-    table = pd.DataFrame(rows, columns=["metric", "agreement", "low", "high", "prompts", "videos", "verdict"])
+    found = pd.DataFrame([_of_metric(watched, name, confidence) for name in names])
+    p, tested = found["p"].to_numpy(dtype=float), found["p"].notna().to_numpy()
+    adjusted = np.full(len(p), np.nan)
+    if tested.any():
+        adjusted[tested] = (holm if metrics is not None else stats.false_discovery_control)(p[tested])
+    is_enough = (found["prompts"] >= ENOUGH_PROMPTS) & (found["videos"] >= ENOUGH_VIDEOS)
+    way = np.where(found["agreement"] > 0, AGREES, OPPOSED)
+    is_told = is_enough & (adjusted <= 1 - confidence)
+    table = found.assign(p_adjusted=adjusted, verdict=np.where(is_told, way, UNCLEAR))[list(COLUMNS)]
     order = table["agreement"].abs().sort_values(ascending=False, na_position="last", kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
@@ -93,8 +103,6 @@ def _of_metric(watched: pd.DataFrame, name: str, confidence: float) -> dict[str,
             else np.nan
         )
     low, high = np.tanh(middle[0] + np.array([-1, 1]) * error * stats.t.isf((1 - confidence) / 2, number - 1))
-    is_enough = number >= ENOUGH_PROMPTS and len(rows) >= ENOUGH_VIDEOS
-    verdict = AGREES if low > 0 else OPPOSED if high < 0 else UNCLEAR
     return {
         "metric": name,
         "agreement": float(np.tanh(middle[0])),
@@ -102,7 +110,7 @@ def _of_metric(watched: pd.DataFrame, name: str, confidence: float) -> dict[str,
         "high": float(high),
         "prompts": number,
         "videos": len(rows),
-        "verdict": verdict if is_enough else UNCLEAR,
+        "p": float(2 * stats.t.sf(abs(middle[0]) / error, number - 1)),
     }
 
 

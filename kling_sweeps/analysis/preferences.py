@@ -37,15 +37,14 @@ TOLD = float(special.logit(0.6))
 
 
 def preferences(
-    votes: pd.DataFrame, factor: str, confidence: float = 0.95, scope: str | None = None
+    votes: pd.DataFrame, factor: str, confidence: float = 0.95, scope: str = "these_raters"
 ) -> pd.DataFrame:
     """Return how strong each level of a factor is in people's votes, a row a level.
 
     `votes` has a row a vote, as `votes_df` returns it: `prompt`, `rater`, the levels `left` and `right`, and
     `outcome`: 1 where the left one was preferred, 0 the right one, 0.5 a tie. `scope="these_raters"` is a claim about
     the eyes of these raters, `"raters"` about raters in general (five at the least; clustered by both prompt and
-    rater (Cameron, Gelbach and Miller 2011), with t of the fewer of them, or by prompt where that is wider); None takes the
-    latter from five raters on. The columns:
+    rater (Cameron, Gelbach and Miller 2011), with t of the fewer of them, or by prompt where that is wider). The columns:
 
     - the factor by its name; `strength`, the log odds of being preferred to the first level, and its interval from
       `low` to `high`, each row for itself;
@@ -57,13 +56,13 @@ def preferences(
 
     `.attrs`: `factor`, `scope`, `votes`, `raters`, `prompts`, `confidence`; `side`, how often the left of two equals is
     preferred, with its interval; `never`, the pairs of levels that were not compared; `is_bounded`, whether a tenth of a tie
-    was added for each pair, since the votes alone put a strength at infinity. Raises LookupError for votes without these columns or without
+    was added for each pair, since the votes alone put a strength at infinity: errors are then those of the model where they are
+    larger, and `more_votes` is NaN. Raises LookupError for votes without these columns or without
     a vote, and ValueError for outcomes other than those, a level against itself, or votes on several questions.
     """
     _check(votes, confidence, scope)
     levels = _levels(votes)
     raters, prompts = votes["rater"].nunique(), votes["prompt"].nunique()
-    scope = scope or (RATERS if raters >= ENOUGH_RATERS else THESE_RATERS)
     reason = _reason(raters, prompts, scope) or _confounded(votes)
     fit = _fitted(
         votes, levels, [] if reason else ["prompt"] if scope == THESE_RATERS else ["prompt", "rater"]
@@ -93,7 +92,9 @@ def preferences(
             "p": p,
             "p_adjusted": adjusted,
             "smallest_detectable": special.expit(seen),
-            "more_votes": np.ceil(np.maximum(len(votes) * ((seen / TOLD) ** 2 - 1), 0)),
+            "more_votes": np.nan
+            if fit.is_bounded
+            else np.ceil(np.maximum(len(votes) * ((seen / TOLD) ** 2 - 1), 0)),
             "verdict": np.where(
                 others,
                 np.where(
@@ -139,7 +140,7 @@ def preference_statements(table: pd.DataFrame) -> list[str]:
             verb = "is preferred" if share > 0.5 else "is liked"
             lines.append(f"{eyes}, {name} {verb} {way} {first}, in {_share(share)} of pairs {within}.")
         elif row["verdict"] == NOT_DISTINGUISHABLE:
-            more = f" {row['more_votes']:,.0f} more votes would show 60 %." if row["more_votes"] else ""
+            more = f" {row['more_votes']:,.0f} more votes would show 60 %." if row["more_votes"] > 0 else ""
             lines.append(
                 f"{eyes}, {name} and {first} are not distinguishable{among} {within}: "
                 f"{_share(row['smallest_detectable'])} of pairs would have been seen.{more}"
@@ -183,15 +184,15 @@ class _Fit:
     is_bounded: bool
 
 
-def _check(votes: pd.DataFrame, confidence: float, scope: str | None) -> None:
+def _check(votes: pd.DataFrame, confidence: float, scope: str) -> None:
     if missing := [name for name in NEEDED if name not in votes]:
         raise LookupError(f"the votes have no column {missing[0]!r}; they need {', '.join(NEEDED)}")
     if votes.empty:
         raise NoVotesError("there are no votes: python -m kling_sweeps.vote SWEEP asks for them")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
-    if scope not in (None, RATERS, THESE_RATERS):
-        raise ValueError(f"scope={scope!r}: expected {RATERS!r}, {THESE_RATERS!r} or None")
+    if scope not in (RATERS, THESE_RATERS):
+        raise ValueError(f"scope={scope!r}: expected {RATERS!r} or {THESE_RATERS!r}")
     wrong = votes.loc[~votes["outcome"].isin([0, 0.5, 1]), "outcome"]
     if len(wrong):
         raise ValueError(f"outcome={wrong.iloc[0]}: expected 1 (left), 0.5 (a tie) or 0 (right)")
@@ -242,6 +243,12 @@ def _fitted(votes: pd.DataFrame, levels: Sequence[Any], sources: Sequence[str]) 
         weight = np.concatenate([weight, np.full(len(added), PRIOR_TIE / 2 / len(of))])
         codes = {name: np.concatenate([one, added[:, 2] % numbers[name]]) for name, one in codes.items()}
     value, error, freedom = _glm(y, design, weight).params, *np.full((2, len(levels)), np.nan)
+    if is_bounded and sources:
+        # At the edge residuals vanish, and with them the errors of clusters; those of the model grow.
+        error, freedom = (
+            np.sqrt(np.diag(_glm(y, design, weight).cov_params())),
+            np.full(len(levels), float(numbers["prompt"] - 1)),
+        )
     for number in range(1, len(sources) + 1):
         groups = np.column_stack([codes[name] for name in sources[:number]]).squeeze()
         df = min(numbers[name] for name in sources[:number]) - 1

@@ -414,7 +414,11 @@ class JobReader(Reader):
             factors,
             self.name(request, name, factors, model),
             model.prompt,
-            [one for one, path in places.items() if SAMPLE.fullmatch(str(self.unresolved(*path)))],
+            [
+                one
+                for one, path in places.items()
+                if one in arguments and SAMPLE.fullmatch(str(self.unresolved(*path)))
+            ],
             model.requested(arguments),
             [one for one in places if one not in (arguments if one in ARGUMENTS else model.arguments)],
             model.remarks(arguments),

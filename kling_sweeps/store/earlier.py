@@ -12,10 +12,12 @@ from typing import Any
 from kling_sweeps.experiment.reader import said
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.state_machine import Stage
+from kling_sweeps.store.state_machine import Stage, State
 
-# Of these nothing was paid for.
-UNPAID = (Stage.NEW, Stage.FAILED, Stage.DAMAGED)
+
+def is_paid(state: State) -> bool:
+    """Tell whether something was, or may have been, paid for a request, as it may where its files can't be trusted."""
+    return state.stage is not Stage.NEW and (state.stage is not Stage.FAILED or state.committed_usd > 0)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Earlier:
         for path in sorted(root.glob("??/*/request.json")):
             try:
                 saved = json.loads(path.read_bytes())
-                one = Stored(path.parent.name, saved["arguments"], saved.get("defaults", ()))
+                one = Stored(path.parent.name, saved["arguments"], [*saved.get("defaults", ())])
                 for text in {"", *(value for value in one.arguments.values() if isinstance(value, str))}:
                     self.stored[saved["endpoint"], saved["sample"], text].append(one)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -65,6 +67,6 @@ class Earlier:
         known = self.stored.get((request.endpoint, request.sample, prompt), [])
         changes = [(one, found) for one in known if (found := one.differences(request))]
         for one, found in sorted(changes, key=lambda change: len(change[1])):
-            if self.store.find(one.key).state().stage not in UNPAID:
+            if is_paid(self.store.find(one.key).state()):
                 return one, found
         return None

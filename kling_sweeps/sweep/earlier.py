@@ -10,7 +10,7 @@ from typing import Any
 from kling_sweeps import providers
 from kling_sweeps.experiment import config
 from kling_sweeps.experiment.settings import Cell, Settings
-from kling_sweeps.store.earlier import Earlier
+from kling_sweeps.store.earlier import Earlier, is_paid
 from kling_sweeps.store.folder import Store
 
 # The folders of a store that may have a video of a request.
@@ -31,7 +31,8 @@ def settled(settings: Settings, cell: Cell) -> tuple[Settings, Cell]:
     found = {}
     for name in ROOTS:
         root = settings.store_dir / name
-        if not (Store(root).entry(cell.request).folder / "request.json").exists():
+        own = Store(root).entry(cell.request)
+        if not own.folder.exists() or not is_paid(own.state()):
             earlier = _earlier(root, settings.command)
             if change := earlier.find(cell.request, cell.prompt_text):
                 found[name] = earlier, change

@@ -17,6 +17,7 @@ from kling_sweeps.experiment.settings import Cell, RepeatSettings, Settings
 from kling_sweeps.store.measured import is_measured, read_values
 from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep.conclusions import about
+from kling_sweeps.sweep.earlier import settled
 from kling_sweeps.sweep.plan import PlannedCell
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal import tables
@@ -111,11 +112,15 @@ class Repeats:
     def cells(self, taken: Mapping[Any, int]) -> list[Cell]:
         """Return the runs that levels of so many repeats have, a repeat of everything before the next."""
         return [
-            cell.repeated(sample)
+            self.repeat(cell, sample)
             for sample in range(max(taken.values()))
             for cell, level in zip(self.firsts, self.levels, strict=True)
             if sample < taken[level]
         ]
+
+    def repeat(self, first: Cell, sample: int) -> Cell:
+        """Return a repeat as its own job reads it: under an earlier form of the model's file where the store has that."""
+        return settled(self.settings, first.repeated(sample))[1]
 
     def runs(self, taken: Mapping[Any, int]) -> Runs:
         return Runs.read(self.settings, self.cells(taken))
