@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_sweeps import CONF
-from kling_sweeps.errors import ConfigError, RefusedError, UnavailableError, say, say_interrupted
+from kling_sweeps.errors import ConfigError, RefusedError, say, say_interrupted
 from kling_sweeps.terminal.streams import Parser, settle
 from kling_sweeps.untrusted import clean
 
@@ -31,7 +31,6 @@ EXPANDED = "openapi-3.0"
 # The parts of an endpoint's id that tell it from no other.
 COMMON = re.compile(r"^fal-ai/|/text-to-video$")
 NOT_IN_A_NAME = re.compile(r"[^\w.-]+")
-STEPS = {"videos": "video", "seconds": "second"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,15 +83,16 @@ def name_of(endpoint: str) -> str:
 def _import(options: argparse.Namespace) -> int:
     from kling_sweeps.experiment import model_file, yaml_files
     from kling_sweeps.experiment.model import read_model
+    from kling_sweeps.store.journal import written_whole
 
     found = _described(options.endpoint, options)
     name = options.name or name_of(options.endpoint)
     if NOT_IN_A_NAME.search(name):
         raise ConfigError(f"--name={name} can't be a file's name; letters, digits, . _ and - can")
     path = (options.config_dir or CONF) / "model" / f"{name}.yaml"
-    price, unpriced = _price(options)
     old = yaml_files.content(path) if path.exists() else {}
-    model = found.model(name, price or old.get("price"))
+    price, said = _price(options, old.get("price"))
+    model = found.model(name, price)
     usage = " ".join(["python -m kling_sweeps", *_own(options), f"model={name}"])
     text = model_file.written(model, found.comments, usage)
     if old and old != model and not options.replace:
@@ -100,17 +100,19 @@ def _import(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{path} would be written over: add --replace, which keeps its price, or another --name"
         )
-    read = read_model(model)
     try:
+        read = read_model(model)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with written_whole(path) as part:
+            part.write_text(text, encoding="utf-8")
+            if yaml_files.content(part) != json.loads(json.dumps(model)):
+                raise ConfigError(f"{options.endpoint} has texts that a YAML file of Hydra's can't hold")
+    except ValueError as error:
+        raise ConfigError(f"{path} is left as it was: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
-    if yaml_files.content(path) != json.loads(json.dumps(model)):
-        path.unlink()
-        raise ConfigError(f"{options.endpoint} has texts that a YAML file of Hydra's can't hold")
     _say(f"{path}: model={name}, {len(model['arguments'])} arguments, as of {_today()}.")
-    _say(*_meanings(read), *unpriced)
+    _say(*_meanings(read), said)
     _say("Try it for nothing:", f"  {_trial(read, options)}")
     return 0
 
@@ -178,29 +180,24 @@ def _parsed(path: Path) -> Any:
         raise ConfigError(f"--schema: {path} {error}") from None
 
 
-def _price(options: argparse.Namespace) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the price that fal lists, and what to say where there is none."""
-    from kling_sweeps.experiment.price import unit_seconds
-
+def _price(options: argparse.Namespace, old: Any) -> tuple[Any, str]:
+    """Return the price that a file is written with, that of the old file where it has one, and what is said of it."""
     remedy = "give the file one, or run it with budget.allow_unknown_price=true"
-    if options.schema:
-        return None, [f"  price: not in a schema; {remedy}"]
-    from kling_sweeps.providers import catalogue
+    told, why = None, "not in a schema"
+    if not options.schema:
+        from kling_sweeps.providers import answers, catalogue
 
-    try:
-        listed = catalogue.price(options.endpoint, options.base_url)
-        (found,) = [one for one in listed["prices"] if one["endpoint_id"] == options.endpoint]
-        unit = STEPS.get(found["unit"], found["unit"])
-        if found["currency"] != "USD" or not isinstance(found["unit_price"], int | float):
-            raise ValueError(f"{found['unit_price']} {found['currency']}")
-        unit_seconds(unit)
-    except (UnavailableError, KeyError, TypeError) as error:
-        return None, [f"  price: fal does not say ({clean(error)}); {remedy}"]
-    except ValueError as error:
-        return None, [f"  price: {clean(error)} of fal's is not known here; {remedy}"]
-    return {"usd": found["unit_price"], "per": unit, "as_of": _today()}, [
-        f"  price: {found['unit_price']:g} USD per {unit}"
-    ]
+        try:
+            told = answers.prices(catalogue.price(options.endpoint, options.base_url)).get(options.endpoint)
+            why = "fal lists none that can be read"
+        except RefusedError as error:
+            why = f"fal does not say ({clean(error)})"
+    listed = f"{told.usd:g} USD per {told.per}" if told else ""
+    if old:
+        return old, "  price: as in the file" + f"; fal lists {listed}" * bool(told)
+    if told is None:
+        return None, f"  price: {why}; {remedy}"
+    return {"usd": told.usd, "per": told.per, "as_of": _today()}, f"  price: {listed}"
 
 
 def _today() -> str:
@@ -213,15 +210,17 @@ def _list(options: argparse.Namespace) -> int:
     from kling_sweeps.experiment import openapi
     from kling_sweeps.terminal import tables
 
+    is_cut = False
     if options.schema:
-        found = openapi.endpoints(_parsed(options.schema))
         words = options.list.lower().split()
-        rows = [one for one in found.values() if all(word in _words(one) for word in words)]
+        found = openapi.endpoints(_parsed(options.schema)).values()
+        rows = [one for one in found if all(word in _words(one) for word in words)]
     else:
         from kling_sweeps.providers import catalogue
 
-        rows = [*openapi.endpoints(catalogue.models(options.base_url, q=options.list)).values()]
-        rows = [one for one in rows if "video" in str(one.metadata.get("category", "video"))]
+        pages, is_cut = catalogue.search(options.list, options.base_url)
+        rows = [one for page in pages for one in openapi.endpoints(page).values()]
+    rows = [one for one in rows if "video" in str(one.metadata.get("category", "video"))]
     if not rows:
         _say(f"No endpoint that makes videos is found by {options.list!r}.")
         return 0
@@ -234,6 +233,8 @@ def _list(options: argparse.Namespace) -> int:
     tables.show(
         [tables.text_column(key, [*map(Text, texts)], key != "endpoint") for key, texts in columns.items()]
     )
+    if is_cut:
+        _say("There are more: give further words.")
     _say(f"To use one: python -m kling_sweeps.endpoint {rows[0].endpoint}")
     return 0
 
@@ -258,8 +259,8 @@ def _diff(options: argparse.Namespace) -> int:
         is_found = True
         try:
             found = _described(endpoint, options)
-        except ConfigError as error:
-            lines = [str(error)]
+        except RefusedError as error:
+            lines = [f"  {error}"]
         else:
             lines = list(changes(old, found.model(str(old.get("name")), old.get("price"))))
         _say(f"{path}: {'as fal has it' if not lines else ''}", *lines)
@@ -272,31 +273,43 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what differs between a file and what would be written now, and what that means for the store."""
-    before, after = old.get("arguments") or {}, new["arguments"]
+    """Yield what fal has changed since a file was written, and what that means for the store."""
+    before, after = _schemas(old), _schemas(new)
     for name in (name for name in after if name not in before):
         schema = after[name]
-        is_fals = "fal_default" not in schema
-        meaning = (
-            "stored videos are taken as they are"
-            if is_fals
-            else "stored videos are of fal's, and bought anew"
-        )
-        default = (
+        is_fals = "default" in schema and schema.get("fal_default") == schema["default"]
+        meaning = "stored videos are taken as they are" if is_fals else "the plan says what is bought anew"
+        at = (
             f"at {json.dumps(schema['default'])}, {meaning}" if "default" in schema else "not sent unless set"
         )
-        yield f"  {name} is new: {default}"
+        yield f"  {name} is new: {at}"
     for name in (name for name in before if name not in after):
         yield f"  {name} is gone: it was sent with what is in the store, which would be bought anew without it"
     for name in (name for name in before if name in after):
-        for keyword in dict.fromkeys(one for one in [*before[name], *after[name]] if one != "role"):
-            one, other = (json.dumps(of[name].get(keyword)) for of in (before, after))
-            if one != other:
-                is_bought = keyword == "default"
-                meaning = "; what is in the store has the one of the file, and is bought anew" * is_bought
-                yield f"  {name}: {keyword} is {clean(one, 80)} in the file, {clean(other, 80)} of fal's{meaning}"
-    if sorted(old.get("required") or []) != sorted(new["required"]):
-        yield f"  required: {', '.join(old.get('required') or []) or 'none'} in the file, {', '.join(new['required'])} of fal's"
+        for keyword in dict.fromkeys([*before[name], *after[name]]):
+            yield from _change(name, keyword, before[name], after[name])
+    required = [", ".join(sorted(map(str, of.get("required") or []))) or "none" for of in (old, new)]
+    if required[0] != required[1]:
+        yield f"  required: {required[0]} in the file, {required[1]} of fal's"
+
+
+def _schemas(model: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    arguments = model.get("arguments")
+    found = arguments.items() if isinstance(arguments, Mapping) else ()
+    return {name: schema if isinstance(schema, Mapping) else {} for name, schema in found}
+
+
+def _change(name: str, keyword: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how a keyword of an argument differs, unless the difference is the file's own."""
+    one, other = (json.dumps(of.get(keyword), default=str) for of in (before, after))
+    is_own = keyword == "role" or (keyword == "fal_default" and keyword not in before)
+    if keyword == "default" and "fal_default" in before:
+        is_own = before["fal_default"] == after.get("fal_default")
+    if one != other and not is_own:
+        meaning = "; what is in the store has the one of the file, and is bought anew" * (
+            keyword == "default"
+        )
+        yield f"  {name}: {keyword} is {clean(one, 80)} in the file, {clean(other, 80)} of fal's{meaning}"
 
 
 def _say(*lines: str) -> None:

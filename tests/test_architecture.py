@@ -33,7 +33,7 @@ ROOMS = {
     "votes": "reports analysis tracking experiment store video",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
     "effects": "analysis terminal",
-    "endpoint": "providers experiment terminal",
+    "endpoint": "providers experiment store terminal",
     "measure": "measurement metrics store video terminal",
     "ledger": "generation providers tracking experiment store terminal",
     "report": "reports tracking experiment terminal",

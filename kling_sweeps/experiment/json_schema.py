@@ -20,14 +20,14 @@ from kling_sweeps.untrusted import clean
 
 @contextmanager
 def _without(*packages: str) -> Iterator[None]:
-    """Let packages that are not imported yet seem not to be installed."""
-    absent = [name for name in packages if name not in sys.modules]
+    """Let packages that are not imported yet seem not to be installed, unless what would import them is there."""
+    absent = [] if "jsonschema" in sys.modules else [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None, as Python documents it
     try:
         yield
     finally:
         for name in absent:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
 
 
 # jsonschema imports them where they are installed, for formats, which are not checked here; that takes two seconds.
@@ -95,28 +95,25 @@ def check(schema: Any, where: str) -> None:
             )
             raise ValueError(f"{where}.{keyword} is unknown{hint}")
     kind = schema.get("type")
-    kinds = [kind] if isinstance(kind, str) or kind is None else list(kind)
+    kinds = kind if isinstance(kind, list) else [] if kind is None else [kind]
     for name in kinds:
-        if name is not None and name not in TYPES:
-            hint = (
-                f"; JSON Schema calls it {WORDS[name]}"
-                if name in WORDS
-                else f"; valid are {', '.join(TYPES)}"
-            )
-            raise ValueError(f"{where}.type is {name!r}{hint}")
-    for name, nested in subschemas(schema):
-        if not isinstance(nested, bool):
-            check(nested, f"{where}.{name}")
-    for one in schema.get("enum") or ():
-        if "string" in kinds and not isinstance(one, str | None):
-            raise ValueError(f"{where}.enum has {said(one)}, which is no text; quote it")
-    if not schema.get("enum", True):
-        raise ValueError(f"{where}.enum is empty; it lists what is allowed")
+        if name not in TYPES:
+            is_word = isinstance(name, str) and name in WORDS
+            hint = f"JSON Schema calls it {WORDS[name]}" if is_word else f"valid are {', '.join(TYPES)}"
+            raise ValueError(f"{where}.type is {name!r}; {hint}")
     try:
         DIALECT.check_schema(dict(schema))
     except jsonschema.SchemaError as error:
         key = ".".join(map(str, [where, *error.absolute_path]))
         raise ValueError(f"{key}: {clean(error.message)}") from None
+    for name, nested in subschemas(schema):
+        if not isinstance(nested, bool):
+            check(nested, f"{where}.{name}")
+    for one in schema.get("enum", ()):
+        if "string" in kinds and not isinstance(one, str | None):
+            raise ValueError(f"{where}.enum has {said(one)}, which is no text; quote it")
+    if not schema.get("enum", True):
+        raise ValueError(f"{where}.enum is empty; it lists what is allowed")
 
 
 def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:
@@ -291,13 +288,17 @@ def _explained(found: Sequence[ValidationError]) -> tuple[ValidationError, str]:
         return error, "fits several alternatives, of which it may fit one"
     by_branch = defaultdict(list)
     for one in error.context:
-        by_branch[one.relative_schema_path[0]].append(one)
-    branches = {n: branch for n, branch in enumerate(error.validator_value) if branch.get("type") != "null"}
-    fitting = [n for n in branches if n in by_branch and not any(map(_is_of_another_type, by_branch[n]))]
-    told = fitting or list(branches)
+        if one.relative_schema_path:  # that of an alternative which allows nothing has none
+            by_branch[one.relative_schema_path[0]].append(one)
+    branches = {
+        number: branch
+        for number, branch in enumerate(error.validator_value)
+        if isinstance(branch, Mapping) and branch.get("type") != "null" and by_branch[number]
+    }
+    told = [n for n in branches if not any(map(_is_of_another_type, by_branch[n]))] or list(branches)
     if len(told) == 1:
         return _explained(by_branch[told[0]])
-    return error, f"is not {' or '.join(wanted(branches[n]) for n in told)}"
+    return error, f"is not {' or '.join(wanted(branches[n]) for n in told) or 'allowed'}"
 
 
 def _is_of_another_type(error: ValidationError) -> bool:

@@ -33,8 +33,8 @@ from kling_sweeps.metric import Requested
 class Model:
     """An endpoint, its arguments and its price; `price` is None where nobody knows it.
 
-    An argument is a JSON Schema whose `role` says what it means (ROLES), and whose `fal_default` is fal's own default
-    where `default` is another one. `required` names those that fal insists on.
+    An argument is a JSON Schema whose `role` says what it means (ROLES), and whose `fal_default` is fal's own default,
+    which is not known where there is none: `default` may be anybody's. `required` names those that fal insists on.
     """
 
     name: str
@@ -95,16 +95,20 @@ class Model:
         return Requested(ratio_of(shape), seconds_of(seconds))
 
     def form(self, arguments: Mapping[str, Any]) -> Form:
-        """Return which of the arguments of a request are at the file's default, and which at fal's."""
+        """Return which of the arguments of a request are at the file's default, and which at what it says is fal's."""
         defaults = {
             name: json_schema.normalised(schema, schema.get("default"))
             for name, schema in self.arguments.items()
         }
-        theirs = {name: schema.get("fal_default", defaults[name]) for name, schema in self.arguments.items()}
+        theirs = {
+            name: json_schema.normalised(schema, schema["fal_default"])
+            for name, schema in self.arguments.items()
+            if "fal_default" in schema
+        }
         return Form(
             tuple(self.arguments),
             tuple(name for name, value in arguments.items() if value == defaults[name]),
-            tuple(name for name, value in arguments.items() if value == theirs[name]),
+            tuple(name for name, value in arguments.items() if name in theirs and value == theirs[name]),
         )
 
     def price_usd(self, arguments: Mapping[str, Any]) -> float | None:
@@ -148,11 +152,12 @@ class Model:
 def read_model(node: Mapping[str, Any]) -> Model:
     """Read a model file's content; raise ValueError with the key that is wrong."""
     try:
-        return _read(json.dumps(node))
+        text = json.dumps(node)
     except TypeError:
         raise ValueError(
             "the model's file has values that are neither text, number, list nor mapping"
         ) from None
+    return _read(text)
 
 
 @cache
@@ -177,8 +182,8 @@ def _read(text: str) -> Model:
         if len(same := [name for name, schema in arguments.items() if schema.get("role") == role]) > 1:
             raise ValueError(f"model.arguments: {' and '.join(same)} have the role {role}; one can have it")
     required = node.get("required") or []
-    if not isinstance(required, list):
-        raise ValueError(f"model.required is {required!r}; a list is needed")
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise ValueError(f"model.required is {required!r}; a list of names is needed")
     for name in required:
         if name not in arguments:
             raise ValueError(f"model.required names {name}, which is no argument{close(name, arguments)}")

@@ -15,7 +15,9 @@ from urllib.parse import unquote
 import yaml
 
 from kling_sweeps.experiment import json_schema
+from kling_sweeps.experiment.hydra_private import yaml_loader
 from kling_sweeps.experiment.json_schema import ANNOTATIONS, DIALECT, KEYWORDS, SchemaError
+from kling_sweeps.experiment.model import read_model
 from kling_sweeps.experiment.picture import is_address
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.roles import (
@@ -50,6 +52,10 @@ CHANGE = r"(?:rewrit|re-writ|expan[ds]|enhanc|optimi[sz]|extend|extension|upsamp
 REWRITES = re.compile(rf"prompt\w*_{CHANGE}|{CHANGE}_prompt|auto_?fix", re.I)
 SAYS_SO = re.compile(rf"\b{CHANGE}\b[^.]*\bprompts?\b|\bprompts?\b[^.]*\b{CHANGE}\b", re.I)
 DEFINITIONS = ("$ref", "$defs", "definitions")
+# Of longer defaults, which are texts, it is not noted twice that they are fal's own.
+SHORT = 40
+# A document whose references double may be of any size.
+MOST_NODES = 20_000
 NUMERIC_BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 
 
@@ -86,10 +92,12 @@ def parsed(text: str) -> Any:
     """Read a document, JSON or YAML; raise ValueError for what is neither."""
     try:
         return json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
     except ValueError:
         try:
-            return yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
+            return yaml.load(text, Loader=yaml_loader())  # for which a date is a text
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"is neither JSON nor YAML: {clean(error)}") from None
 
 
@@ -134,6 +142,15 @@ def described(document: Any, endpoint: str) -> Described:
 
 def imported(source: Described) -> Imported:
     """Return what a model file is written from; raise ValueError that says in a line why there can be none."""
+    try:
+        found = _imported(source)
+        read_model(found.model("imported"))
+    except RecursionError:
+        raise ValueError("its document is nested too deep") from None
+    return found
+
+
+def _imported(source: Described) -> Imported:
     if "error" in source.openapi:
         error = source.openapi["error"]
         said = error if isinstance(error, Mapping) else {"message": error}
@@ -141,13 +158,11 @@ def imported(source: Described) -> Imported:
     root = source.openapi
     given = _Input(root).schema(source.endpoint)
     properties = {str(name): one for name, one in _properties(given).items() if isinstance(one, Mapping)}
-    order = given.get("x-fal-order-properties")
-    names = [name for name in order if name in properties] if isinstance(order, list) else []
-    names = list(dict.fromkeys([*names, *properties]))
+    ordered = [name for name in _names(given, "x-fal-order-properties") if name in properties]
+    names = list(dict.fromkeys([*ordered, *properties]))
     comments = {name: _comment(properties[name]) for name in names}
     schemas = {name: _checked(_cleaned(properties[name])) for name in names}
-    asked = given.get("required")
-    required = [name for name in asked if name in schemas] if isinstance(asked, list) else []
+    required = [name for name in _names(given, "required") if name in schemas]
     _give_roles(schemas, comments)
     is_prompted = any(schema.get("role") == PROMPT for schema in schemas.values())
     if not is_prompted and not any(_has_picture(name, schema) for name, schema in schemas.items()):
@@ -184,6 +199,7 @@ class _Input:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root
+        self.nodes = 0
 
     def schema(self, endpoint: str) -> Mapping[str, Any]:
         """Return the schema of what is posted; raise ValueError where there is none."""
@@ -207,6 +223,9 @@ class _Input:
             return [self.inlined(one, above) for one in node]
         if not isinstance(node, dict):
             return node
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise ValueError(f"its document has more than {MOST_NODES:,} parts, references in their places")
         ref = node.get("$ref")
         if not isinstance(ref, str):
             return {name: self.inlined(one, above) for name, one in node.items()}
@@ -243,9 +262,9 @@ def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             part = _merged([*(one for one in nested if isinstance(one, Mapping)), alone])
         same = {name for name in part if name in whole and whole[name] != part[name]}
         if same <= {*ANNOTATIONS, "properties", "required", "x-fal-order-properties"}:
-            properties = {**whole.get("properties", {}), **(part.get("properties") or {})}
-            required = list(dict.fromkeys([*whole.get("required", []), *(part.get("required") or [])]))
-            order = [*whole.get("x-fal-order-properties", []), *(part.get("x-fal-order-properties") or [])]
+            properties = {**_shaped(whole, "properties", dict), **_shaped(part, "properties", dict)}
+            required = list(dict.fromkeys([*_names(whole, "required"), *_names(part, "required")]))
+            order = [*_names(whole, "x-fal-order-properties"), *_names(part, "x-fal-order-properties")]
             whole |= part
             for name, value in (
                 ("properties", properties),
@@ -259,11 +278,21 @@ def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return whole | ({"allOf": apart} if apart else {})
 
 
+def _shaped(schema: Mapping[str, Any], keyword: str, shape: type) -> Any:
+    """Return what a keyword has, or nothing of the shape where it has something else."""
+    value = schema.get(keyword)
+    return value if isinstance(value, shape) else shape()
+
+
+def _names(schema: Mapping[str, Any], keyword: str) -> list[str]:
+    return [name for name in _shaped(schema, keyword, list) if isinstance(name, str)]
+
+
 def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the properties of an input, of all its alternatives where it has some."""
     whole = _merged([schema])
-    found = dict(whole.get("properties") or {})
-    for branch in chain(*(whole.get(key) or [] for key in ("anyOf", "oneOf", "allOf"))):
+    found = dict(_shaped(whole, "properties", dict))
+    for branch in chain(*(_shaped(whole, key, list) for key in ("anyOf", "oneOf", "allOf"))):
         if isinstance(branch, Mapping):
             found = {**_properties(branch), **found}
     return found
@@ -317,7 +346,7 @@ def _checked(schema: dict[str, Any]) -> dict[str, Any]:
             DIALECT.check_schema(found)
             break
         except SchemaError as error:
-            found.pop(str(error.absolute_path[0]) if error.absolute_path else next(iter(found)), None)
+            found.pop(str(error.absolute_path[0]) if error.absolute_path else next(iter(found)))
     if "default" in found:
         default = found["default"]
         if default is None or json_schema.problem("default", found, default) or default == "???":
@@ -351,14 +380,16 @@ def _give_roles(schemas: dict[str, dict[str, Any]], comments: Mapping[str, str])
         if (name := next(named, None)) and not (role == SECONDS and "frames" in comments[name].lower()):
             schemas[name] = _in_order({"role": role, **schemas[name]})
     for name, schema in schemas.items():
+        if "default" in schema and len(json.dumps(schema["default"])) <= SHORT:
+            schemas[name] = schema = {**schema, "fal_default": schema["default"]}
         if "role" not in schema and _is_image(name, schema):
             is_none = isinstance(schema.get("default"), str) and not is_address(schema["default"])
-            kept = {key: one for key, one in schema.items() if not (is_none and key == "default")}
+            kept = {
+                key: one for key, one in schema.items() if not (is_none and key in ("default", "fal_default"))
+            }
             schemas[name] = _in_order({"role": IMAGE, **kept})
         if "role" not in schema and _rewrites(name, comments[name]) and (off := _off(schema)):
-            default = schema.get("default")
-            fals = {"fal_default": default} if default not in (None, *off) else {}
-            schemas[name] = _in_order({**schema, "role": REWRITES_PROMPT, "default": off[0], **fals})
+            schemas[name] = _in_order({**schema, "role": REWRITES_PROMPT, "default": off[0]})
 
 
 def _values(schema: Mapping[str, Any]) -> list[Any]:
@@ -373,6 +404,8 @@ def _is_seconds(schema: Mapping[str, Any]) -> bool:
 
 
 def _is_shape(schema: Mapping[str, Any]) -> bool:
+    if any(isinstance(one, int | float) for one in _values(schema)):
+        return False
     is_size = any(
         {"width", "height"} <= {*one.get("properties", ())} for one in json_schema.alternatives(schema)
     )

@@ -14,7 +14,10 @@ from kling_sweeps.experiment.picture import Picture, replaced
 
 @dataclass(frozen=True)
 class Form:
-    """How a request stands to its model's file: the arguments that the file has, and those at its or at fal's default."""
+    """How a request stands to its model's file: the arguments that the file has, and those at its default.
+
+    `fal_defaults` are those at fal's own default, as far as the file says what that is.
+    """
 
     names: Sequence[str] = ()
     defaults: Sequence[str] = ()

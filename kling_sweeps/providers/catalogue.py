@@ -13,12 +13,25 @@ from kling_sweeps.providers.fal import API, NO_CREDENTIALS, find_credentials
 from kling_sweeps.providers.http import ENCODINGS, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, detail, reason
 
-PAGE = 50
+PAGE, MOST_PAGES = 50, 20
 
 
 def models(base_url: str | None = None, **params: Any) -> Any:
     """Return a page of `/v1/models`, None where fal has none of what is asked for; raise UnavailableError. It is free."""
     return _asked(API, base_url, {"limit": PAGE, **params})
+
+
+def search(words: str, base_url: str | None = None) -> tuple[list[Any], bool]:
+    """Return the pages of what fal finds, and whether there are more of them; raise UnavailableError."""
+    pages: list[Any] = []
+    cursor: dict[str, str] = {}
+    for _ in range(MOST_PAGES):
+        pages.append(models(base_url, q=words, **cursor))
+        page = answers.fields(pages[-1])
+        if not page.get("has_more") or not page.get("next_cursor"):
+            return pages, False
+        cursor = {"cursor": str(page["next_cursor"])}
+    return pages, True
 
 
 def price(endpoint: str, base_url: str | None = None) -> Any:

@@ -99,7 +99,7 @@ class Plan:
                 filed = f"{price.usd:g} USD a {price.per}" + f" as of {price.as_of}" * bool(price.as_of)
                 found[one.cell.model] = (
                     f"{one.cell.model}: fal says {told.usd:g} USD a {told.per} today, and its file {filed}. The higher "
-                    f"price counts; python -m kling_sweeps.endpoint {one.cell.request.endpoint} makes the file anew."
+                    "price counts; where fal is right, correct `price:` in that file."
                 )
         return [*found.values()]
 
