@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kling_sweeps.video.frame import Frame
 
 # In pixels of the thumbnail: how far apart the points are that are followed, and how wide a border has no reliable flow.
-STEP, BORDER = 8, 16
+STEP, BORDER = 6, 16
 # Of a grid of so many cells a side, how many must have texture, and by how many points.
 CELLS, LEAST_CELLS, LEAST_POINTS = 4, 10, 3
 # The share of points that must agree on a movement, and how far off they may be, in pixels, and beside the movement.
@@ -88,7 +88,7 @@ class Camera(FlowMetric):
 
     steps: list[complex] = field(default_factory=list, init=False, repr=False)
 
-    version = 2
+    version = 3
     values = (
         Value(
             "camera_pan",
