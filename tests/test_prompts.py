@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
 from conftest import SMALL
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
@@ -252,17 +252,19 @@ def test_a_sweep_file_chooses_as_the_command_line_does(run):
 
 
 @pytest.mark.slow
-def test_a_thousand_lines_are_planned_at_once(run):
-    """Plans a list as long as VBench's in seconds, each prompt its own request, equal lines once."""
+def test_a_thousand_lines_are_planned_at_once(run, monkeypatch):
+    """Plans a list as long as VBench's from a few configs of Hydra's, each prompt its own request, equal lines once."""
+    composed, compose = [], ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_configuration", lambda *a, **k: composed.append(1) or compose(*a, **k)
+    )
     lines = [f"a person, number {n}, drinks coffee" for n in range(936)] + ODD + ODD[:4]
     Path("list.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    began = time.perf_counter()
     code, out, err = run("prompts=list.txt", "prompt=all", "dry_run=true")
-    took_s = time.perf_counter() - began
     assert code == 0, err
     assert "Prompts: all 946 of list.txt; 4 lines more say the same as an earlier one" in out
     assert "946 runs: 946 to generate. 1324.40 USD" in out
-    assert took_s < 12  # 1.5 s on an idle machine; a config of its own for each takes 30 s
+    assert 0 < len(composed) < 10  # a config of its own for each takes 30 s
 
 
 @pytest.mark.slow
