@@ -310,6 +310,12 @@ class TestConfiguration:
         with pytest.raises(ConfigError, match="short_side"):
             build({"sharpness": {"short_side": size}})
 
+    @pytest.mark.parametrize("threshold", [27, 1, 0, -0.5])
+    def test_a_threshold_that_is_no_correlation(self, threshold):
+        """A threshold of the cuts that were counted by colour, or that everything or nothing is below, is refused."""
+        with pytest.raises(ConfigError, match=r"metrics\.cuts: threshold=.*between 0 and 1"):
+            build({"cuts": {"threshold": threshold}})
+
     def test_sampled_frames_are_those(self, tmp_path):
         """A series has its values on the frames they were measured on, NaN on the others and after the last."""
         path = clips.write(tmp_path / "a.mp4", clips.still())

@@ -62,8 +62,9 @@ class Cuts(FrameMetric):
     last: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "long_side"):
-            positive(name, getattr(self, name))
+        positive("long_side", self.long_side)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold!r}: expected a correlation between 0 and 1")
 
     def per_frame(self, frame: Frame) -> Mapping[str, float]:
         """Correlate with the last frame in which there was something to be seen; NaN where there is none."""
