@@ -39,6 +39,7 @@ async function follow(asked) {
 function enable() {
   for (const button of document.querySelectorAll("[data-answer]")) button.disabled = isBusy || !shownPair;
   $("replay").disabled = isBusy || !shownPair;
+  $("other").disabled = isBusy;
   $("undo").disabled = isBusy || !state || !state.last;
   $("save").disabled = isBusy || !state || !state.last;
 }
