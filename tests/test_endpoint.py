@@ -189,7 +189,7 @@ MUTE = model("a/b", {"prompt": {"type": "integer"}, "voice": {"type": "string"}}
             "it takes neither a prompt nor a picture",
         ),
         (model("a/b", {"x": nested(400)}), "its document is nested too deep"),
-        (doubling(14), "its document has more than 20,000 parts"),
+        (doubling(14), "its document has more than 5,000 parts"),
         ([1, "x"], "page.json is neither an OpenAPI document nor a page of fal's models"),
     ],
 )

@@ -102,7 +102,7 @@ def check(schema: Any, where: str) -> None:
             hint = f"JSON Schema calls it {WORDS[name]}" if is_word else f"valid are {', '.join(TYPES)}"
             raise ValueError(f"{where}.type is {name!r}; {hint}")
     try:
-        DIALECT.check_schema(dict(schema))
+        check_keywords(schema)
     except jsonschema.SchemaError as error:
         key = ".".join(map(str, [where, *error.absolute_path]))
         raise ValueError(f"{key}: {clean(error.message)}") from None
@@ -114,6 +114,18 @@ def check(schema: Any, where: str) -> None:
             raise ValueError(f"{where}.enum has {said(one)}, which is no text; quote it")
     if not schema.get("enum", True):
         raise ValueError(f"{where}.enum is empty; it lists what is allowed")
+
+
+def check_keywords(schema: Schema) -> None:
+    """Raise SchemaError for a value that a keyword can't have; what is within is not looked at, which is quick."""
+    alone: dict[str, Any] = dict(schema)
+    for keyword in {*OF_ONE, *OF_MANY, *BY_NAME} & alone.keys():
+        value = alone[keyword]
+        if isinstance(value, Mapping):
+            alone[keyword] = dict.fromkeys(value, True) if keyword in BY_NAME else True
+        elif isinstance(value, list) and keyword in OF_MANY:
+            alone[keyword] = [True if isinstance(one, Mapping) else one for one in value]
+    DIALECT.check_schema(alone)
 
 
 def subschemas(schema: Schema) -> Iterator[tuple[str, Any]]:

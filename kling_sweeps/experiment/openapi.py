@@ -16,7 +16,7 @@ import yaml
 
 from kling_sweeps.experiment import json_schema
 from kling_sweeps.experiment.hydra_private import yaml_loader
-from kling_sweeps.experiment.json_schema import ANNOTATIONS, DIALECT, KEYWORDS, SchemaError
+from kling_sweeps.experiment.json_schema import ANNOTATIONS, KEYWORDS, SchemaError
 from kling_sweeps.experiment.model import read_model
 from kling_sweeps.experiment.picture import is_address
 from kling_sweeps.experiment.reader import close
@@ -55,7 +55,7 @@ DEFINITIONS = ("$ref", "$defs", "definitions")
 # Of longer defaults, which are texts, it is not noted twice that they are fal's own.
 SHORT = 40
 # A document whose references double may be of any size.
-MOST_NODES = 20_000
+MOST_NODES, MOST_DEPTH = 5_000, 60
 NUMERIC_BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 
 
@@ -142,11 +142,8 @@ def described(document: Any, endpoint: str) -> Described:
 
 def imported(source: Described) -> Imported:
     """Return what a model file is written from; raise ValueError that says in a line why there can be none."""
-    try:
-        found = _imported(source)
-        read_model(found.model("imported"))
-    except RecursionError:
-        raise ValueError("its document is nested too deep") from None
+    found = _imported(source)
+    read_model(found.model("imported"))
     return found
 
 
@@ -217,22 +214,27 @@ class _Input:
         whole = self.inlined(schema)
         return _merged([whole]) if isinstance(whole, Mapping) else {}
 
-    def inlined(self, node: Any, above: tuple[str, ...] = ()) -> Any:
-        """Return a part of the document with what it refers to in place; what refers to itself may be anything there."""
-        if isinstance(node, list):
-            return [self.inlined(one, above) for one in node]
-        if not isinstance(node, dict):
+    def inlined(self, node: Any, above: tuple[str, ...] = (), depth: int = 0) -> Any:
+        """Return a part of the document with what it refers to in place; what refers to itself may be anything there.
+
+        Raises ValueError for a document that is too large or too deep to be an endpoint's.
+        """
+        if not isinstance(node, dict | list):
             return node
+        if depth > MOST_DEPTH:
+            raise ValueError("its document is nested too deep")
+        if isinstance(node, list):
+            return [self.inlined(one, above, depth + 1) for one in node]
         self.nodes += 1
         if self.nodes > MOST_NODES:
             raise ValueError(f"its document has more than {MOST_NODES:,} parts, references in their places")
         ref = node.get("$ref")
         if not isinstance(ref, str):
-            return {name: self.inlined(one, above) for name, one in node.items()}
+            return {name: self.inlined(one, above, depth + 1) for name, one in node.items()}
         if ref in above:
             return {}
-        target = self.inlined(self.at(ref), (*above, ref))
-        beside = {name: self.inlined(one, above) for name, one in node.items() if name != "$ref"}
+        target = self.inlined(self.at(ref), (*above, ref), depth + 1)
+        beside = {name: self.inlined(one, above, depth + 1) for name, one in node.items() if name != "$ref"}
         return _merged([target, beside]) if isinstance(target, dict) else beside
 
     def at(self, ref: str) -> Any:
@@ -343,7 +345,7 @@ def _checked(schema: dict[str, Any]) -> dict[str, Any]:
         found.pop(keyword)
     while found:
         try:
-            DIALECT.check_schema(found)
+            json_schema.check_keywords(found)
             break
         except SchemaError as error:
             found.pop(str(error.absolute_path[0]) if error.absolute_path else next(iter(found)))
