@@ -22,7 +22,8 @@ def main() -> int:
     from kling_sweeps.errors import RunError, say, say_interrupted, say_refused, submitted
     from kling_sweeps.experiment import yaml_files
     from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
-    from kling_sweeps.experiment.prompt import quoted, sweeps
+    from kling_sweeps.experiment.overrides import spelled
+    from kling_sweeps.experiment.prompt import sweeps
     from kling_sweeps.experiment.refusals import message
     from kling_sweeps.experiment.tracking_uri import holds_password
     from kling_sweeps.sweep.job import at_end, broken, job
@@ -34,7 +35,7 @@ def main() -> int:
     sys.unraisablehook = _interrupt_again
     given = sorted(sys.argv[1:], key=_is_override)  # Hydra wants them together, after its flags
     is_sweep = sweeps(given) and not any(argument.startswith("hydra.mode=") for argument in given)
-    sys.argv[1:] = [*quoted(given), *["hydra.mode=MULTIRUN"] * is_sweep]
+    sys.argv[1:] = [*spelled(given), *["hydra.mode=MULTIRUN"] * is_sweep]
     submitted.clear()
     broken.clear()
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"

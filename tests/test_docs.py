@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kling_sweeps import CONF
 from kling_sweeps.experiment import yaml_files
-from kling_sweeps.experiment.prompt import quoted
+from kling_sweeps.experiment.overrides import spelled
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -103,10 +103,11 @@ def is_choice(override: Override) -> bool:
 
 
 def has(config: DictConfig, override: Override) -> bool:
-    """Tell whether a key is one of the config, or with a `+` an argument of the model."""
+    """Tell whether a key is one of the config, or an argument of the model."""
     parent, _, key = override.key_or_group.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    return key in set(config.model.arguments if override.is_add() else node or {})
+    is_added = override.is_add() or override.is_force_add()
+    return key in {*(node or {}), *(config.model.arguments if is_added else {})}
 
 
 def written(override: Override) -> Iterator[str]:
@@ -148,7 +149,7 @@ def test_the_first_command_costs_nothing():
 def test_commands_compose(arguments: list[str], conf: str):
     """Gives only overrides that Hydra takes, of groups and keys that there are."""
     words = [word for word in arguments if "=" in word or word.startswith(("+", "~"))]
-    overrides = OverridesParser.create().parse_overrides(quoted(words))
+    overrides = OverridesParser.create().parse_overrides(spelled(words))
     own = [f"hydra.searchpath=[file://{conf}]"] if "--config-dir" in arguments else []
     chosen = [[*written(one)] for one in overrides if is_choice(one)]
     config, *_ = [composed(*own, *choices) for choices in itertools.product(*chosen)]

@@ -215,7 +215,7 @@ def test_a_video_begins_with_its_picture(command):
     paint("b.jpg", (200, 200, 40))
     one = read("+image_url=red.png")
     done = command(
-        *("--config-dir", "mine", "-m", "model=still", "+image_url=red.png,b.jpg"),
+        *("--config-dir", "mine", "-m", "model=still", "image_url=red.png,b.jpg"),
         *(*SMALL, "provider=emulator", "metrics=fast"),
     )
     assert done.returncode == 0, done.stdout + done.stderr

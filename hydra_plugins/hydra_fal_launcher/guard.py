@@ -40,7 +40,8 @@ from kling_sweeps.experiment.config import (
     read_settings,
 )
 from kling_sweeps.experiment.json_schema import takes_text
-from kling_sweeps.experiment.prompt import factors, quoted
+from kling_sweeps.experiment.overrides import spelled
+from kling_sweeps.experiment.prompt import factors
 from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.roles import IMAGE
@@ -149,7 +150,7 @@ def take_params(config: DictConfig) -> list[str]:
     if not isinstance(params, dict):
         raise ConfigError(f"hydra.sweeper.params is {params}, not a mapping of keys to values")
     given = [f"{key}={_values(key, value)}" for key, value in params.items()]
-    overrides = quoted([*given, *unresolved(config.hydra.overrides)["task"]])
+    overrides = spelled([*given, *unresolved(config.hydra.overrides)["task"]])
     with open_dict(config):
         config.hydra.overrides.task, config.hydra.sweeper.params = overrides, {}
     return overrides

@@ -15,7 +15,7 @@ from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment import yaml_files
 from kling_sweeps.experiment.config import read_job, read_settings
-from kling_sweeps.experiment.prompt import quoted
+from kling_sweeps.experiment.overrides import spelled
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, Settings
 
@@ -32,7 +32,7 @@ def read_command(overrides: Sequence[str], config_dir: Path | None) -> tuple[Set
     own = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return _read([*own, *quoted(overrides)])
+            return _read([*own, *spelled(overrides)])
         except ConfigError:
             raise
         except Exception as error:  # Hydra's, of any kind

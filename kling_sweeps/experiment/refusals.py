@@ -51,10 +51,7 @@ def _adding(key: str) -> str:
         return "; the goal says which way is better: 'goal={motion: max}'"
     if key in KEYS:
         return " that can be replaced; write a + before it, which adds to it"
-    factor = (
-        "a template's factor that has no value yet, or an argument of this model alone, is added with a plus"
-    )
-    return f"{close(key, KEYS)}\n  ({factor}: +{key}=...)"
+    return close(key, KEYS)
 
 
 def _quoting(key: str, value: str) -> str:
