@@ -148,8 +148,9 @@ def reconcile(store: Path, provider: str, base_url: str | None, tracking_uri: st
     told = asyncio.run(asked(provider, base_url, lambda fal: billing.reconcile(fal, left))) if left else []
     for line in _reconciled(told, len(left)):
         _say(line)
-    costs = {one.entry.key: one.entry.state().spent_usd for one, _ in told}
-    if costs and (changed := _write_costs(tracking_uri, costs)):
+    states = {one.entry.key: one.entry.state() for one, _ in told}
+    costs = {key: (state.spent_usd, state.estimate_usd) for key, state in states.items()}
+    if costs and (changed := _write_costs(tracking_uri, provider, costs)):
         _say(f"{changed} runs in MLflow have what was charged as their cost_usd.")
 
 
@@ -166,14 +167,14 @@ def _reconciled(told: Sequence[tuple[Unbilled, float]], number: int) -> Iterator
         yield f"fal has not said yet what it has charged for {number - len(told)} submissions."
 
 
-def _write_costs(tracking_uri: str, costs: Mapping[str, float]) -> int:
+def _write_costs(tracking_uri: str, provider: str, costs: Mapping[str, tuple[float, float]]) -> int:
     from kling_sweeps.experiment.tracking_uri import Address
     from kling_sweeps.tracking.tracker import set_costs
 
     address = Address(tracking_uri)
     if address.is_sqlite and address.file and not address.file.exists():
         return 0
-    return set_costs(tracking_uri, costs)
+    return set_costs(tracking_uri, provider, costs)
 
 
 def write_csv(lines: Iterable[Line], path: Path) -> None:

@@ -260,6 +260,14 @@ def test_every_shape_has_a_size(ratio: float, size: tuple[int, int]) -> None:
     assert EmulatorSettings().frame_size(ratio) == size
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")]])
+def test_what_is_no_number_of_json_is_refused(value: Any) -> None:
+    """Refuses NaN and infinity, which Python's JSON has and fal's has not."""
+    endpoint = "fal-ai/kling-video/v2.1/master/text-to-video"
+    _, problems = Endpoints().read(endpoint, {"prompt": "a", "cfg_scale": value})
+    assert "finite_number" in {problem["type"] for problem in problems}
+
+
 @pytest.mark.parametrize(("arguments", "kind"), BAD)
 def test_bad_arguments_fail_on_the_result(client: httpx.Client, arguments: dict[str, Any], kind: str) -> None:
     """fal accepts them, completes the request, and answers 422 only when the result is asked for."""
@@ -320,7 +328,7 @@ def test_the_history_has_payloads_when_asked(client: httpx.Client) -> None:
 
 def test_the_history_can_be_limited(client: httpx.Client) -> None:
     """Time and status select; a bad query is refused."""
-    submitted = submit(client, prompt="")
+    submitted = submit(client, cfg_scale=2)
     finish(client, submitted)
     wanted = {"request_id": submitted["request_id"]}
     assert history(client, **wanted, status="user_error")["items"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +32,7 @@ from kling_sweeps.metrics import measure
 from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Stage
+from kling_sweeps.tracking import run_data
 from kling_sweeps.video import picture
 
 MODEL = """
@@ -106,11 +109,17 @@ def test_what_is_no_picture_is_refused_before_anything_is_bought(monkeypatch):
     whole = paint("a.png").read_bytes()
     Path("cut.png").write_bytes(whole[:40])
     Path("text.png").write_text("a picture")
+    huge = zlib.crc32(head := b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    Path("huge.png").write_bytes(whole[:12] + head + struct.pack(">I", huge) + whole[33:])
+    for side in (1, 4, 63):
+        paint(f"side{side}.png", size=(side, 100))
     Path("sound.webp").write_bytes(b"RIFF\x00\x00\x00\x00WAVEfmt ")
     for name, why in (
         ("no.png", "No such file or directory"),
         (".", "Is a directory"),
         ("cut.png", "can't be decoded"),
+        ("huge.png", "can't be decoded"),
+        *((f"side{side}.png", f"is {side} x 100 pixels large; 64 a side are needed") for side in (1, 4, 63)),
         ("text.png", "is no picture in PNG, JPEG or WebP"),
         ("sound.webp", "is no picture in PNG, JPEG or WebP"),
     ):
@@ -177,6 +186,9 @@ def test_a_picture_is_uploaded_once_and_its_video_bought_once(laboratory, tmp_pa
     laboratory.run("pictures", *runs, run_of("uploaded again", path))
     assert uploads(laboratory) == before + 2
     assert laboratory.charged(*runs) == 3
+    paint("once.png", (250, 250, 250))  # what the store has is what the video began with
+    again = {point.name: point.value for point in run_data.metrics(outcome.results[runs[0].name])}
+    assert again["input_distance"] == run.data.metrics["input_distance"]
 
 
 @pytest.mark.slow
@@ -244,6 +256,9 @@ def test_the_emulator_takes_fal_clients_uploads(emulator, monkeypatch, repositor
     found = httpx.get(address)
     assert (found.content, found.headers["content-type"]) == (path.read_bytes(), "image/png")
     assert httpx.get(f"{emulator.base_url}/uploads/{'0' * 32}/mine.png").status_code == 404
+    initiate = f"{emulator.base_url}/storage/upload/initiate"
+    for body in (b"", b"[1]", b'{"content_type": "image/png"}'):
+        assert httpx.post(initiate, content=body, headers={"Authorization": "Key any"}).status_code == 422
     assert httpx.put(f"{emulator.base_url}/uploads/../x.png", content=b"x").status_code != 200
 
 

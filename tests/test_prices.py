@@ -11,6 +11,7 @@ import jsonschema
 import lab
 import pytest
 from lab import PRICE_USD, Lab
+from mlflow.tracking import MlflowClient
 
 from kling_sweeps import ledger, providers
 from kling_sweeps.errors import BudgetError
@@ -149,6 +150,12 @@ def test_a_bill_that_comes_later_is_asked_for_later(laboratory, faults, capsys):
     assert [laboratory.state(one).spent_usd for one in runs] == [0.7, PRICE_USD]
     assert laboratory.tracked("later")[runs[0].name].data.metrics["cost_usd"] == 0.7
     store, tracking = str(laboratory.folder / "store"), laboratory.tracking_uri
+    client = MlflowClient(tracking)
+    tags = {"request_key": runs[1].request.key, "provider": "emulator"}
+    emulated = client.create_run(
+        client.create_experiment("kling_sweeps/later (emulator)"), tags=tags
+    ).info.run_id
+    client.log_metric(emulated, "cost_usd", PRICE_USD)
     asked = [
         "--store",
         store,
@@ -161,7 +168,9 @@ def test_a_bill_that_comes_later_is_asked_for_later(laboratory, faults, capsys):
     assert ledger.main(asked) == 0
     assert "USD expected, " in capsys.readouterr().out
     assert laboratory.state(runs[1]).spent_usd == 0.7
-    assert laboratory.tracked("later")[runs[1].name].data.metrics["cost_usd"] == 0.7
+    run = laboratory.tracked("later")[runs[1].name]
+    assert (run.data.metrics["cost_usd"], run.data.tags["estimate_usd"]) == (0.7, "1.4")
+    assert client.get_run(emulated).data.metrics["cost_usd"] == PRICE_USD
     assert ledger.main(asked) == 0
     assert "fal has said of every video" in capsys.readouterr().out
 

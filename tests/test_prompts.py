@@ -114,6 +114,14 @@ def test_a_table_and_json_have_what_belongs_to_a_prompt():
         assert cell(file, "night 1", "duration=5").request.arguments["duration"] == "5"
 
 
+def test_a_cell_of_a_table_is_read_as_its_argument_wants():
+    """Takes true and false of a switch, in any letters, and numbers; a text that says true stays one."""
+    ids("p.csv", "id,text,generate_audio,negative_prompt\na,b,FALSE,true\nc,d,true,false\n")
+    sent = [cell("p.csv", name, "model=kling_v2.6_pro").request.arguments for name in "ac"]
+    assert [one["generate_audio"] for one in sent] == [False, True]
+    assert [one["negative_prompt"] for one in sent] == ["true", "false"]
+
+
 def test_a_request_is_the_same_wherever_its_prompt_stands():
     """Makes the request, and so the video, of a text that a YAML set or the command line has."""
     (name,) = ids("a.txt", "A red fox")

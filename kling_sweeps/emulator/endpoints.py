@@ -125,13 +125,15 @@ class Endpoints:
         What no file declares is passed on, as fal does.
         """
         model = self.model(endpoint)
-        from kling_sweeps.experiment.json_schema import errors
+        from kling_sweeps.experiment.json_schema import errors, is_finite
 
         missing = [name for name in model.required if name not in arguments]
         found = [_problem("missing", [name], "Field required", dict(arguments)) for name in missing]
         for name, schema in model.arguments.items():
             if name in arguments:
                 told = [_told([name], error) for error in errors(schema, arguments[name])]
+                if not is_finite(arguments[name]):
+                    told.append(_problem("finite_number", [name], "Input should be a finite number", None))
                 # Of a value that is none of a list's, its type matters no more.
                 listed = [one["loc"] for one in told if one["type"] == "literal_error"]
                 found += [one for one in told if one["type"] == "literal_error" or one["loc"] not in listed]

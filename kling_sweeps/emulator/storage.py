@@ -23,8 +23,11 @@ async def initiate(emulator: Emulator, request: Request) -> Response:
     emulator.counters["uploads"] += 1
     if (fault := emulator.faults.pick("upload")) is not None:
         return ANSWERS[fault.name](fault.options)
-    told = await request.json()
-    place = _place(str(told.get("file_name")))
+    try:
+        told = await request.json()
+        place = _place(str(told["file_name"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return JSONResponse({"detail": "a JSON object with file_name and content_type is needed"}, 422)
     url = f"{address(request)}{PATH}/{place}"
     return JSONResponse({"upload_url": url, "file_url": url})
 

@@ -245,12 +245,22 @@ def _object(schema: Schema, value: Any) -> Any:
     return {name: normalised(named.get(name, others), one) for name, one in value.items()}
 
 
+def _boolean(schema: Schema, value: Any) -> Any:
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 READERS: Mapping[str, Callable[[Schema, Any], Any]] = {
+    "boolean": _boolean,
     "number": _float,
     "integer": _integer,
     "array": _array,
     "object": _object,
 }
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether all numbers in a value are finite, as those of JSON are."""
+    return all(not isinstance(one, float) or math.isfinite(one) for one in _scalars(value))
 
 
 def problem(name: str, schema: Schema, given: Any) -> str | None:
@@ -259,7 +269,7 @@ def problem(name: str, schema: Schema, given: Any) -> str | None:
     scalars = list(_scalars(value))
     if any(isinstance(one, str) and _is_no_text(one) for one in scalars):
         return f"{name}={shown(value)} {NO_TEXT}"
-    if any(isinstance(one, float) and not math.isfinite(one) for one in scalars):
+    if not is_finite(value):
         return f"{name}={shown(value)} is not {wanted(schema)}"
     found = errors(schema, value)
     if not found:

@@ -142,7 +142,8 @@ def metrics(result: RunResult) -> list[Point]:
     measured = Measurement.load(result.measurement)
     values |= {"measure_s": _measure_s(result), **measured.values}
     if begins := _beginning(result.cell.request):
-        values["input_distance"] = measured.distance_from(begins.path)
+        kept = result.entry.store.pictures / begins.file_name  # its own file may be another by now
+        values["input_distance"] = measured.distance_from(kept)
     return _points(values, at_ms) + list(_series(measured.frames, at_ms))
 
 

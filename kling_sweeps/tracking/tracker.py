@@ -75,15 +75,21 @@ def every(search: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def set_costs(uri: str, costs: Mapping[str, float]) -> int:
-    """Write what requests have cost in USD, by their keys, to all runs that have them; return how many runs those are."""
+def set_costs(uri: str, provider: str, costs: Mapping[str, tuple[float, float]]) -> int:
+    """Write what a provider's requests have cost, and were expected to, in USD by their keys, to all runs of them.
+
+    Returns how many runs those are. What was emulated has the same keys, and is another provider's.
+    """
     client = mlflow_client(uri)
     experiments = every(partial(client.search_experiments, filter_string="name LIKE 'kling_sweeps/%'"))
     found = 0
     for experiment in [*experiments]:
         for run in every(partial(client.search_runs, [experiment.experiment_id], max_results=1000)):
-            if (key := run.data.tags.get("request_key")) in costs:
-                client.log_metric(run.info.run_id, "cost_usd", costs[key])
+            key = run.data.tags.get("request_key")
+            if key in costs and run.data.tags.get("provider") == provider:
+                charged, expected = costs[key]
+                client.log_metric(run.info.run_id, "cost_usd", charged)
+                client.set_tag(run.info.run_id, "estimate_usd", f"{expected:g}")
                 found += 1
     return found
 

@@ -8,6 +8,8 @@ from pathlib import Path
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 # The most that any of fal's endpoints is known to take, in bytes; many take 10 MB.
 MAX_BYTES = 30 * 10**6
+# Pixels of a side that every endpoint wants at the very least; many want 300.
+LEAST_SIDE = 64
 
 
 def read_picture(path: Path) -> tuple[bytes, str]:
@@ -25,6 +27,13 @@ def read_picture(path: Path) -> tuple[bytes, str]:
     import cv2
     import numpy as np
 
-    if cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8) is None:
+    try:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # it claims to be larger than any
+        found = None
+    if found is None:
         raise ValueError("is a picture that can't be decoded")
+    if min(found.shape[:2]) < LEAST_SIDE:
+        height, width = found.shape[:2]
+        raise ValueError(f"is {width} x {height} pixels large; {LEAST_SIDE} a side are needed at least")
     return content, kind
