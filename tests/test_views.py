@@ -20,7 +20,7 @@ from kling_sweeps.tracking.presentation import RECORD
 from kling_sweeps.tracking.tracker import Tracker
 from kling_sweeps.tracking.views import ALL, BY_FRAME, BY_SETTING, LOADED, MONEY, PREFIX, TAG_LENGTH, views
 
-METRICS = dict.fromkeys((*USUAL, "cuts", "cost_usd", "queue_s", "frame/motion", "frame/luma_mean"), 0.5)
+METRICS = dict.fromkeys((*USUAL, "cuts", "cost_usd", "queue_s", "frame/motion", "frame/brightness"), 0.5)
 HOSTILE = [
     '"',
     "'",
@@ -134,7 +134,7 @@ def test_any_sweep_is_drawn_by_what_it_varies(given, titles, groups, kinds):
 def test_the_other_views_draw_frames_runs_and_money():
     """Draws the series by setting, each run by itself, and price and times on average."""
     found = states(Overview(runs(**CFG)))
-    assert [chart["metricKey"] for chart in drawn(found[BY_FRAME])] == ["frame/luma_mean", "frame/motion"]
+    assert [chart["metricKey"] for chart in drawn(found[BY_FRAME])] == ["frame/brightness", "frame/motion"]
     assert {chart["xAxisKey"] for chart in drawn(found[BY_FRAME])} == {"step"}
     assert grouped(found[BY_FRAME]) == ["cfg_scale"]
     parallel, *scatter = drawn(found[ALL])
