@@ -84,7 +84,7 @@ def at(base_url: str | None, work):
 
 def submitted(server: Stranger, answer: Answer) -> Ticket:
     server.submit = answer
-    return on(server, lambda provider: provider.submit(REQUEST))
+    return on(server, lambda provider: provider.submit(REQUEST, "cfg"))
 
 
 def status(server: Stranger, body) -> Status:
@@ -447,7 +447,7 @@ async def _history(provider: FalProvider):
 
 
 ASKING = {
-    "submit": lambda provider: provider.submit(REQUEST),
+    "submit": lambda provider: provider.submit(REQUEST, "cfg"),
     "status": lambda provider: provider.status(Ticket(ENDPOINT, "r-1")),
     "result": lambda provider: provider.result(Ticket(ENDPOINT, "r-1"), False),
     "history": _history,

@@ -54,7 +54,7 @@ def on(base_url: str, work):
 
 
 async def completed(provider: FalProvider) -> Ticket:
-    ticket = await provider.submit(REQUEST)
+    ticket = await provider.submit(REQUEST, "cfg")
     while (await provider.status(ticket)).stage != "COMPLETED":
         await asyncio.sleep(0.02)
     return ticket
@@ -114,7 +114,7 @@ def test_a_submission_is_sent_once(emulator, fault, error):
     """Sends one POST whatever comes back, and says whether it may have been bought."""
     emulator.set_faults({"at": "submit", **fault})
     with pytest.raises(error):
-        on(emulator.base_url, lambda provider: provider.submit(REQUEST))
+        on(emulator.base_url, lambda provider: provider.submit(REQUEST, "cfg"))
     assert posts(emulator) == 1
 
 
@@ -122,7 +122,7 @@ def test_a_lost_answer_with_an_id_is_not_lost(emulator):
     """Takes the request id from the header where a page of HTML stands for the answer."""
     emulator.set_faults({"at": "submit", "fault": "html_200"})
     try:
-        ticket = on(emulator.base_url, lambda provider: provider.submit(REQUEST))
+        ticket = on(emulator.base_url, lambda provider: provider.submit(REQUEST, "cfg"))
     except UnknownError:
         assert posts(emulator) == 1
     else:
@@ -132,14 +132,14 @@ def test_a_lost_answer_with_an_id_is_not_lost(emulator):
 def test_a_server_that_is_not_there_got_nothing():
     """Knows that a refused connection bought nothing."""
     with pytest.raises(NeverSentError):
-        on("http://127.0.0.1:9", lambda provider: provider.submit(REQUEST))
+        on("http://127.0.0.1:9", lambda provider: provider.submit(REQUEST, "cfg"))
 
 
 def test_a_retry_after_is_passed_on(emulator):
     """Says how long fal wants to be left alone."""
     emulator.set_faults({"at": "submit", "fault": "too_many_429", "retry_after": 7})
     with pytest.raises(RateLimitedError) as caught:
-        on(emulator.base_url, lambda provider: provider.submit(REQUEST))
+        on(emulator.base_url, lambda provider: provider.submit(REQUEST, "cfg"))
     assert caught.value.retry_after_s == 7
 
 
@@ -203,7 +203,7 @@ def test_a_status_that_does_not_come_loses_nothing(emulator, fault, error):
     """Says what is known of a request when its status is not."""
 
     async def work(provider):
-        ticket = await provider.submit(REQUEST)
+        ticket = await provider.submit(REQUEST, "cfg")
         emulator.set_faults({"at": "status", "fault": fault})
         await provider.status(ticket)
 
@@ -215,7 +215,7 @@ def test_cancelling_too_late_comes_to_nothing(emulator):
     """Cancels what waits, and leaves what is completed as it is."""
 
     async def work(provider):
-        for ticket in (await provider.submit(REQUEST), await completed(provider)):
+        for ticket in (await provider.submit(REQUEST, "cfg"), await completed(provider)):
             await provider.cancel(ticket)
 
     on(emulator.base_url, work)
@@ -288,7 +288,7 @@ def test_an_id_without_addresses_is_enough(stranger):
     base_url = f"http://127.0.0.1:{stranger.server_port}"
 
     async def work(provider):
-        ticket = await provider.submit(REQUEST)
+        ticket = await provider.submit(REQUEST, "cfg")
         return ticket, await provider.status(ticket)
 
     ticket, status = on(base_url, work)
@@ -302,7 +302,7 @@ def test_a_request_is_asked_after_at_its_own_server(stranger, emulator):
     elsewhere = f"http://127.0.0.1:{stranger.server_port}/status"
 
     async def work(provider):
-        ticket = await provider.submit(REQUEST)
+        ticket = await provider.submit(REQUEST, "cfg")
         return await provider.status(Ticket(ENDPOINT, ticket.request_id, elsewhere, elsewhere, elsewhere))
 
     assert on(emulator.base_url, work).stage in ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")
