@@ -116,11 +116,11 @@ class Whole(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, inner: httpx.AsyncBaseTransport, clock: ServerClock, timeout_s: float = ANSWER_TIMEOUT_S
+        self, inner: httpx.AsyncBaseTransport, clock: ServerClock, timeout_s: float | None = None
     ) -> None:
         self.inner = inner
         self.clock = clock
-        self.timeout_s = timeout_s
+        self.timeout_s = timeout_s or ANSWER_TIMEOUT_S
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
