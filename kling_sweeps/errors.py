@@ -273,4 +273,4 @@ def say_interrupted(more: str = "") -> int:
 
 def say(why: object) -> None:
     """Say on stderr what went wrong, whoever worded it, as text that shows no credential."""
-    print(printable(mask(str(why))), file=sys.stderr)
+    print(printable(mask(str(why).expandtabs(2))), file=sys.stderr)

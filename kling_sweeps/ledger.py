@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
+    parser.add_store()
     parser.add_argument("--by", choices=GROUPS, default="sweep", help="what to sum up by (sweep)")
     parser.add_argument(
         "--emulated", action="store_true", help="what emulators rendered instead, for nothing"

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write it (outputs/SWEEP/report.html)"
     )
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
+    parser.add_store()
     options = parser.parse_args(arguments)
     try:
         from kling_sweeps.reports.publish import make_report, name_in_note

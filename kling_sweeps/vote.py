@@ -13,6 +13,7 @@ ends. The exit code is 0, 1 where MLflow did not take them, or 2 where there is 
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import socket
 import sys
@@ -70,7 +71,7 @@ def _parser() -> Parser:
     way.add_argument(
         "--read", type=Path, nargs="+", metavar="FILE", help="take the votes that came back, each once"
     )
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the folder of store.dir (store)")
+    parser.add_store()
     return parser
 
 
@@ -129,7 +130,10 @@ def _send(options: argparse.Namespace) -> int:
         f"{options.page}: {shown} videos"
         + (f"; {left_out}, the last repeats, did not fit" if left_out else "")
     )
-    print(f"Send it; read what comes back with: python -m kling_sweeps.vote {options.sweep} --read FILE")
+    words = (
+        [options.sweep] if options.store == Path("store") else [options.sweep, "--store", str(options.store)]
+    )
+    print(f"Send it; read what comes back with: python -m kling_sweeps.vote {shlex.join(words)} --read FILE")
     return 0
 
 

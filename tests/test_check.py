@@ -119,7 +119,7 @@ def test_what_fal_has_changed(checked, tmp_path):
     [
         (["provider.base_url=http://127.0.0.1:9"], "key", "nothing at http://127.0.0.1:9"),
         (["cfg_scale=2", "provider=emulator"], "command", "cfg_scale=2"),
-        (["+sweep=nosuch", "provider=emulator"], "command", "Could not find 'sweep/nosuch'"),
+        (["+sweep=nosuch", "provider=emulator"], "command", "there is no sweep=nosuch"),
         (["store.dir=/dev/null/x", "provider=emulator"], "store", "/dev/null"),
         (["tracking.uri=http://127.0.0.1:9", "provider=emulator"], "MLflow", "127.0.0.1:9"),
     ],

@@ -24,7 +24,7 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
         (["prompt=pottr"], "did you mean potter?"),
         (["cfg_scal=1"], "did you mean cfg_scale?"),
         (["model=kling"], "kling_v2.1_master"),
-        (["+sweep=cgf"], "Could not find 'sweep/cgf'"),
+        (["+sweep=cgf"], "there is no sweep=cgf; did you mean cfg?"),
         (["-m", "prompt=A cat sits, a dog runs"], "prompt=\"'A cat sits, a dog runs'\""),
         (["-m", "negative_prompt=blur, noise"], "outside of quotes"),
         (["-m", "+sweep=cfg,grid"], "one after another"),

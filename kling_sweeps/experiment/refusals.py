@@ -33,6 +33,9 @@ def message(error: Exception) -> str:
         return f'{missing[1]} is not installed: pip install -c constraints.txt -e ".[{extra}]"'
     if missing and missing[1].startswith(PROMPTS):
         causes.append(f"  (a file of prompts ends in {', '.join(READERS)})")
+    elif missing and (options := getattr(first, "options", None)):
+        group, _, name = missing[1].rpartition("/")
+        return f"there is no {group}={name}{close(name, options)}"
     if key := re.match(r"Could not override '(\S+)'", causes[0]):
         return f"{key[1]} is not a key of the configuration{_adding(key[1])}"
     if value := re.match(r"Ambiguous value for argument '(\w+)=(.*)'$", causes[0].splitlines()[0]):

@@ -10,6 +10,7 @@ import os
 import sys
 import unicodedata
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kling_sweeps.untrusted import mask, printable
@@ -104,5 +105,16 @@ class Formatter(logging.Formatter):
 class Parser(argparse.ArgumentParser):
     """A parser of a command line whose errors show what was given as text."""
 
+    def add_store(self) -> None:
+        """Add --store, the folder of a store, which has to be there where it is given."""
+        told = "the folder of store.dir (store)"
+        self.add_argument("--store", type=_folder, default=Path("store"), metavar="DIR", help=told)
+
     def error(self, message: str) -> NoReturn:
         super().error(printable(mask(message)))
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no store at {text}")
+    return Path(text)
