@@ -248,7 +248,7 @@ def asked() -> Iterator:
         loader = GlobalHydra.instance().config_loader()
 
         def read(*given: str) -> Asked:
-            overrides = ["hydra/sweeper=optuna", "objective=sharpness", "provider=emulator", *given]
+            overrides = ["hydra/sweeper=optuna", "objective=exposure_flicker", "provider=emulator", *given]
             overrides.append(f"++hydra.job.env_set.{COMMAND_ID}=a-command")
             config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
             task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
@@ -270,7 +270,7 @@ def asked() -> Iterator:
         ([SPACE, "objective=null", "goal={siti_si: max}"], "goal.siti_si is"),
         ([SPACE, "goal={sharpness: up}"], "goal.sharpness=up"),
         (
-            [SPACE, "objective=[sharpness,noise_sigma]", "hydra/sweeper/sampler=cmaes"],
+            [SPACE, "objective=[exposure_flicker,static_flicker]", "hydra/sweeper/sampler=cmaes"],
             "CmaEsSampler can't search",
         ),
         (["sample=0,1"], "sample can't be searched"),
@@ -307,7 +307,7 @@ def test_a_search_is_what_was_asked(asked):
         ["cfg_scale=0.5", SPACE],
         [SPACE, "duration=5", "aspect_ratio='16:9'"],
         ["cfg_scale=interval(0.0, 1.0)", "metrics=full", "retry=failed"],
-        [SPACE, "objective=null", "goal={sharpness: max}"],
+        [SPACE, "objective=null", "goal={exposure_flicker: min}"],
         [SPACE, "optimize.confirm=3", "optimize.prompts=[potter]"],
     ]
     others = [
@@ -316,9 +316,9 @@ def test_a_search_is_what_was_asked(asked):
         [SPACE, "prompt=fox"],
         [SPACE, "sample=1"],
         [SPACE, "model=kling_v2_master"],
-        [SPACE, "objective=noise_sigma"],
-        [SPACE, "goal={sharpness: min}"],
-        [SPACE, "objective=[sharpness,noise_sigma]"],
+        [SPACE, "objective=static_flicker"],
+        [SPACE, "goal={exposure_flicker: max}"],
+        [SPACE, "objective=[exposure_flicker,static_flicker]"],
         [SPACE, "optimize.samples=2"],
         [SPACE, "optimize.prompts=2"],
         [SPACE, "optimize.prompts=[potter,skater]"],
@@ -334,12 +334,12 @@ def test_a_search_is_what_was_asked(asked):
 @pytest.mark.parametrize(
     ("low", "high", "argument", "expected"),
     [
-        (0, 1, {"min": 0, "max": 1}, (0, 1, 0.01)),
-        (0.123, 0.877, {"min": 0, "max": 1}, (0.13, 0.87, 0.01)),
-        (1, 20, {"min": 1, "max": 20}, (1, 20, 0.1)),
+        (0, 1, {"minimum": 0, "maximum": 1}, (0, 1, 0.01)),
+        (0.123, 0.877, {"minimum": 0, "maximum": 1}, (0.13, 0.87, 0.01)),
+        (1, 20, {"minimum": 1, "maximum": 20}, (1, 20, 0.1)),
         (0, 3, {}, (0, 3, 0.01)),
-        (0.501, 0.5035, {"min": 0, "max": 1}, (0.501, 0.5035, 0.00001)),
-        (-5, 5, {"min": -10, "max": 10}, (-5, 5, 0.1)),
+        (0.501, 0.5035, {"minimum": 0, "maximum": 1}, (0.501, 0.5035, 0.00001)),
+        (-5, 5, {"minimum": -10, "maximum": 10}, (-5, 5, 0.1)),
         (200, 100_000, {}, (200, 100_000, 100)),
     ],
 )
@@ -352,7 +352,7 @@ def test_an_interval_is_searched_in_steps(low, high, argument, expected):
 def test_a_step_of_the_users_own_is_kept():
     """Leaves what has a step, or choices, as it is."""
     for own in (DiscreteUniformDistribution(0, 1, 0.25), CategoricalDistribution([1, 2])):
-        assert stepped(own, {"min": 0, "max": 1}) is own
+        assert stepped(own, {"minimum": 0, "maximum": 1}) is own
     assert size(DiscreteUniformDistribution(0, 1, 0.25)) == 5
 
 
@@ -530,7 +530,16 @@ def test_the_picture_shows_what_was_tried():
 
 def test_optimize_finds_a_documented_effect(command):
     """Says how sure the best is by videos of their own, shows what was tried, and buys nothing when it is run again."""
-    given = [*("+sweep=optimize", "objective=sharpness", "negative_prompt=blur", "metrics=fast"), *SIX]
+    given = [
+        *(
+            "+sweep=optimize",
+            "objective=sharpness",
+            "goal={sharpness: max}",
+            "negative_prompt=blur",
+            "metrics=fast",
+        ),
+        *SIX,
+    ]
     with EmulatorProcess(EmulatorSettings(width=160, height=90, fps=4, latency_s=0)) as process:
         emulator = Emulator(process.base_url)
         given += ["provider=emulator", f"provider.base_url={emulator.base_url}"]
