@@ -79,6 +79,7 @@ def _is_override(argument: str) -> bool:
 
 
 if __name__ == "__main__":
-    code = main()
-    gc.freeze()  # on its way out Python would look for garbage in all of MLflow, for a second or more
-    sys.exit(code)
+    try:
+        sys.exit(main())
+    finally:
+        gc.freeze()  # on its way out Python would look for garbage in all of MLflow, for a second or more

@@ -279,6 +279,15 @@ def test_numbers_that_follow_nothing_are_told_to_agree_by_chance_alone():
     assert wrong <= 4
 
 
+def test_prompts_that_are_all_the_same_have_no_interval():
+    """Says what was seen and no more, where nothing differs between prompts."""
+    runs, votes = watched(prompts=2, videos=2)
+    same = runs.assign(good=[0.0, 1.0] * 2)
+    told = votes.assign(outcome=[1.0 if key.endswith("-1") else 0.0 for key in votes["left_key"]])
+    (row,) = agreement(same, told, ["good"]).to_dict("records")
+    assert row["agreement"] == 1 and np.isnan([row["low"], row["high"], row["p"]]).all()
+
+
 def test_few_prompts_tell_nothing_of_agreement():
     """Has the coefficient and says that it can't be told, of fewer than 20 prompts or 120 videos."""
     table = agreement(*watched(prompts=10), metrics=["good"])

@@ -102,6 +102,7 @@ def _of_metric(watched: pd.DataFrame, name: str, confidence: float) -> dict[str,
             if number > 1
             else np.nan
         )
+    error = error if error > 0 else np.nan  # where all prompts are the same nothing is known of others
     low, high = np.tanh(middle[0] + np.array([-1, 1]) * error * stats.t.isf((1 - confidence) / 2, number - 1))
     return {
         "metric": name,
