@@ -100,13 +100,11 @@ def _show(table: pd.DataFrame) -> None:
     """Print a table, without the reference's rows, and what may bias it."""
     from rich.text import Text
 
-    from kling_sweeps.terminal.console import console
+    from kling_sweeps.analysis.pairing import records
+    from kling_sweeps.terminal.console import show_line
     from kling_sweeps.terminal.tables import number_column, show, text_column, word_column
 
-    rows: list[dict[str, Any]] = [
-        {str(name): value for name, value in row.items()}
-        for row in table[table["verdict"] != "reference"].to_dict("records")
-    ]
+    rows = records(table[table["verdict"] != "reference"])
     factor = str(table.columns[1])
     interval = [
         f"{_told(row['low'], row, '+')} to {_told(row['high'], row, '+')}" * (row["low"] == row["low"])
@@ -129,15 +127,12 @@ def _show(table: pd.DataFrame) -> None:
         number_column("mean", [Text(f"{row['mean']:.4g}") for row in rows], is_optional=True),
     ]
     claim = "prompts in general" if table["scope"].iloc[0] == "general" else "these prompts alone"
-    console.print(
-        Text(f"{factor}, compared with {table['reference'].iloc[0]}, of {claim}:", style="bold"),
-        soft_wrap=True,
-    )
+    show_line((f"{factor}, compared with {table['reference'].iloc[0]}, of {claim}:", "bold"))
     show(columns)
     for warning, some in table[table["warning"] != ""].groupby("warning", sort=False):
         levels, metrics = (", ".join(map(str, some[name].unique())) for name in (factor, "metric"))
         which = f", {metrics}" if some["metric"].nunique() < table["metric"].nunique() else ""
-        console.print(Text(f"{factor}={levels}{which}: {warning}", style="yellow"), soft_wrap=True)
+        show_line((f"{factor}={levels}{which}: {warning}", "yellow"))
 
 
 def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:
@@ -148,13 +143,11 @@ def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:
 
 
 def _say(tables: Sequence[pd.DataFrame]) -> None:
-    from rich.text import Text
-
     from kling_sweeps.analysis import statements
-    from kling_sweeps.terminal.console import console
+    from kling_sweeps.terminal.console import show_line
 
     for line in statements(*tables):
-        console.print(Text(f"- {line}"), soft_wrap=True)
+        show_line(f"- {line}")
 
 
 if __name__ == "__main__":

@@ -252,9 +252,8 @@ def _diff(options: argparse.Namespace) -> int:
     for path in files:
         old = yaml_files.content(path)
         endpoint = str(old.get("endpoint", ""))
-        if (
-            options.endpoint not in (None, endpoint) or not endpoint
-        ):  # of one that is derived, its base is told
+        # Of a file that is derived from another, that one is told.
+        if not endpoint or options.endpoint not in (None, endpoint):
             continue
         is_found = True
         try:
@@ -313,13 +312,11 @@ def _change(name: str, keyword: str, before: Mapping[str, Any], after: Mapping[s
 
 
 def _say(*lines: str) -> None:
-    from rich.text import Text
-
-    from kling_sweeps.terminal.console import console
+    from kling_sweeps.terminal.console import show_line
 
     for line in lines:
         with suppress(BrokenPipeError):
-            console.print(Text(line), soft_wrap=True)
+            show_line(line)
 
 
 if __name__ == "__main__":

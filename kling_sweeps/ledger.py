@@ -171,8 +171,7 @@ def _write_costs(tracking_uri: str, provider: str, costs: Mapping[str, tuple[flo
     from kling_sweeps.experiment.tracking_uri import Address
     from kling_sweeps.tracking.tracker import set_costs
 
-    address = Address(tracking_uri)
-    if address.is_sqlite and address.file and not address.file.exists():
+    if Address(tracking_uri).is_new:
         return 0
     return set_costs(tracking_uri, provider, costs)
 
@@ -189,7 +188,7 @@ def show(ledger: Ledger, by: str, provider: str) -> None:
     """Print the totals, what is not settled yet, and what could not be read."""
     if ledger.lines:
         if provider == "emulator":
-            _say("Emulated, for nothing: the prices are what fal would have charged.", "yellow")
+            _say(("Emulated, for nothing: the prices are what fal would have charged.", "yellow"))
         _show_totals(ledger.lines, by)
     elif provider == "emulator":
         _say("Nothing was emulated.")
@@ -200,15 +199,13 @@ def show(ledger: Ledger, by: str, provider: str) -> None:
             known = line.attempt.request_id or "no request id"
             _say(f"{line.attempt.cost}: {line.sweep}, {line.day} {line.time} UTC, {known}")
     for problem in ledger.problems:
-        _say(f"not counted whole: {problem}", "red")
+        _say((f"not counted whole: {problem}", "red"))
 
 
-def _say(text: str, style: str = "") -> None:
-    from rich.text import Text
+def _say(*parts: str | tuple[str, str]) -> None:
+    from kling_sweeps.terminal.console import show_line
 
-    from kling_sweeps.terminal.console import console
-
-    console.print(Text(text, style), soft_wrap=True)
+    show_line(*parts)
 
 
 def _show_totals(lines: list[Line], by: str) -> None:

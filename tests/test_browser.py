@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,25 +16,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from browsers import TIMEOUT_S, chromium
 from conftest import Sweep
 from mlflow.tracking import MlflowClient
-from playwright.sync_api import ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Error, Page
 from servers import free_port
 
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import RunError
 from kling_sweeps.tracking.tracker import Tracker
 
-# H.264 is in the Chromium of a distribution and in Chrome, not in the one that playwright brings.
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 # The assistant that MLflow opens on a first visit covers a third of the page.
 NO_ASSISTANT = """
     if (origin !== 'null') {
@@ -51,7 +41,6 @@ CHARTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => 
     lines: plot.data.filter(trace => trace.mode === 'lines+markers').map(line => [...line.x]),
 }))"""
 PLAYS = "video => video.readyState >= 2 && video.videoWidth > 0 && video.currentTime > 0.2"
-TIMEOUT_S = 90
 
 
 @contextmanager
@@ -98,14 +87,11 @@ def server(sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """Open an empty page in a headless Chromium."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.set_default_timeout(TIMEOUT_S * 1000)
         page.add_init_script(NO_ASSISTANT)
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")

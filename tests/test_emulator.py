@@ -197,14 +197,14 @@ def test_an_endpoint_is_what_its_file_in_conf_says(client: httpx.Client) -> None
     for declared in map(read_model, files):
         sent, problems = declared.read_arguments({"prompt": "A fox"})
         assert problems == [] and endpoints.read(declared.endpoint, sent) == (sent, [])
-        assert endpoints.price_usd(declared.endpoint, sent) == declared.price_usd(sent) > 0
+        assert endpoints.charge(declared.endpoint, sent)[0] == declared.price_usd(sent) > 0
         assert len(endpoints.read(declared.endpoint, {"prompt": 5, "duration": "70"})[1]) == 2
 
 
 def test_an_endpoint_without_a_file_is_free(client: httpx.Client) -> None:
     """Takes it for one of Kling's, whose price nobody knows."""
     endpoints = Endpoints()
-    assert endpoints.price_usd("a/b", {"prompt": "A fox"}) == 0
+    assert endpoints.charge("a/b", {"prompt": "A fox"})[0] == 0
     assert endpoints.read("a/b", {})[1][0]["type"] == "missing"
     assert endpoints.read("a/b", {"prompt": "A fox"})[0]["duration"] == "5"
 

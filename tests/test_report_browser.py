@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import report_data
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
-from test_browser import BROWSERS, FLAGS, NO_ASSISTANT, TIMEOUT_S
+from browsers import TIMEOUT_S, chromium
+from playwright.sync_api import Browser, Page
+from test_browser import NO_ASSISTANT
 from test_browser import server as server
 
 from kling_sweeps.analysis import runs_df
@@ -37,11 +37,8 @@ BAR = """canvas => {
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Start a headless Chromium."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

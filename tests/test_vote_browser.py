@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 import voting
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from browsers import TIMEOUT_S, chromium
+from playwright.sync_api import Browser, Page, Response
 from servers import until
-from test_browser import BROWSERS, FLAGS, TIMEOUT_S
 
 from kling_sweeps import vote
 from kling_sweeps.analysis import runs_df
@@ -31,11 +30,8 @@ QUESTION = "Which is <b>better</b> </script><script>window.hacked = 1</script>?"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Start a headless Chromium."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

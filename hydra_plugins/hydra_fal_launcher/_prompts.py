@@ -9,13 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from omegaconf import DictConfig, open_dict
-from rich.text import Text
 
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment import prompt
 from kling_sweeps.experiment.config import read_prompts
 from kling_sweeps.experiment.reader import unresolved
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 
 from ._composer import written
 
@@ -64,7 +63,7 @@ def _say(file: str, number: int, known: Mapping[str, prompt.Prompt]) -> None:
         f"; {again} line{'s' * (again > 1)} more say{'s' * (again == 1)} the same as an earlier one"
         * bool(again)
     )
-    console.print(Text(f"Prompts: {of_all} of {file}{more}"), soft_wrap=True)
+    show_line(f"Prompts: {of_all} of {file}{more}")
 
 
 def names(config: DictConfig, overrides: Sequence[Override]) -> Mapping[str, str]:

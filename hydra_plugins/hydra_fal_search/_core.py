@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from rich.text import Text
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError, RefusedError, RunError
@@ -29,7 +28,7 @@ from kling_sweeps.sweep.search import (
 )
 from kling_sweeps.sweep.search_results import Comparison, Found, show
 from kling_sweeps.sweep.search_run import track
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import console, show_line
 from kling_sweeps.tracking.tracker import Tracker
 
 from ._asked import Asked, read_asked
@@ -318,7 +317,7 @@ class _Search:
         said.append(f"{spent:.2f} USD of budget.max_usd={most:g} spent")
         if made < asked.n_trials and spent + left + further > most:
             said.append("it ends where that is spent")
-        console.print(Text("; ".join(said) + "."), soft_wrap=True)
+        show_line("; ".join(said) + ".")
 
     def _conclude(self) -> None:
         """Print, write down and track what was found; raise NotTrackedError."""

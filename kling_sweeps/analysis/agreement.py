@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kling_sweeps.analysis.comparison import holm
+from kling_sweeps.analysis.comparison import corrected, holm
 from kling_sweeps.analysis.pairing import check_metrics, listed
-from kling_sweeps.experiment.naming import BOOKKEEPING
+from kling_sweeps.analysis.votes import by_side
+from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
 
 # Fewer prompts, or fewer videos, leave an interval that tells next to nothing.
 ENOUGH_PROMPTS, ENOUGH_VIDEOS = 20, 120
 AGREES, OPPOSED, UNCLEAR = "agrees", "opposed", "can't be told"
 COLUMNS = ("metric", "agreement", "low", "high", "prompts", "videos", "p", "p_adjusted", "verdict")
-# What is logged of the votes themselves.
-VOTES = "votes/"
 
 
 def agreement(
@@ -38,17 +37,13 @@ def agreement(
     that is not seen or is of fewer than 20 prompts or 120 videos, `can't be told`.
     Raises LookupError for votes that are of none of the runs, or for a metric that these don't have.
     """
-    named = [
-        name for name in listed(runs, "metrics") if name not in BOOKKEEPING and not name.startswith(VOTES)
-    ]
+    named = [name for name in listed(runs, "metrics") if name not in {*BOOKKEEPING, *VOTES}]
     names = named if metrics is None else list(metrics)
     check_metrics(runs, names)
     watched = _watched(runs, votes, names)
     found = pd.DataFrame([_of_metric(watched, name, confidence) for name in names])
-    p, tested = found["p"].to_numpy(dtype=float), found["p"].notna().to_numpy()
-    adjusted = np.full(len(p), np.nan)
-    if tested.any():
-        adjusted[tested] = (holm if metrics is not None else stats.false_discovery_control)(p[tested])
+    correct = stats.false_discovery_control if metrics is None else holm
+    adjusted = corrected(found["p"].to_numpy(dtype=float), correct)
     is_enough = (found["prompts"] >= ENOUGH_PROMPTS) & (found["videos"] >= ENOUGH_VIDEOS)
     way = np.where(found["agreement"] > 0, AGREES, OPPOSED)
     is_told = is_enough & (adjusted <= 1 - confidence)
@@ -69,17 +64,10 @@ def _watched(runs: pd.DataFrame, votes: pd.DataFrame, names: Sequence[str]) -> p
                 'the votes have neither left_key and right_key nor .attrs["factor"]: take them from votes_df'
             )
         sides, by = ("left", "right"), ["prompt", factor]
-    long = pd.concat(
-        [
-            pd.DataFrame({"prompt": votes["prompt"], by[-1]: votes[side], "wins": wins})
-            for side, wins in zip(sides, (votes["outcome"], 1 - votes["outcome"]), strict=True)
-        ]
-    )
-    wins = long.groupby(by, sort=False)["wins"].mean().reset_index()
-    values = finished[[*dict.fromkeys(["prompt", *by]), *names]].groupby(
-        [*dict.fromkeys(["prompt", *by])], sort=False
-    )
-    found = values.mean().reset_index().merge(wins, on=by)
+    wins = by_side(votes, *sides, by[-1]).groupby(by, sort=False)["won"].mean().rename("wins").reset_index()
+    keys = list(dict.fromkeys(["prompt", *by]))
+    values = finished[[*keys, *names]].groupby(keys, sort=False).mean()
+    found = values.reset_index().merge(wins, on=by)
     if found.empty:
         raise LookupError("none of the votes is of these runs")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -99,6 +99,14 @@ def holm(p: np.ndarray) -> np.ndarray:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return corrected
+
+
+def corrected(p: np.ndarray, correct: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return p values as `correct` has them for their number; NaN are not counted, and stay."""
+    tested, found = ~np.isnan(p), np.full(len(p), np.nan)
+    if tested.any():
+        found[tested] = correct(p[tested])
+    return found
 
 
 def _of_level(

@@ -139,7 +139,6 @@ def plain(level: object) -> str:
     return f"{level:g}" if isinstance(level, float) else " ".join(str(level).split())
 
 
-def in_words(some: Sequence[object]) -> str:
-    """Return a list as a sentence has it."""
-    *first, last = map(str, some)
-    return f"{', '.join(first)} and {last}" if first else last
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, each by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

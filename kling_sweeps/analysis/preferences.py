@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, holm
+from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, corrected, holm
 from kling_sweeps.analysis.estimates import detectable
-from kling_sweeps.analysis.pairing import in_words, plain
+from kling_sweeps.analysis.pairing import plain
 from kling_sweeps.analysis.runs import NoRunsError
+from kling_sweeps.analysis.votes import by_side
+from kling_sweeps.experiment.naming import in_words
 
 if TYPE_CHECKING:
     from statsmodels.genmod.generalized_linear_model import GLMResults
@@ -71,39 +73,28 @@ def preferences(
     alpha = 1 - confidence
     seen = detectable(fit.error, fit.freedom, alpha / max(others.sum(), 1))
     p = np.where(others, 2 * stats.t.sf(np.abs(fit.value) / fit.error, fit.freedom), np.nan)
-    tested = ~np.isnan(p)
-    adjusted = np.full(len(levels), np.nan)
-    adjusted[tested] = holm(p[tested])
+    adjusted = corrected(p, holm)
     margin = fit.error * stats.t.isf(alpha / 2, fit.freedom)
-    share = [votes.loc[votes["left"] == level, "outcome"].tolist() for level in levels]
-    for level, found in zip(levels, share, strict=True):
-        found.extend(1 - votes.loc[votes["right"] == level, "outcome"])
-    of = [votes[(votes["left"] == level) | (votes["right"] == level)] for level in levels]
+    more = np.nan if fit.is_bounded else np.ceil(np.maximum(len(votes) * ((seen / TOLD) ** 2 - 1), 0))
+    sides = by_side(votes, "left", "right", "level").groupby("level", sort=False)
     table = pd.DataFrame(
         {
             factor: levels,
             "strength": fit.value,
             "low": fit.value - margin,
             "high": fit.value + margin,
-            "win_share": [float(np.mean(found)) for found in share],
-            "n": [len(rows) for rows in of],
-            "raters": [rows["rater"].nunique() for rows in of],
-            "prompts": [rows["prompt"].nunique() for rows in of],
+            "win_share": sides["won"].mean()[levels].to_numpy(),
+            "n": sides.size()[levels].to_numpy(),
+            "raters": sides["rater"].nunique()[levels].to_numpy(),
+            "prompts": sides["prompt"].nunique()[levels].to_numpy(),
             "p": p,
             "p_adjusted": adjusted,
             "smallest_detectable": special.expit(seen),
-            "more_votes": np.nan
-            if fit.is_bounded
-            else np.ceil(np.maximum(len(votes) * ((seen / TOLD) ** 2 - 1), 0)),
-            "verdict": np.where(
-                others,
-                np.where(
-                    tested,
-                    np.where(adjusted <= alpha, FOUND, NOT_DISTINGUISHABLE),
-                    reason or "nothing varies",
-                ),
+            "more_votes": more,
+            "verdict": [
                 REFERENCE,
-            ),
+                *(_verdict(one, alpha) or reason or "nothing varies" for one in adjusted[1:]),
+            ],
         }
     )
     side_margin = fit.side_error * stats.t.isf(alpha / 2, fit.side_freedom)
@@ -209,6 +200,11 @@ def _levels(votes: pd.DataFrame) -> list[Any]:
         return sorted(levels)
     except TypeError:
         return sorted(levels, key=str)
+
+
+def _verdict(p_adjusted: float, alpha: float) -> str:
+    """Return what a test says, "" where there was none."""
+    return "" if np.isnan(p_adjusted) else FOUND if p_adjusted <= alpha else NOT_DISTINGUISHABLE
 
 
 def _reason(raters: int, prompts: int, scope: str) -> str:

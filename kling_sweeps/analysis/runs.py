@@ -110,8 +110,7 @@ def artifact_path(run_id: str, artifact: str, tracking_uri: str | None = None) -
 def _uri(tracking_uri: str | None) -> str:
     uri = tracking_uri or default_uri()
     address = Address(uri)
-    # MLflow would make an empty database here, and say that it has no experiment.
-    if address.is_sqlite and address.file and not address.file.exists():
+    if address.is_new and address.file:
         raise NoRunsError(f"there is no {address.file.absolute()}: run a sweep, or set MLFLOW_TRACKING_URI")
     return uri
 

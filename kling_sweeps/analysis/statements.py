@@ -11,7 +11,8 @@ import pandas as pd
 from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
-from kling_sweeps.analysis.pairing import TWINS, in_words, plain
+from kling_sweeps.analysis.pairing import TWINS, plain, records
+from kling_sweeps.experiment.naming import in_words
 from kling_sweeps.metrics import declared
 
 MOST = 5
@@ -50,11 +51,7 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
 
     Where metrics were asked for, it is of them that it is said what was not distinguishable.
     """
-    rows: list[dict[str, Any]] = [
-        {str(name): value for name, value in row.items()}
-        for table in tables
-        for row in table.to_dict("records")
-    ]
+    rows = [row for table in tables for row in records(table)]
     found = [row for row in rows if row["verdict"] in (FOUND, WORTH_A_LOOK)]
     found.sort(key=lambda row: (row["verdict"] != FOUND, row["p_adjusted"], row["p"]))
     lines = [statement(row) for row in found[:most]]

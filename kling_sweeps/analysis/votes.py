@@ -62,6 +62,12 @@ def table_of(runs: pd.DataFrame, votes: Sequence[Vote], chosen: str | None) -> p
     return table
 
 
+def by_side(votes: pd.DataFrame, left: str, right: str, name: str) -> pd.DataFrame:
+    """Return a row for each side of each vote: with what was on it as `name`, and what it `won`, half of a tie."""
+    sides = ((left, votes["outcome"]), (right, 1 - votes["outcome"]))
+    return pd.concat([votes.assign(**{name: votes[side], "won": won}) for side, won in sides])
+
+
 def videos_by_key(runs: pd.DataFrame, pairing: Pairing) -> dict[str, tuple[str, Any]]:
     """Return the prompt and the level of each run that has the factor of a pairing, by its request's key."""
     keys = runs.loc[runs[pairing.factor].notna(), "request_key"]

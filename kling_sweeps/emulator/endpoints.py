@@ -109,15 +109,16 @@ class Endpoints:
         """Return an endpoint's model; one without a file has no price."""
         return self.models.get(endpoint) or replace(self.models[KNOWN], endpoint=endpoint, price=None)
 
-    def price_usd(self, endpoint: str, arguments: Mapping[str, Any]) -> float:
-        """Return what a video costs in US dollars; 0 where no price is known or the arguments are refused."""
-        complete, problems = self.read(endpoint, arguments)
-        return 0.0 if problems else self.model(endpoint).price_usd(complete) or 0.0
+    def charge(self, endpoint: str, arguments: Mapping[str, Any]) -> tuple[float, int]:
+        """Return what a video costs in US dollars, 0 where no price is known, and the seconds that it is asked to have.
 
-    def billable_seconds(self, endpoint: str, arguments: Mapping[str, Any]) -> int:
-        """Return the seconds of video that a request asks for; 0 where its arguments are refused."""
+        Both are 0 where its arguments are refused.
+        """
         complete, problems = self.read(endpoint, arguments)
-        return 0 if problems else round(self.model(endpoint).requested(complete).duration_s or 0)
+        if problems:
+            return 0.0, 0
+        model = self.model(endpoint)
+        return model.price_usd(complete) or 0.0, round(model.requested(complete).duration_s or 0)
 
     def read(self, endpoint: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         """Return the arguments with those that were left out, or what is wrong with them as fal's `detail` has it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from .faults import Fault
 from .state import Emulator
 from .submission import Submission
 
+Answer = Callable[[Emulator, Request], Awaitable[Response]]
+Answered = Callable[[Emulator, Request, Fault | None], Awaitable[Response]]
 HISTORY_PATH = "/v1/models/requests/by-endpoint"
 PRICING_PATH = "/v1/models/pricing"
 BILLS_PATH = "/v1/models/billing-events"
@@ -78,12 +80,25 @@ class Query:
         )
 
 
-async def history(emulator: Emulator, request: Request) -> Response:
+def _met(at: str) -> Callable[[Answered], Answer]:
+    """Count what is asked at a place, and give a fault's own answer in place of one, or the fault to what answers."""
+
+    def decorate(answer: Answered) -> Answer:
+        async def met(emulator: Emulator, request: Request) -> Response:
+            emulator.counters[at] += 1
+            fault = emulator.faults.pick(at)
+            if fault is not None and fault.name in ANSWERS:
+                return ANSWERS[fault.name](fault.options)
+            return await answer(emulator, request, fault)
+
+        return met
+
+    return decorate
+
+
+@_met("history")
+async def history(emulator: Emulator, request: Request, fault: Fault | None) -> Response:
     """Answer a page of the requests of an endpoint that have ended, the newest first."""
-    emulator.counters["history"] += 1
-    fault = emulator.faults.pick("history")
-    if fault is not None and fault.name in ANSWERS:
-        return ANSWERS[fault.name](fault.options)
     try:
         query = Query.of(request.query_params)
     except (KeyError, ValueError) as error:
@@ -101,12 +116,9 @@ async def history(emulator: Emulator, request: Request) -> Response:
     )
 
 
-async def pricing(emulator: Emulator, request: Request) -> Response:
+@_met("pricing")
+async def pricing(emulator: Emulator, request: Request, fault: Fault | None) -> Response:
     """Answer the prices of one or more endpoints; 404 when one is not known."""
-    emulator.counters["pricing"] += 1
-    fault = emulator.faults.pick("pricing")
-    if fault is not None and fault.name in ANSWERS:
-        return ANSWERS[fault.name](fault.options)
     options = fault.options if fault else {}
     wanted = [name for given in request.query_params.getlist("endpoint_id") for name in given.split(",")]
     models = emulator.queue.endpoints.models
@@ -125,12 +137,9 @@ async def pricing(emulator: Emulator, request: Request) -> Response:
     return JSONResponse({"prices": prices, "next_cursor": None, "has_more": False})
 
 
-async def billing_events(emulator: Emulator, request: Request) -> Response:
+@_met("bills")
+async def billing_events(emulator: Emulator, request: Request, fault: Fault | None) -> Response:
     """Answer what requests were charged, the newest first, of the last day unless another time is asked for."""
-    emulator.counters["bills"] += 1
-    fault = emulator.faults.pick("bills")
-    if fault is not None and fault.name in ANSWERS:
-        return ANSWERS[fault.name](fault.options)
     options = fault.options if fault else {}
     given = request.query_params
     wanted = [name for listed in given.getlist("request_id") for name in listed.split(",")]
@@ -188,11 +197,9 @@ def _bill(submission: Submission, percent: float) -> dict[str, Any]:
     }
 
 
-async def account(emulator: Emulator, request: Request) -> Response:
+@_met("account")
+async def account(emulator: Emulator, request: Request, fault: Fault | None) -> Response:
     """Answer whose account it is, and with `expand=credits` how much is left of what an emulator pretends to have."""
-    fault = emulator.faults.pick("account")
-    if fault is not None and fault.name in ANSWERS:
-        return ANSWERS[fault.name](fault.options)
     told: dict[str, Any] = {"username": "emulated"}
     if "credits" in ",".join(request.query_params.getlist("expand")):
         spent = sum(known.outcome.charged_usd for known in emulator.queue.all() if known.outcome)

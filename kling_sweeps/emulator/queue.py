@@ -136,7 +136,9 @@ class RequestQueue:
             latency, fault = latency + fault.options["seconds"], None
         wait = asyncio.create_task(asyncio.sleep(latency))
         if fault is not None:
-            outcome = outcomes.of_fault(fault, *self._price(submission))
+            outcome = outcomes.of_fault(
+                fault, *self.endpoints.charge(submission.endpoint, submission.arguments)
+            )
         else:
             arguments, problems = self.endpoints.read(submission.endpoint, submission.arguments)
             outcome = (
@@ -155,12 +157,9 @@ class RequestQueue:
         except Exception as error:  # whatever it is, the request has to end
             return outcomes.of_render_failure(error)
         size = (self.folder / name).stat().st_size
-        return outcomes.of_video(name, size, *self._price(submission))
-
-    def _price(self, submission: Submission) -> tuple[float, int]:
-        """Return what a video costs, and for how many seconds."""
-        asked = submission.endpoint, submission.arguments
-        return self.endpoints.price_usd(*asked), self.endpoints.billable_seconds(*asked)
+        return outcomes.of_video(
+            name, size, *self.endpoints.charge(submission.endpoint, submission.arguments)
+        )
 
     async def _write(self, name: str, scene: Scene, request_id: str) -> None:
         path = self.folder / name

@@ -96,20 +96,26 @@ class Model:
 
     def form(self, arguments: Mapping[str, Any]) -> Form:
         """Return which of the arguments of a request are at the file's default, and which at what it says is fal's."""
-        defaults = {
-            name: json_schema.normalised(schema, schema.get("default"))
-            for name, schema in self.arguments.items()
-        }
-        theirs = {
-            name: json_schema.normalised(schema, schema["fal_default"])
-            for name, schema in self.arguments.items()
-            if "fal_default" in schema
-        }
+        defaults, theirs = self._defaults
         return Form(
             tuple(self.arguments),
             tuple(name for name, value in arguments.items() if value == defaults[name]),
             tuple(name for name, value in arguments.items() if name in theirs and value == theirs[name]),
         )
+
+    @cached_property
+    def _defaults(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the file's default of each argument, and fal's where it is known, as they are sent."""
+        keys = ("default", "fal_default")
+        file, theirs = (
+            {
+                name: json_schema.normalised(schema, schema.get(key))
+                for name, schema in self.arguments.items()
+                if key in schema or key == "default"
+            }
+            for key in keys
+        )
+        return file, theirs
 
     def price_usd(self, arguments: Mapping[str, Any]) -> float | None:
         """Return the price in USD of one video with these arguments, or None.

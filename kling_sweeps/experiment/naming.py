@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 # The metrics of a run's time, in seconds, in their order, and of its time and its money.
@@ -45,3 +46,9 @@ def _short(text: str) -> str:
         return line
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{line[: LENGTH - 8].rstrip()}… {digest}"
+
+
+def in_words(some: Iterable[object]) -> str:
+    """Return a list as a sentence has it."""
+    *first, last = map(str, some)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -158,7 +158,7 @@ def _imported(source: Described) -> Imported:
     ordered = [name for name in _names(given, "x-fal-order-properties") if name in properties]
     names = list(dict.fromkeys([*ordered, *properties]))
     comments = {name: _comment(properties[name]) for name in names}
-    schemas = {name: _checked(_cleaned(properties[name])) for name in names}
+    schemas = {name: _cleaned(properties[name]) for name in names}
     required = [name for name in _names(given, "required") if name in schemas]
     _give_roles(schemas, comments)
     is_prompted = any(schema.get("role") == PROMPT for schema in schemas.values())

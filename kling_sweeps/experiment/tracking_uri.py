@@ -61,6 +61,11 @@ class Address:
         return None if name in ("", ":memory:") or "mode=memory" in self.options else Path(name)
 
     @property
+    def is_new(self) -> bool:
+        """Tell whether it is a SQLite file that is not there, which MLflow would make, empty."""
+        return self.is_sqlite and self.file is not None and not self.file.exists()
+
+    @property
     def options(self) -> list[str]:
         """What stands after the question mark, each as `name=value`."""
         return self.uri.partition("?")[2].split("&")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ from kling_sweeps.errors import RejectedError
 from kling_sweeps.experiment.picture import Picture
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import Provider
-from kling_sweeps.store.journal import force
+from kling_sweeps.store.journal import force, written_whole
 
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 # How long an upload is used again: fal keeps files for a week at least, and a request may wait for long.
@@ -95,9 +94,8 @@ class Pictures:
             return []
 
     def _write(self, name: str, content: bytes) -> None:
-        part = self.folder / f".{name}.{uuid.uuid4().hex}.part"
-        part.write_bytes(content)
-        force(part, self.folder / name)
+        with written_whole(self.folder / name, force) as part:
+            part.write_bytes(content)
 
 
 def _utc(text: str) -> datetime:

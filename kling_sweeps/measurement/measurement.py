@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kling_sweeps.store.journal import force, sync_folder
+from kling_sweeps.store.journal import force, sync_folder, written_whole
 from kling_sweeps.store.measured import FILMSTRIP, FRAMES, VALUES, read_record
 from kling_sweeps.video import opencv as cv2
 from kling_sweeps.video.picture_hash import distance, picture_hash, written
@@ -110,11 +109,7 @@ def _strict(value: Any) -> Any:
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
+    with written_whole(path, force) as part:
+        write(part)
         if path.is_dir():
             shutil.rmtree(path)
-        force(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from kling_sweeps.reports.people import Preferred, preferred
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import FRAMES
 from kling_sweeps.store.state_machine import Stage, State
-from kling_sweeps.tracking.overview import USUAL
+from kling_sweeps.tracking.overview import USUAL, is_of_model
 from kling_sweeps.tracking.tracker import sweep_name
 from kling_sweeps.untrusted import clean, mask, printable
 
@@ -381,7 +381,10 @@ def _factors(videos: Sequence[Video]) -> list[Factor]:
     """Return what the videos differ in, the prompt first; what another setting makes, a text or a model's own, is none."""
     keys = dict.fromkeys(key for key in ("prompt", *(key for video in videos for key in video.params)))
     differing = [key for key in keys if len({video.params.get(key) for video in videos}) > 1]
-    factors = [key for key in differing if key not in APART and not _is_of_model(key, videos)]
+    params = [video.params for video in videos]
+    factors = [
+        key for key in differing if key not in APART and (key == "prompt" or not is_of_model(key, params))
+    ]
     for key, twin in (("prompt_text", "prompt"), ("endpoint", "model")):
         by: dict[tuple[str | None, ...], set[str | None]] = {
             tuple(video.params.get(one) for one in factors): set() for video in videos
@@ -391,15 +394,6 @@ def _factors(videos: Sequence[Video]) -> list[Factor]:
         if any(len(texts) > 1 for texts in by.values()):
             factors.insert(factors.index(twin) + 1 if twin in factors else 0, key)
     return [_factor(key, [video.params.get(key, NOTHING) for video in videos]) for key in factors]
-
-
-def _is_of_model(key: str, videos: Sequence[Video]) -> bool:
-    """Tell whether each of several models has one value of a setting."""
-    by_model: dict[str | None, set[str | None]] = {}
-    for video in videos:
-        by_model.setdefault(video.params.get("model"), set()).add(video.params.get(key))
-    is_fixed = all(len(values) == 1 for values in by_model.values())
-    return key not in ("model", "prompt") and len(by_model) > 1 and is_fixed
 
 
 def _factor(key: str, values: Iterable[str]) -> Factor:

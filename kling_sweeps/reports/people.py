@@ -55,7 +55,7 @@ def preferred(runs: pd.DataFrame, store: Store, sweep: str) -> list[Preferred]:
 def _preferred(runs: pd.DataFrame, votes: pd.DataFrame, study: Study) -> Preferred:
     from kling_sweeps.analysis import agreement, preference_statements, preferences
     from kling_sweeps.analysis.agreement import ENOUGH_PROMPTS, ENOUGH_VIDEOS, UNCLEAR
-    from kling_sweeps.analysis.pairing import plain
+    from kling_sweeps.analysis.pairing import plain, records
 
     table = preferences(votes, study.factor)
     numbers = agreement(runs, votes)
@@ -69,15 +69,12 @@ def _preferred(runs: pd.DataFrame, votes: pd.DataFrame, study: Study) -> Preferr
     else:
         rest = numbers.loc[numbers["verdict"] == UNCLEAR, "metric"]
         untold = f"Of {', '.join(rest)} it can't be told." if len(rest) else ""
-    levels = [
-        {**{str(name): value for name, value in row.items()}, "level": plain(row[study.factor])}
-        for row in table.to_dict("records")
-    ]
+    levels = [{**row, "level": plain(row[study.factor])} for row in records(table)]
     return Preferred(
         study.question,
         study.factor,
         preference_statements(table),
         levels,
-        [{str(name): value for name, value in row.items()} for row in told.to_dict("records")],
+        records(told),
         untold,
     )

@@ -31,7 +31,7 @@ from filelock import AsyncFileLock, FileLock
 
 from kling_sweeps.errors import StoreError, UnavailableError, explained
 from kling_sweeps.experiment.request import GenerationRequest
-from kling_sweeps.store.journal import Journal, force, sync_folder
+from kling_sweeps.store.journal import Journal, force, sync_folder, written_whole
 from kling_sweeps.store.state_machine import Attempt, Stage, State, Ticket, fold
 from kling_sweeps.untrusted import clean
 
@@ -218,10 +218,9 @@ class Entry:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole or not at all."""
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        part = self.folder / f".{name}.{uuid.uuid4().hex}.part"
-        # Half a surrogate pair is written as JSON has it.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        force(part, self.folder / name)
+        with written_whole(self.folder / name, force) as part:
+            # Half a surrogate pair is written as JSON has it.
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import inf
@@ -134,12 +134,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give the path to write a file to, which gets its name once it is whole, and is removed where it isn't."""
+def written_whole(path: Path, named: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
+    """Give the path to write a file to, which gets its name once it is whole, and is removed where it isn't.
+
+    `named` gives the name; `force` does when the file is on disk.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part
-        os.replace(part, path)
+        named(part, path)
     finally:
         part.unlink(missing_ok=True)
 

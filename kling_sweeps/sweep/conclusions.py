@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from kling_sweeps import metrics
 from kling_sweeps.experiment.settings import Settings
 from kling_sweeps.sweep.scheduler import Runs
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 from kling_sweeps.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -79,9 +77,9 @@ def draw(outcome: Outcome) -> list[str]:
 def show(lines: Sequence[str]) -> None:
     """Print what was found, a paragraph a sentence."""
     if lines:
-        console.print(Text("What the runs say", style="bold"))
+        show_line(("What the runs say", "bold"))
     for line in lines:
-        console.print(Text(f"- {line}"), soft_wrap=True)
+        show_line(f"- {line}")
 
 
 def about(settings: Settings) -> dict[str, Any]:

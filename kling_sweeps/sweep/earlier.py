@@ -32,7 +32,8 @@ def settled(settings: Settings, cell: Cell) -> tuple[Settings, Cell]:
     for name in ROOTS:
         root = settings.store_dir / name
         own = Store(root).entry(cell.request)
-        if not own.folder.exists() or not is_paid(own.state()):
+        # A video was paid for, which is seen without reading the journal.
+        if not own.video.exists() and not (own.folder.exists() and is_paid(own.state())):
             earlier = _earlier(root, settings.command)
             if change := earlier.find(cell.request, cell.prompt_text):
                 found[name] = earlier, change

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from rich.text import Text
-
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.expectations import Change, Expectations
 from kling_sweeps.experiment.naming import TIMES
@@ -21,7 +19,7 @@ from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.job import broken
 from kling_sweeps.sweep.plan import WORDS
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 from kling_sweeps.tracking.note import run_link
 from kling_sweeps.tracking.tracker import TAG_LENGTH, Tracker
 from kling_sweeps.untrusted import mask, printable
@@ -75,9 +73,9 @@ def show_expected(expect: Expectations) -> None:
     lines += [f"the sweep: {one.metric} {one}" for one in expect.changes]
     lines += [f"the results go to {expect.junit}"] * (expect.junit is not None)
     if lines:
-        console.print(Text("What is expected", style="bold"))
+        show_line(("What is expected", "bold"))
     for line in lines:
-        console.print(Text(f"- {line}"), soft_wrap=True)
+        show_line(f"- {line}")
 
 
 def conclude(outcome: Outcome) -> bool:
@@ -198,12 +196,12 @@ def _show(of_runs: Sequence[Judged], of_sweep: Sequence[Judged]) -> None:
     failed = [one.why for one in of_sweep if one.status == FAILED]
     failed += [f"{one.name}: {one.why}" for one in of_runs if one.status == FAILED]
     style = "bold red" if failed else "bold"
-    console.print(Text(f"What is expected holds for {' and '.join(counts)}.", style=style), soft_wrap=True)
+    show_line((f"What is expected holds for {' and '.join(counts)}.", style))
     for line in failed[:NAMED]:
-        console.print(Text(f"- {line}"), soft_wrap=True)
+        show_line(f"- {line}")
     if len(failed) > NAMED:
         more = f"and {len(failed) - NAMED} more; in MLflow: tags.expect = 'failed'"
-        console.print(Text(more), soft_wrap=True)
+        show_line(more)
 
 
 def junit(outcome: Outcome, of_runs: Sequence[Judged], of_sweep: Sequence[Judged]) -> ElementTree.Element:
@@ -269,4 +267,4 @@ def _write(file: Path, root: ElementTree.Element) -> None:
         log.warning("expect.junit: %s could not be written (%s)", file, error.strerror)
         broken.set()
     else:
-        console.print(Text(f"For CI servers: {file}"), soft_wrap=True)
+        show_line(f"For CI servers: {file}")

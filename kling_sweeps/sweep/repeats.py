@@ -5,7 +5,7 @@ Nothing is kept of the looks themselves: they are taken again from the runs in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment.naming import in_words
 from kling_sweeps.experiment.settings import Cell, RepeatSettings, Settings
 from kling_sweeps.store.measured import is_measured, read_values
 from kling_sweeps.store.state_machine import Stage
@@ -21,7 +22,7 @@ from kling_sweeps.sweep.earlier import settled
 from kling_sweeps.sweep.plan import PlannedCell
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal import tables
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 from kling_sweeps.terminal.tables import number_column, text_column, word_column
 
 if TYPE_CHECKING:
@@ -175,9 +176,9 @@ class Repeats:
     def say_plan(self, standing: Standing) -> None:
         """Say what the looks are, and what the rest of them costs at the least and at the most."""
         plan, most = self.runs(standing.wanted).plan, self.runs(self.most(standing)).plan
-        base, numbers = self.plan.reference, _listed(map(str, self.given.looks))
+        base, numbers = self.plan.reference, in_words(self.given.looks)
         said = [
-            f"Repeats of {self.given.factor} by looks at {numbers}, for {_listed(self.settings.goal)} compared with {base}"
+            f"Repeats of {self.given.factor} by looks at {numbers}, for {in_words(self.settings.goal)} compared with {base}"
         ]
         if standing.is_over and not plan.total_usd:
             said.append("all looks are over")
@@ -189,7 +190,7 @@ class Repeats:
         said.append(f"{plan.committed_usd:.2f} USD of budget.max_usd={limit:g} spent")
         if round(most.committed_usd + most.total_usd, 4) > limit:
             said.append("they end where the next look does not fit")
-        _say("; ".join(said) + ".")
+        show_line("; ".join(said) + ".")
 
     def say_look(self, standing: Standing) -> None:
         """Say which levels the next look repeats, and which it leaves."""
@@ -197,9 +198,9 @@ class Repeats:
             return
         levels = [level for level in standing.looked.following if level != self.plan.reference]
         number = self.given.looks.index(max(standing.wanted.values())) + 1
-        _say(
+        show_line(
             f"Look {number} of {len(self.given.looks)}, at {max(standing.wanted.values())} repeats: open "
-            f"{'is' if len(levels) == 1 else 'are'} {self.given.factor}={_listed(map(str, levels))}, compared with "
+            f"{'is' if len(levels) == 1 else 'are'} {self.given.factor}={in_words(levels)}, compared with "
             f"{self.plan.reference}."
         )
 
@@ -219,11 +220,11 @@ class Repeats:
         plan = self.runs(standing.wanted).plan
         left = [one for one in plan.planned if one.is_new or one.state.is_open]
         if self.fits(standing):
-            _say(f"{len(left)} runs of this look are not over. The same command goes on.")
+            show_line(f"{len(left)} runs of this look are not over. The same command goes on.")
             return
         repeats = max(standing.wanted.values())
         whole = round(plan.committed_usd + plan.total_usd, 4)
-        _say(
+        show_line(
             f"The looks ended at their budget: the next one, at {repeats} repeats, takes {len(left)} runs for "
             f"{plan.total_usd:.2f} USD, and {plan.committed_usd:.2f} USD of "
             f"budget.max_usd={self.settings.budget.max_usd:g} are spent. budget.max_usd={whole:g} goes on with it."
@@ -273,12 +274,3 @@ def _show(table: pd.DataFrame, factor: str) -> None:
             *[word_column("why", list(map(Text, why)))] * any(why),
         ]
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _say(line: str) -> None:
-    console.print(Text(line), soft_wrap=True)

@@ -133,7 +133,6 @@ class Runs:
         left = [one for one in unbilled(entries) if one.attempt.at > since]
         if self.is_ephemeral or not left:
             return False
-
         given = self.settings.provider
         try:
             told = asyncio.run(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kling_sweeps.sweep.search import Outcome, Trial
 from kling_sweeps.terminal import tables
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 from kling_sweeps.terminal.tables import number_column, text_column, word_column
 
 STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "open": "cyan"}
@@ -223,5 +223,5 @@ def show(found: Found) -> None:
     )
     told = [trial for trial in trials if trial.why and trial.state != "open"]
     for trial in told:
-        console.print(Text(f"trial {trial.number} {trial.state}: {trial.why}"), soft_wrap=True)
-    console.print(Text(str(found), style="bold"), soft_wrap=True)
+        show_line(f"trial {trial.number} {trial.state}: {trial.why}")
+    show_line((str(found), "bold"))

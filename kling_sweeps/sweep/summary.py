@@ -21,7 +21,7 @@ from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import show_line
 from kling_sweeps.terminal.tables import (
     MANY,
     Column,
@@ -57,13 +57,13 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     """Print every cell with its state and price, and the total."""
     _say_provider(provider, settings)
     is_new = "" if settings.store_dir.exists() else " (new)"
-    _say(f"Store: {settings.store_dir.absolute()}{is_new}")
+    show_line(f"Store: {settings.store_dir.absolute()}{is_new}")
     rows = [Row(p.cell, p.status, STYLES.get(p.status, "dim"), p.cost_usd) for p in plan.planned]
     if len(rows) > MANY:
         show_sums(rows)
         failed = [row.cell for row in rows if row.status in ("failed", "to look up")]
-        _say((f"failed or to look up: {_names(failed)}" * bool(failed), "red"))
-        _say(("Fewer runs are shown one by one: narrow it down, with KEY=VALUE dry_run=true.", "dim"))
+        show_line((f"failed or to look up: {_names(failed)}" * bool(failed), "red"))
+        show_line(("Fewer runs are shown one by one: narrow it down, with KEY=VALUE dry_run=true.", "dim"))
     else:
         prices = [Text(_price(row.usd)) for row in rows]
         show(
@@ -81,18 +81,18 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     ]
     note = "; ".join(filter(None, notes))
     total = money(row.usd for row in rows)
-    _say(
+    show_line(
         *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
         f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
     )
     for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
-        _say((remark, "yellow"))
+        show_line((remark, "yellow"))
     _say_changes([planned.cell for planned in plan.planned if not planned.is_repeat])
     for dispute in plan.disputes:
-        _say((dispute, "yellow"))
+        show_line((dispute, "yellow"))
     for planned in plan.planned:
         if planned.state.stage is Stage.DAMAGED:
-            _say((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
+            show_line((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
     _say_left_out(plan)
 
 
@@ -108,10 +108,10 @@ def _say_changes(cells: Sequence[Cell]) -> None:
     for (model, names), runs in taken.items():
         what = f"{names} is new in the file of {model} and at fal's default, as fal had it then"
         are = "they are" if len(runs) > 1 else "it is"
-        _say((f"{_counted(runs)} taken from the store as {are}: {what}.", "green"))
+        show_line((f"{_counted(runs)} taken from the store as {are}: {what}.", "green"))
     for (model, changes), runs in changed.items():
         known = f"{_counted(runs)} in the store under an earlier form of the file of {model}: {changes}. "
-        _say(
+        show_line(
             (known, "bold red"),
             f"To buy {'them' if len(runs) > 1 else 'it'} again costs {_price_of(runs)}; the file as it was, or the "
             "argument set to its earlier value, finds what is there.",
@@ -127,22 +127,16 @@ def show_refusal(runs: Runs) -> None:
     try:
         runs.check_price()
     except BudgetError as error:
-        _say((f"Without dry_run=true this would be refused: {error}", "bold red"))
-
-
-def _say(*parts: str | tuple[str, str]) -> None:
-    """Print parts of a line, each a text or a text and its style; nothing where there is nothing to say."""
-    if text := Text.assemble(*parts):
-        console.print(text, soft_wrap=True)
+        show_line((f"Without dry_run=true this would be refused: {error}", "bold red"))
 
 
 def _say_provider(provider: str, settings: Settings) -> None:
     where = settings.provider.base_url or ("this machine" if provider == "emulator" else "fal.ai")
     if provider == "emulator":
         why = ": no fal credentials are set" if settings.provider.name == "auto" else ""
-        _say(("Emulated", "yellow"), f" on {where}{why}. The videos are synthetic.")
+        show_line(("Emulated", "yellow"), f" on {where}{why}. The videos are synthetic.")
     else:
-        _say(("fal", "bold"), f" at {where}, for money.")
+        show_line(("fal", "bold"), f" at {where}, for money.")
 
 
 def _say_left_out(plan: Plan) -> None:
@@ -150,7 +144,7 @@ def _say_left_out(plan: Plan) -> None:
     left = [p.cell for p in plan.planned if not p.fits and not p.is_repeat]
     if left:
         whole = plan.committed_usd + plan.total_usd + sum(cell.request.price_usd or 0 for cell in left)
-        _say(
+        show_line(
             f"{len(left)} left out by budget.partial=true, for {_price_of(left)}: {_names(left)}. "
             f"budget.max_usd={whole:.10g} runs them too."
         )
@@ -183,17 +177,19 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
     over = [ends[row.cell.request.key] for row in rows if row.cell.request.key in ends]
     if len(rows) > MANY:
         show_sums(rows)
-        _say(("Each run is in MLflow; what each has cost: python -m kling_sweeps.ledger --csv FILE", "dim"))
+        show_line(
+            ("Each run is in MLflow; what each has cost: python -m kling_sweeps.ledger --csv FILE", "dim")
+        )
     elif rows:
         columns = _metrics([ends.get(row.cell.request.key) for row in rows], runs.settings)
         show([*settings_columns([row.cell for row in rows]), *columns, _statuses("result", rows)])
     _say_ends(over)
-    _say(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
+    show_line(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
     _say_left_out(runs.plan)
     _say_remedies([one for one in over if one.error], runs)
     if any(not isinstance(one.error, NotTrackedError) for one in results):
         with suppress(Exception):  # MLflow has gone away meanwhile
-            _say(tracker.address())
+            show_line(tracker.address())
 
 
 def present(tracker: Tracker, is_due: bool = False) -> None:
@@ -210,14 +206,14 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     counts = Counter(WORDS[state.stage] for state in states)
     summary = ", ".join(f"{n} {word}" for word, n in counts.items())
     made = [attempt for cell in runs.cells for attempt in _made(cell, runs)]
-    _say(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
+    show_line(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
     show_in_flight(runs)
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
     outcome = Outcome(runs, tracker)
     lines = conclusions.draw(outcome) if made and len(runs.cells) > 1 else []
     present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
-        _say(tracker.address())
+        show_line(tracker.address())
     conclusions.show(lines)
     has_changed = gates.conclude(outcome)
     if made or has_changed:
@@ -235,14 +231,14 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
         make_report(name, settings.store_dir, settings.tracking_uri, outputs / REPORT, config)
     except (Exception, KeyboardInterrupt) as error:  # the runs are as they are
         why = tracker.said(error) if isinstance(error, Exception) else "interrupted"
-        _say(
+        show_line(
             (f"The report could not be made: {why}. ", "yellow"),
             f"To try again: python -m kling_sweeps.report {tracker.sweep}",
         )
     else:
         present(tracker, is_due=tracker.report is None)  # the note names it from now on
         page = f"{tracker.link(tracker.report)}, or " if tracker.report else ""
-        _say(f"See the videos in step: {page}{(outputs / REPORT).absolute()}")
+        show_line(f"See the videos in step: {page}{(outputs / REPORT).absolute()}")
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
@@ -290,9 +286,9 @@ def _say_ends(over: Sequence[RunResult]) -> None:
         ((f"flawed {one.cell.name}: {one.flaws}", "yellow"),) for one in over if one.flaws and not one.error
     ]
     for parts in said[:MANY]:
-        _say(*parts)
+        show_line(*parts)
     if len(said) > MANY:
-        _say(
+        show_line(
             f"and {len(said) - MANY} more, whose reasons are in MLflow, in the tags error and measurement_errors"
         )
 
@@ -310,7 +306,7 @@ def _say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
         (here, "The same command tracks {n}, for nothing"),
     ):
         if cells:
-            _say(f"{remedy.format(n=len(cells), price=_price_of(cells))}: {_names(cells)}.")
+            show_line(f"{remedy.format(n=len(cells), price=_price_of(cells))}: {_names(cells)}.")
 
 
 def show_in_flight(runs: Runs) -> None:
@@ -319,19 +315,19 @@ def show_in_flight(runs: Runs) -> None:
     if not in_flight:
         return
     if runs.is_ephemeral:
-        _say(f"{len(in_flight)} not finished; the same command renders them again.")
+        show_line(f"{len(in_flight)} not finished; the same command renders them again.")
         return
     for cell, state in in_flight[:MANY]:
         request = state.request_id or "its submission's answer was lost"
-        _say(f"{WORDS[state.stage]}: {cell.name} ({request})")
+        show_line(f"{WORDS[state.stage]}: {cell.name} ({request})")
     if len(in_flight) > MANY:
-        _say(f"and {len(in_flight) - MANY} more")
+        show_line(f"and {len(in_flight) - MANY} more")
     paid = [cell for cell, state in in_flight if state.stage in COMPLETED]
     others = [cell for cell, state in in_flight if state.stage not in COMPLETED]
     amounts = [f"for {_price_of(others)}"] * bool(others) + [f"{_price_of(paid)} spent"] * bool(paid)
-    _say(f"{', '.join([f'{len(in_flight)} left with fal', *amounts])}. The same command collects them.")
+    show_line(f"{', '.join([f'{len(in_flight)} left with fal', *amounts])}. The same command collects them.")
     if lost := [cell for cell, state in in_flight if state.stage is Stage.UNKNOWN]:
-        _say(
+        show_line(
             f"Where fal's history never shows one whose answer was lost, unknown=resubmit pays again, "
             f"{_price_of(lost)} for {_names(lost)}."
         )

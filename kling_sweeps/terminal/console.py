@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.text import Text
 
 from kling_sweeps.untrusted import printable
 
@@ -30,3 +31,12 @@ class _Console(Console):
 console = _Console(highlight=False, markup=False, emoji=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = UNWATCHED_WIDTH
+
+
+def show_line(*parts: str | tuple[str, str]) -> None:
+    """Print a line, which breaks where the terminal does: parts of it, each a text or a text and its style.
+
+    Prints nothing where there is nothing to say.
+    """
+    if text := Text.assemble(*parts):
+        console.print(text, soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_sweeps.experiment.settings import NULL, Cell
-from kling_sweeps.terminal.console import console
+from kling_sweeps.terminal.console import console, show_line
 from kling_sweeps.untrusted import printable
 
 # More runs than fit a screen are summed up, and of more values than these only the number is told.
@@ -94,7 +94,7 @@ def _show_settings(head: str, rows: Sequence[Mapping[str, str]], names: Sequence
     """Print settings of the first of some rows on a line."""
     if names:
         settings = "  ".join(f"{name}={_cut(rows[0][name])}" for name in names)
-        console.print(Text(f"{head}{settings}", style="dim"), soft_wrap=True)
+        show_line((f"{head}{settings}", "dim"))
 
 
 def text_column(name: str, texts: Sequence[Text], is_optional: bool = False) -> Column:
@@ -134,7 +134,7 @@ def show(columns: Sequence[Column]) -> None:
         table.add_row(*texts)
     console.print(table)
     if hidden := [c.name for c in columns if c not in shown and c.justify == "left"]:
-        console.print(Text(f"No room for {', '.join(hidden)}.", style="dim"), soft_wrap=True)
+        show_line((f"No room for {', '.join(hidden)}.", "dim"))
 
 
 def _widths(columns: Sequence[Column]) -> list[int]:

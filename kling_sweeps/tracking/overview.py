@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,7 +55,8 @@ class Overview:
         Where there are several models, what each of them has one value of is a part of the model.
         """
         keys = dict.fromkeys(key for run in self.runs for key in run.params if key not in NO_SETTINGS)
-        found = {key: self._values(key) for key in keys if key == "model" or not self._is_of_model(key)}
+        params = [run.params for run in self.runs]
+        found = {key: self._values(key) for key in keys if not is_of_model(key, params)}
         several = {key: values for key, values in found.items() if len(values) > 1}
         return dict(sorted(several.items(), key=lambda one: one[0] not in self._numeric(several)))
 
@@ -98,12 +99,6 @@ class Overview:
             values.index(run.params[key]) if key in run.params else -1 for key, values in self.swept.items()
         )
 
-    def _is_of_model(self, key: str) -> bool:
-        by_model: dict[str, set[str]] = {}
-        for run in self.runs:
-            by_model.setdefault(run.params.get("model", ""), set()).add(run.params.get(key, ""))
-        return len(by_model) > 1 and all(len(values) == 1 for values in by_model.values())
-
     def _values(self, key: str) -> list[str]:
         values = {run.params[key] for run in self.runs if key in run.params}
         numbers = {value: number(value) for value in values}
@@ -114,3 +109,11 @@ class Overview:
     def _numeric(self, values: Mapping[str, Sequence[str]]) -> list[str]:
         logged = {name.removeprefix(SETTING) for name in self.metrics if name.startswith(SETTING)}
         return [key for key in values if key in logged and all(number(v) is not None for v in values[key])]
+
+
+def is_of_model(key: str, params: Iterable[Mapping[str, str]]) -> bool:
+    """Tell whether a setting of several models has one value for each, so that it is a part of the model."""
+    by_model: dict[str | None, set[str | None]] = {}
+    for one in params:
+        by_model.setdefault(one.get("model"), set()).add(one.get(key))
+    return key != "model" and len(by_model) > 1 and all(len(values) == 1 for values in by_model.values())

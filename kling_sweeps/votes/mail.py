@@ -116,9 +116,8 @@ def _fitting(poll: Poll, room: int) -> Iterator[str]:
 
 def _keep(path: Path, about: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(about), encoding="utf-8")
-    force(part, path)
+    with written_whole(path, force) as part:
+        part.write_text(json.dumps(about), encoding="utf-8")
 
 
 def read_files(files: Sequence[Path], sweep: str, store_dir: Path) -> list[Received]:

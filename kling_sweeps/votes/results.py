@@ -43,9 +43,7 @@ def track_votes(study: Study, provider: str, store_dir: Path, tracking_uri: str)
 
 def win_shares(votes: pd.DataFrame) -> pd.DataFrame:
     """Return of `votes_df`, by the key of a request, the share of its votes that it won, and how many those are."""
-    import pandas as pd
+    from kling_sweeps.analysis.votes import by_side
 
-    left = pd.DataFrame({"key": votes["left_key"], "won": votes["outcome"]})
-    right = pd.DataFrame({"key": votes["right_key"], "won": 1 - votes["outcome"]})
-    shares = pd.concat([left, right]).groupby("key")["won"].agg(["mean", "count"])
+    shares = by_side(votes, "left_key", "right_key", "key").groupby("key")["won"].agg(["mean", "count"])
     return shares.astype(float).set_axis(list(VOTES), axis="columns")
