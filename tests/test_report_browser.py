@@ -10,7 +10,7 @@ import pytest
 import report_data
 from axe_playwright_python.sync_playwright import Axe
 from browsers import TIMEOUT_S, chromium
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from test_browser import NO_ASSISTANT
 from test_browser import server as server
 
@@ -227,7 +227,7 @@ def test_the_curve_is_shown_where_one_looks(opened, sweep, tmp_path):
     page.locator(".rep .open").nth(5).hover()
     assert len(page.locator(".rep .curve path").get_attribute("d")) > 100
     page.wait_for_function("Math.abs(document.querySelector('.rep .mark').getAttribute('x1') - 50) < 2")
-    assert page.locator("figure.chart").count() == 2  # a chart for each goal of the sweep
+    expect(page.locator("figure.chart")).to_have_count(2)  # a chart for each goal of the sweep
     assert page.locator("figure.chart").first.locator("circle.dot").count() == 10
 
 

@@ -3,12 +3,14 @@ const data = JSON.parse($("data").textContent);
 const { runs, quantities, texts } = data;
 runs.forEach((run, number) => { run.number = number; });
 
+const inWhole = new Intl.NumberFormat("en"), inFour = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
 /** Write a number in four digits, as a person would. */
 function shown(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return inWhole.format(value);
   const size = Math.abs(value);
-  return size >= 1e-4 && size < 1e6 ? Number(value.toPrecision(size < 0.01 ? 3 : 4)).toLocaleString("en", { maximumSignificantDigits: 4 }) : value.toExponential(2);
+  return size >= 1e-4 && size < 1e6 ? inFour.format(value.toPrecision(size < 0.01 ? 3 : 4)) : value.toExponential(2);
 }
 
 // The settings that runs differ in; the repeats are one that is stacked in a cell unless it is an axis.

@@ -129,7 +129,6 @@ untouched = { ...state };
 load();
 setView();
 drawMatrix();
-drawCharts();
 drawPins();
 
 async function begin() {
@@ -143,7 +142,11 @@ async function begin() {
   const isStill = clock.time > 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (state.open.length) open(state.open, state.mode);
   await (isStill ? seek(clock.time) : play());
-  (window.requestIdleCallback || setTimeout)(() => { if (runs.length <= 300) fillAll(); });
+  // What nobody sees yet is drawn when the videos play.
+  (window.requestIdleCallback || setTimeout)(() => {
+    drawCharts();
+    if (runs.length <= 300) fillAll();
+  });
 }
 
 requestAnimationFrame(tick);
