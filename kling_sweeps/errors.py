@@ -18,6 +18,7 @@ KlingSweepsError
     ├── GenerationError          fal or the model reports a failure
     ├── LostResultError          fal completed the request and no longer has its result
     ├── UnreadableResultError    fal completed the request, and its result names no video
+    ├── UnreadableAnswerError    a judge's answer has no grade, or not in its form
     ├── DownloadError            the video could not be fetched
     ├── VideoError               the file is not a video that can be measured
     ├── StoreError               the store's files of a run can't be read, written or trusted
@@ -173,6 +174,14 @@ class UnreadableResultError(RunError):
     def __init__(self, message: str, result: Any) -> None:
         super().__init__(message)
         self.result = result
+
+
+class UnreadableAnswerError(RunError):
+    """A judge answered, and not with each question's grade, or verdict, once."""
+
+    stage = "judge"
+    error_type = "answer_unreadable"
+    may_have_cost = True
 
 
 class DownloadError(RunError):

@@ -1,0 +1,1 @@
+"""What models that see are asked about videos: the words, the answers that are taken, and which two are compared."""
