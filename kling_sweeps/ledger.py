@@ -1,4 +1,4 @@
-"""What was spent: every submission in a store, by sweep, day and endpoint.
+"""What was spent: every submission in a store, of videos and of judgements, by sweep, day and endpoint.
 
     python -m kling_sweeps.ledger
     python -m kling_sweeps.ledger --store store --by day --csv spent.csv
@@ -18,7 +18,7 @@ import argparse
 import csv
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,9 @@ from kling_sweeps.errors import (
     say_interrupted,
     say_refused,
 )
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.tracking_uri import default_uri
-from kling_sweeps.store.journal import Journal
+from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.state_machine import Attempt, Cost, fold
 from kling_sweeps.terminal.streams import Parser, settle
 
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
 
 COSTS = (Cost.SPENT, Cost.IN_FLIGHT, Cost.UNKNOWN, Cost.PERHAPS)
 GROUPS = ("sweep", "day", "endpoint")
-COLUMNS = ("day", "time", "sweep", "endpoint", "request_id", "cost", "price_usd", "billed_usd", "key")
+PRODUCTS = {Product.VIDEO: "videos", Product.ANSWER: "judgements"}
+COLUMNS = (
+    *("day", "time", "sweep", "product", "endpoint", "request_id", "cost"),
+    *("price_usd", "billed_usd", "key"),
+)
 UNKNOWN = "unknown"
 
 
@@ -52,6 +57,7 @@ class Line:
     """One submission in the ledger; `day` is of UTC."""
 
     key: str
+    product: Product
     endpoint: str
     attempt: Attempt
 
@@ -74,6 +80,7 @@ class Line:
             self.day,
             self.time,
             self.sweep,
+            self.product,
             self.endpoint,
             attempt.request_id,
             attempt.cost,
@@ -95,21 +102,22 @@ def read_ledger(store: Path, provider: str = "fal") -> Ledger:
     """Read every submission to a provider, fal or emulator, that a store knows."""
     lines: list[Line] = []
     problems: list[str] = []
-    for path in sorted((store / provider).glob("??/*/journal.jsonl")):
+    for entry in Store(store / provider).entries(*Product):
         try:
-            lines += _lines(path, problems)
+            lines += _lines(entry, problems)
         except (OSError, StoreError) as error:
-            problems.append(f"{path} can't be read: {error!r}")
+            problems.append(f"{entry.journal.path} can't be read: {error!r}")
     return Ledger(sorted(lines, key=lambda line: line.attempt.at), problems)
 
 
-def _lines(path: Path, problems: list[str]) -> Iterator[Line]:
-    made = fold(Journal(path).events()).attempts
+def _lines(entry: Entry, problems: list[str]) -> Iterator[Line]:
+    path = entry.journal.path
+    made = fold(entry.journal.events()).attempts
     if not made and path.stat().st_size:
         problems.append(f"{path} has no submission that can be read")
     if made:
         endpoint = _endpoint(path.with_name("request.json"), problems)
-        yield from (Line(path.parent.name, endpoint, attempt) for attempt in made)
+        yield from (Line(entry.key, entry.product, endpoint, attempt) for attempt in made)
 
 
 def _endpoint(path: Path, problems: list[str]) -> str:
@@ -125,9 +133,7 @@ def totals(lines: Iterable[Line], by: str) -> dict[str, dict[str, list[float | N
     prices: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: {cost: [] for cost in COSTS})
     for line in lines:
         if line.attempt.cost in COSTS:
-            attempt = line.attempt
-            usd = attempt.price_usd if attempt.billed_usd is None else attempt.billed_usd
-            prices[getattr(line, by)][attempt.cost].append(usd)
+            prices[getattr(line, by)][line.attempt.cost].append(line.attempt.usd)
     return dict(sorted(prices.items()))
 
 
@@ -140,11 +146,8 @@ def reconcile(store: Path, provider: str, base_url: str | None, tracking_uri: st
 
     from kling_sweeps.generation import billing
     from kling_sweeps.providers import asked
-    from kling_sweeps.store.folder import Store
 
-    root = Store(store / provider)
-    entries = [root.find(path.parent.name) for path in root.root.glob("??/*/journal.jsonl")]
-    left = billing.unbilled(entries)
+    left = billing.unbilled(Store(store / provider).entries(*Product))
     told = asyncio.run(asked(provider, base_url, lambda fal: billing.reconcile(fal, left))) if left else []
     for line in _reconciled(told, len(left)):
         _say(line)
@@ -156,7 +159,7 @@ def reconcile(store: Path, provider: str, base_url: str | None, tracking_uri: st
 
 def _reconciled(told: Sequence[tuple[Unbilled, float]], number: int) -> Iterator[str]:
     if not number:
-        yield "fal has said of every video what it has charged."
+        yield "fal has said of all that was bought what it has charged."
     if told:
         expected = [one.attempt.price_usd for one, _ in told]
         charged = sum(usd for _, usd in told)
@@ -216,10 +219,12 @@ def _show_totals(lines: list[Line], by: str) -> None:
     groups = list(totals(lines, by).items())
     groups.append(("in all", {c: [p for _, prices in groups for p in prices[c]] for c in COSTS}))
     costs = [cost for cost in COSTS if cost is Cost.SPENT or groups[-1][1][cost]]
-    columns = [
-        tables.text_column(by, [Text(group) for group, _ in groups]),
-        tables.number_column("videos", [Text(str(len(prices[Cost.SPENT]))) for _, prices in groups]),
-    ]
+    columns = [tables.text_column(by, [Text(group) for group, _ in groups])]
+    for product, name in PRODUCTS.items():
+        own = [line for line in lines if line.product is product and line.attempt.cost is Cost.SPENT]
+        number = Counter(getattr(line, by) for line in own) + Counter({"in all": len(own)})
+        if own or product is Product.VIDEO:
+            columns.append(tables.number_column(name, [Text(str(number[group])) for group, _ in groups]))
     for cost in costs:
         sums = [Text(tables.money(prices[cost], unit="")) for _, prices in groups]
         columns.append(tables.number_column(f"{cost} USD", sums))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kling_sweeps.experiment.price import Price
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.store.state_machine import Ticket
 
 # The type of the error that a cancelled request has for a result.
@@ -42,7 +42,7 @@ class PastRequest:
 
 
 class Provider(Protocol):
-    """Generates videos, paid for once each. All methods belong to one event loop.
+    """Generates videos, and answers about them, paid for once each. All methods belong to one event loop.
 
     `is_ephemeral` marks a provider that was started for this command and knows no earlier requests.
     """
@@ -70,8 +70,8 @@ class Provider(Protocol):
     def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         """Yield a request's status as it changes, for as long as the provider tells; raise PollError."""
 
-    async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
-        """Return a completed request's result; raise GenerationError with what failed instead.
+    async def result(self, ticket: Ticket, failed: bool, product: Product = Product.VIDEO) -> dict[str, Any]:
+        """Return a completed request's result, which has the product; raise GenerationError with what failed instead.
 
         `failed` is what the status said. Raises PollError where asking again may help, and
         UnreadableResultError where that would only show the same.

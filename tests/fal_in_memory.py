@@ -25,7 +25,7 @@ from kling_sweeps.errors import (
     UnknownError,
     VideoError,
 )
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
 from kling_sweeps.providers.download import EXPIRED
 from kling_sweeps.store.state_machine import Ticket
@@ -93,6 +93,8 @@ class Accepted:
         return f"the video of {self.request_id}".encode()
 
     def result(self) -> dict[str, Any]:
+        if self.request.product is Product.ANSWER:
+            return {"output": f"the answer to {self.request_id}", "usage": {"cost": self.request.price_usd}}
         return {"video": {"url": f"https://v3.fal.media/{self.request_id}"}}
 
     def stage(self, now: float) -> str:
@@ -179,7 +181,7 @@ class FalProvider:
         raise PollError("there is no stream")
         yield
 
-    async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
+    async def result(self, ticket: Ticket, failed: bool, product: Product) -> dict[str, Any]:
         asked = await self._about(ticket)
         if asked.stage(self.fal.clock.now) != "COMPLETED":
             raise PollError("Request is still in progress")

@@ -1,4 +1,4 @@
-"""Two processes on one store, a fal that does what it likes, and a crash at any gate: paid for once.
+"""Two processes on one store, a fal that does what it likes, and a crash at any gate: each thing is paid for once.
 
 Hypothesis writes the script: who has its turn and for how long, who is killed where, with half a line
 in its journal or not, and what fal answers. The model of fal knows the truth that each line of a
@@ -28,7 +28,7 @@ from interleaving import HERE, Clock, Process, gate
 
 from kling_sweeps.errors import RunError, submitted
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.experiment.settings import Policy, PollSettings, ProviderSettings
 from kling_sweeps.generation import budget, lifecycle, patience, submitter, watch
 from kling_sweeps.generation.budget import Budget
@@ -45,7 +45,12 @@ EXAMPLES = 1500
 PRICE_USD = 1.4
 MANY_TURNS = 10_000
 # Two repeats: nothing but their keys tells them apart.
-REQUESTS = [GenerationRequest("a/b", {"prompt": "a fox"}, sample, PRICE_USD) for sample in (0, 1)]
+REQUESTS = {
+    product: [
+        GenerationRequest("a/b", {"prompt": "a fox"}, sample, PRICE_USD, product=product) for sample in (0, 1)
+    ]
+    for product in Product
+}
 SETTINGS = ProviderSettings(
     name="fal",
     base_url=None,
@@ -68,12 +73,13 @@ class World:
     max_usd: float
     shares_command: bool
     policies: deque[Policy]
+    requests: list[GenerationRequest]
     commands: int = 0
     processes: dict[str, Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
-        self.entries = {request.key: self.store.entry(request) for request in REQUESTS}
+        self.entries = {request.key: self.store.entry(request) for request in self.requests}
         self.fal.allow = self.allow
 
     def step(self, verb: str, who: str, turns: int) -> None:
@@ -119,7 +125,7 @@ class World:
             policy=policy,
             planned=planned,
         )
-        work = (lifecycle.generate(context, request, lambda stage, text: None) for request in REQUESTS)
+        work = (lifecycle.generate(context, request, lambda stage, text: None) for request in self.requests)
         for outcome in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(outcome, Exception) and not isinstance(outcome, RunError):
                 raise outcome
@@ -169,15 +175,17 @@ class World:
         raise AssertionError("they wait for each other")
 
     def check_end(self) -> None:
-        """Hold that each request has its own video, and that nothing was paid for beside it unasked."""
+        """Hold that each request has its own video or answer, and that nothing was paid for beside it unasked."""
         for entry in self.entries.values():
             state = entry.state()
             assert state.stage is Stage.FINISHED
-            assert entry.video.read_bytes() == self.fal.accepted[state.request_id].video
+            bought = self.fal.accepted[state.request_id]
+            assert entry.read_json("result.json") == bought.result()
+            assert entry.product is Product.ANSWER or entry.video.read_bytes() == bought.video
             unknown = [one for one in state.attempts if one.cost == "unknown"]
             assert len(unknown) == self.resubmissions(entry)
         permits = sum(self.permits(entry) for entry in self.entries.values())
-        assert len(REQUESTS) <= len(self.fal.paid()) <= len(REQUESTS) + permits
+        assert len(self.requests) <= len(self.fal.paid()) <= len(self.requests) + permits
         stray = [one for one in self.fal.paid() if not self.owners(one.request_id)]
         assert len(stray) <= sum(self.resubmissions(entry) for entry in self.entries.values())
 
@@ -192,7 +200,7 @@ class World:
         Repeats may have taken each other's ids over, so that they are counted together.
         """
         paid = self.fal.paid()
-        assert len(paid) < len(REQUESTS) + sum(self.permits(entry) for entry in self.entries.values())
+        assert len(paid) < len(self.requests) + sum(self.permits(entry) for entry in self.entries.values())
         assert (len(paid) + 1) * PRICE_USD <= self.max_usd + 1e-9
 
     def permits(self, entry: Entry) -> int:
@@ -247,6 +255,12 @@ class World:
         return is_over and facts["failed"] == (asked.end is not End.VIDEO)
 
     def judge_fetched(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
+        return entry.read_json("result.json") == asked.result()
+
+    def judge_billed(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
+        return asked.is_paid and facts["usd"] == PRICE_USD
+
+    def judge_answered(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
         return entry.read_json("result.json") == asked.result()
 
     def judge_downloaded(self, entry: Entry, facts: dict, asked: Accepted) -> bool:
@@ -381,12 +395,19 @@ def test_what_nobody_has_tried_before_is_paid_for_once(luck):
     live(luck)
 
 
-def live(luck: Luck) -> None:
+@settings(known, max_examples=EXAMPLES // 5)
+@given(LUCK)
+def test_an_answer_is_paid_for_once(luck):
+    """Holds the same of what is no file, whose cost its result tells."""
+    live(luck, Product.ANSWER)
+
+
+def live(luck: Luck, product: Product = Product.VIDEO) -> None:
     """Let a world go by as the luck has it, and hold what must be true of it."""
     fal = Fal(Clock(), deque(luck.answers), deque(luck.ends), deque(luck.troubles), luck.lag_s)
     root = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     max_usd = luck.affordable * PRICE_USD
-    world = World(root, fal, max_usd, luck.shares_command, deque(luck.policies))
+    world = World(root, fal, max_usd, luck.shares_command, deque(luck.policies), REQUESTS[product])
     try:
         for verb, who, turns in luck.script:
             world.step(verb, who, turns)

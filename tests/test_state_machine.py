@@ -26,7 +26,7 @@ JOURNALLED = {
     Stage.UNKNOWN: {"submitting", "not_submitted", "submitted", "forgotten"},
     Stage.SUBMITTED: {"started", "completed", "fetched", "cancelling", "cancelled"} | FAILURES | LEAVES,
     Stage.COMPLETED: {"fetched", "unreadable", "cancelled"} | FAILURES | LEAVES,
-    Stage.FETCHED: {"fetched", "downloaded"} | FAILURES | LEAVES,
+    Stage.FETCHED: {"fetched", "downloaded", "billed", "answered"} | FAILURES | LEAVES,
     Stage.FINISHED: {"measured", "billed", "fetched", "downloaded", "lost", "retrying"},
     Stage.FAILED: {"retrying", "billed"},
 }
@@ -51,6 +51,7 @@ submitting submitted completed failed                                   failed  
 submitting submitted completed failed:may_have_cost                     failed     1  perhaps
 submitting submitted completed failed:may_have_cost retrying            new        -  perhaps
 submitting submitted completed fetched downloaded billed                finished   1  spent
+submitting submitted completed fetched billed answered                  finished   1  spent
 submitting submitted completed failed:may_have_cost billed              failed     1  spent
 submitting submitted completed failed:begins_anew                       new        -  free
 submitting submitted completed forgotten                                new        -  free

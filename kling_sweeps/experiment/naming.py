@@ -11,6 +11,8 @@ TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
 BOOKKEEPING = ("cost_usd", *TIMES)
 # The metrics of what people preferred: the share of its votes that a run won, a tie counting half, and how many those are.
 VOTES = ("votes/win_share", "votes/n")
+# What the metrics begin with that judges gave, a metric a question, and the tag that says what of their answers could not be read.
+JUDGED, UNREADABLE = "judge/", "judge_unreadable"
 LENGTH = 40
 FORMS = {
     "prompt": "{}",

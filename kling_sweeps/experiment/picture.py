@@ -1,4 +1,4 @@
-"""Local pictures among a request's arguments: what stands for one is the digest of what it shows."""
+"""Local files among a request's arguments: what stands for one is the digest of what it shows."""
 
 from __future__ import annotations
 
@@ -19,26 +19,41 @@ NO_PICTURE = f"sha256:{'0' * 64}"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture on this machine; `kind` is its ending, png, jpg or webp."""
+class Attachment:
+    """A file on this machine that is uploaded for a request; `digest` is the SHA-256 of its bytes, `kind` its ending."""
 
     path: Path
     digest: str
     kind: str
 
     @property
+    def name(self) -> str:
+        """Return what tells it from any other, as a part of a file's name."""
+        return self.digest
+
+    @property
     def mark(self) -> str:
         """Return what stands for it among the arguments, and so in the request's key, wherever it is uploaded to."""
-        return f"sha256:{self.digest}"
+        return f"sha256:{self.name}"
 
     @property
     def said(self) -> str:
-        """Return what a person knows it by, different for different pictures of one name."""
+        """Return what a person knows it by, different for different files of one name."""
         return f"{self.path.name} {self.digest[:8]}"
 
     @property
     def file_name(self) -> str:
-        return f"{self.digest}.{self.kind}"
+        return f"{self.name}.{self.kind}"
+
+    def content(self, path: Path) -> bytes | None:
+        """Return what is uploaded, from the file or a copy of it; None where a path has neither."""
+        content = path.read_bytes() if path.exists() else b""
+        return content if hashlib.sha256(content).hexdigest() == self.digest else None
+
+
+@dataclass(frozen=True)
+class Picture(Attachment):
+    """A picture that a video begins with, of which the store keeps a copy; `kind` is png, jpg or webp."""
 
 
 def is_address(value: str) -> bool:

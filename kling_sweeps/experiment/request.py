@@ -1,4 +1,4 @@
-"""A request for one video: what is sent to fal, its price, and the key under which the store has it."""
+"""A request for one video, or one judgement of videos: what is sent to fal, its price, and its key in the store."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from kling_sweeps.experiment.picture import Picture, replaced
+from kling_sweeps.experiment.picture import Attachment, replaced
+
+
+class Product(StrEnum):
+    """What a request buys: a video, which is a file of fal's, or an answer, a text in the result itself."""
+
+    VIDEO = "video"
+    ANSWER = "answer"
 
 
 @dataclass(frozen=True)
@@ -28,17 +36,18 @@ class Form:
 class GenerationRequest:
     """An endpoint, its checked arguments, and the number of the repeat, `sample`.
 
-    `price_usd` is None where the price is unknown. Requests with equal arguments have equal keys, however the
-    values were written in the configuration. Where an argument is one of the `pictures`, it has the digest of it in
-    the place of the address that is sent. `form` is no part of the key.
+    `price_usd` is None where the price is unknown, and what an answer costs at most. Requests with equal arguments have
+    equal keys, however the values were written in the configuration. Where an argument is one of the files in `pictures`,
+    it has the digest of it in the place of the address that is sent. `form` and `product` are no part of the key.
     """
 
     endpoint: str
     arguments: Mapping[str, Any]
     sample: int
     price_usd: float | None
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[Attachment] = ()
     form: Form = field(default_factory=Form)
+    product: Product = Product.VIDEO
 
     @cached_property
     def key(self) -> str:
@@ -63,7 +72,7 @@ class GenerationRequest:
             for name, value in self.arguments.items()
         }
 
-    def pictures_by_argument(self) -> Iterator[tuple[str, Picture]]:
+    def pictures_by_argument(self) -> Iterator[tuple[str, Attachment]]:
         """Yield the arguments that are pictures, each with its picture, or several times with one of them."""
         for name, value in self.arguments.items():
             marks = value if isinstance(value, list) else [value]

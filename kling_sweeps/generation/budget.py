@@ -12,8 +12,9 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from kling_sweeps.errors import OverBudgetError, StoreError
+from kling_sweeps.store.state_machine import DIGITS
 
-UNIT = 10_000  # of a dollar: sums are whole numbers, so that they are exact
+UNIT = 10**DIGITS  # of a dollar: sums are whole numbers, so that they are exact
 AMOUNT = re.compile(rb"(\S+) (\d{1,15})")
 
 
@@ -28,6 +29,7 @@ class Budget:
 
     def __init__(self, root: Path, command: str, max_usd: float) -> None:
         self.max = round(max_usd * UNIT)
+        self.closed = ""
         self.amounts: dict[str, int] = {}
         self.keys: set[str] = set()
         self.sum = 0
@@ -46,6 +48,8 @@ class Budget:
 
     def reserve(self, key: str, usd: float) -> None:
         """Add to the cost of a request; raise OverBudgetError, and add nothing, where the sum would exceed the limit."""
+        if self.closed:
+            raise OverBudgetError(f"{self.closed}; nothing more is sent")
         with self._open() as (spending, counted):
             self._write_keys(counted, [key])
             more = round(usd * UNIT)
@@ -55,6 +59,10 @@ class Budget:
                     f"{self.max / UNIT:.2f}; nothing was sent"
                 )
             self._write(spending, {key: self.amounts.get(key, 0) + more})
+
+    def close(self, why: str) -> None:
+        """Have this process reserve nothing more."""
+        self.closed = why
 
     def settle(self, key: str, usd: float) -> None:
         """Set the cost of a request to what its journal says, even beyond the limit."""

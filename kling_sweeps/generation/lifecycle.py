@@ -1,4 +1,4 @@
-"""One generation, step by step, from the stage that its journal says."""
+"""One generation, or one judgement, step by step, from the stage that its journal says."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kling_sweeps.errors import (
     UnreadableResultError,
     VideoError,
 )
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.patience import Notify, Patience
 from kling_sweeps.generation.submitter import LARGEST_SKEW, Submitter
 from kling_sweeps.generation.watch import Watch
 from kling_sweeps.provider import CANCELLED, Status
-from kling_sweeps.providers.answers import video_url
+from kling_sweeps.providers.answers import has, usage_usd, video_url
 from kling_sweeps.providers.download import EMPTY, EXPIRED
 from kling_sweeps.store.folder import Entry
 from kling_sweeps.store.state_machine import Stage, State, Ticket
@@ -41,7 +41,7 @@ FREE_RETRIES = 2
 
 
 async def generate(context: GenerationContext, request: GenerationRequest, notify: Notify) -> State:
-    """Generate the video of a request into the store, paid for once; return its state, finished or failed.
+    """Generate what a request buys into the store, paid for once; return its state, finished or failed.
 
     Goes on from what the journal says. Where it raises RunError, the next call does the same; only what fal itself
     fails is journalled as failed. `notify(stage, text)` is called with every progress.
@@ -97,7 +97,7 @@ def _steps(
         Stage.UNKNOWN: submitter.look_up,
         Stage.SUBMITTED: generation.wait,
         Stage.COMPLETED: generation.fetch,
-        Stage.FETCHED: generation.download,
+        Stage.FETCHED: generation.download if request.product is Product.VIDEO else generation.answer,
     }
 
 
@@ -183,7 +183,7 @@ class _Generation:
 
     async def _fetch_once(self, failed: bool) -> None:
         try:
-            self._keep(await self.provider.result(self.ticket, failed))
+            self._keep(await self.provider.result(self.ticket, failed, self.request.product))
         except LostResultError as error:
             if not await self._is_recovered(error):
                 raise PollError(str(error)) from None
@@ -194,7 +194,7 @@ class _Generation:
         self.entry.journal.append("fetched")
 
     def _unreadable(self, error: UnreadableResultError) -> None:
-        """Save a result that names no video, which is not paid for again, and raise the error."""
+        """Save a result without what was bought, which is not paid for again, and raise the error."""
         self.entry.write_json("result.json", error.result)
         if not self.entry.state().is_unreadable:
             self.entry.journal.append("unreadable")
@@ -225,8 +225,8 @@ class _Generation:
     async def _output_in_history(self) -> dict[str, Any] | None:
         since = self.entry.state().submitting_at or self.provider.now()
         async for past in self.provider.history(self.request.endpoint, since - LARGEST_SKEW):
-            if past.request_id == self.ticket.request_id and past.output and video_url(past.output):
-                return dict(past.output)
+            if past.request_id == self.ticket.request_id and has(self.request.product, past.output):
+                return dict(past.output or {})
         return None
 
     @property
@@ -260,6 +260,19 @@ class _Generation:
                 may_have_cost=error.may_have_cost,
                 begins_anew=is_free and state.retries < FREE_RETRIES,
             )
+        self.budget.settle(self.entry.key, self.entry.state().committed_usd)
+
+    async def answer(self) -> None:
+        """Note what an answer has cost, as far as it says so, and that it is here; what it says is read by who asked.
+
+        Where it has cost more than it may, nothing more is bought, since the others may do so too.
+        """
+        usd, most = usage_usd(self.entry.read_json("result.json")), self.request.price_usd
+        if usd is not None:
+            self.entry.journal.append("billed", request_id=self.ticket.request_id, usd=usd)
+        if usd is not None and most is not None and usd > most:
+            self.budget.close(f"an answer has cost {usd:.6g} USD, and was to cost {most:.6g} at most")
+        self.entry.journal.append("answered")
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
 
     async def download(self) -> None:

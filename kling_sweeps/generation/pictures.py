@@ -1,8 +1,8 @@
-"""The pictures that videos begin with: kept in the store, uploaded once, and named by their addresses in what is sent."""
+"""The files that requests are about: uploaded once, and named by their addresses in what is sent."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,19 +13,19 @@ from typing import Any
 from filelock import AsyncFileLock
 
 from kling_sweeps.errors import RejectedError
-from kling_sweeps.experiment.picture import Picture
+from kling_sweeps.experiment.picture import Attachment, Picture
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.provider import Provider
 from kling_sweeps.store.journal import force, written_whole
 
-MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "mp4": "video/mp4"}
 # How long an upload is used again: fal keeps files for a week at least, and a request may wait for long.
 FRESH = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a store, each with the addresses that it was uploaded to.
+    """The files that were uploaded from a store, each with its addresses; of pictures that videos begin with it has copies.
 
     `uploaded` has those of this command, the only ones that an emulator which ends with the command knows.
     """
@@ -35,12 +35,12 @@ class Pictures:
     uploaded: dict[str, str] = field(default_factory=dict)
 
     async def addressed(self, request: GenerationRequest) -> GenerationRequest:
-        """Return a request as it is sent; raise a SubmissionError where a picture of it can't be uploaded."""
+        """Return a request as it is sent; raise a SubmissionError where a file of it can't be uploaded."""
         addresses = {picture.mark: await self._address(picture) for picture in request.pictures}
         return replace(request, arguments=request.with_pictures(addresses)) if addresses else request
 
     def is_of(self, request: GenerationRequest, sent: Mapping[str, Any] | None) -> bool:
-        """Tell whether a request was sent with these arguments, whichever upload of a picture they name."""
+        """Tell whether a request was sent with these arguments, whichever upload of a file they name."""
         marks = {
             upload["address"]: picture.mark
             for picture in request.pictures
@@ -49,46 +49,45 @@ class Pictures:
         named = None if sent is None else replace(request, arguments=sent).with_pictures(marks)
         return named == request.arguments
 
-    async def _address(self, picture: Picture) -> str:
+    async def _address(self, picture: Attachment) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
         async with AsyncFileLock(
-            self.folder / f"{picture.digest}.lock", poll_interval=0.1, run_in_executor=False
+            self.folder / f"{picture.name}.lock", poll_interval=0.1, run_in_executor=False
         ):
             if picture.mark not in self.uploaded:
                 self.uploaded[picture.mark] = self._fresh(picture) or await self._upload(picture)
         return self.uploaded[picture.mark]
 
-    def _fresh(self, picture: Picture) -> str | None:
+    def _fresh(self, picture: Attachment) -> str | None:
         """Return the address of an earlier upload that is not old."""
         if self.provider.is_ephemeral:
             return None
         since = datetime.now(UTC) - FRESH
         return next((one["address"] for one in self._uploads(picture) if _utc(one["at"]) > since), None)
 
-    async def _upload(self, picture: Picture) -> str:
-        content = self._kept(picture)
+    async def _upload(self, picture: Attachment) -> str:
+        content = await asyncio.to_thread(self._kept, picture)
         address = await self.provider.upload(content, MEDIA_TYPES[picture.kind], picture.file_name)
         upload = {"address": address, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         text = json.dumps([upload, *self._uploads(picture)], indent=2)
-        self._write(f"{picture.digest}.json", f"{text}\n".encode())
+        self._write(f"{picture.name}.json", f"{text}\n".encode())
         return address
 
-    def _kept(self, picture: Picture) -> bytes:
-        """Return a picture's bytes, from the store where it has them, and keep them there."""
+    def _kept(self, picture: Attachment) -> bytes:
+        """Return what is uploaded of a file, from the store where it has a copy; keep one of a picture."""
         for path in (self.folder / picture.file_name, picture.path):
-            content = path.read_bytes() if path.exists() else b""
-            if hashlib.sha256(content).hexdigest() == picture.digest:
-                if path == picture.path:
+            if (content := picture.content(path)) is not None:
+                if path == picture.path and isinstance(picture, Picture):
                     self._write(picture.file_name, content)
                 return content
         raise RejectedError(
             f"{picture.path} has changed since this command began; run it again", error_type="picture_changed"
         )
 
-    def _uploads(self, picture: Picture) -> list[dict[str, str]]:
-        """Return where a picture was uploaded to and when, the newest first; nothing where that can't be read."""
+    def _uploads(self, picture: Attachment) -> list[dict[str, str]]:
+        """Return where a file was uploaded to and when, the newest first; nothing where that can't be read."""
         try:
-            found = json.loads((self.folder / f"{picture.digest}.json").read_bytes())
+            found = json.loads((self.folder / f"{picture.name}.json").read_bytes())
             return [{"address": str(one["address"]), "at": str(_utc(one["at"]))} for one in found]
         except (OSError, ValueError, TypeError, KeyError):
             return []

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from kling_sweeps.errors import GenerationError, PollError, UnreadableResultError
 from kling_sweeps.experiment.price import Price, told_price
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.provider import CANCELLED, PastRequest, Status
 from kling_sweeps.untrusted import clean, mask
 
@@ -33,6 +34,8 @@ IN_PROGRESS = "still in progress"
 # Where a result has its video, and what such a result may be wrapped in.
 VIDEOS = ("video", "videos")
 WRAPPERS = ("response", "data", "output")
+# Where a result has a text, and what no answer costs.
+TEXT, MOST_USD = "output", 1e6
 
 
 def read(content: bytes) -> Any:
@@ -235,21 +238,47 @@ def address(value: Any) -> str:
     return found
 
 
-def delivered(body: Any, shown: str, failed: bool) -> Any:
+def answer_text(result: Any, layers: int = 3) -> str | None:
+    """Return the text that a model that looks at videos has answered, which may be empty; None where there is none."""
+    known = fields(result)
+    if isinstance(known.get(TEXT), str):
+        return str(known[TEXT])
+    inner = (known.get(name) for name in WRAPPERS) if layers else ()
+    return next((found for one in inner if (found := answer_text(one, layers - 1)) is not None), None)
+
+
+def usage_usd(result: Any, layers: int = 3) -> float | None:
+    """Return what an answer's result says that it has cost in USD, None where it does not."""
+    known = fields(result)
+    usd = fields(known.get("usage")).get("cost")
+    if isinstance(usd, int | float) and not isinstance(usd, bool) and 0 <= usd < MOST_USD:
+        return float(usd)
+    inner = (known.get(name) for name in WRAPPERS) if layers else ()
+    return next((found for one in inner if (found := usage_usd(one, layers - 1)) is not None), None)
+
+
+def has(product: Product, result: Any) -> bool:
+    """Tell whether a result has what was bought."""
+    return bool(video_url(result)) if product is Product.VIDEO else answer_text(result) is not None
+
+
+def delivered(body: Any, shown: str, failed: bool, product: Product = Product.VIDEO) -> Any:
     """Return the result of a successful answer; `shown` is its text, `failed` what the status said.
 
     Raises PollError where it is none yet, GenerationError where it is an error under another name, and
-    UnreadableResultError where its video is in no place that is known.
+    UnreadableResultError where its product is in no place that is known.
     """
-    if video_url(body):
+    if has(product, body):
         return body
     known = fields(body)
     stage, words = _stage(known), said(body, shown)
     if body is None or IN_PROGRESS in words.lower() or stage in ("IN_QUEUE", "IN_PROGRESS"):
-        raise PollError(f"fal's result names no video: {clean(shown) or 'it is empty'}")
+        raise PollError(f"fal's result names no {product}: {clean(shown) or 'it is empty'}")
     if failed or stage in FAILED or known.get("detail") or known.get("error"):
         raise GenerationError(words, error_type=_kind(known, {}) or "generation_failed", may_have_cost=True)
-    raise UnreadableResultError(f"fal's result names no video in a place that is known: {clean(shown)}", body)
+    raise UnreadableResultError(
+        f"fal's result names no {product} in a place that is known: {clean(shown)}", body
+    )
 
 
 def failure(

@@ -26,7 +26,7 @@ from kling_sweeps.errors import (
     UnavailableError,
 )
 from kling_sweeps.experiment.price import Price
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers, fal_client_private
 from kling_sweeps.providers.download import download
@@ -157,11 +157,11 @@ class FalProvider:
         except httpx.HTTPError as error:
             raise PollError(f"fal's status stream broke off: {reason(error)}") from None
 
-    async def result(self, ticket: Ticket, failed: bool) -> dict[str, Any]:
+    async def result(self, ticket: Ticket, failed: bool, product: Product = Product.VIDEO) -> dict[str, Any]:
         response = await self._ask("GET", self._addressed(ticket).response_url, "result")
         body = answers.read(response.content)
         if response.is_success:
-            delivered: dict[str, Any] = answers.delivered(body, shown(response), failed)
+            delivered: dict[str, Any] = answers.delivered(body, shown(response), failed, product)
             return delivered
         failure = answers.failure(response.status_code, body, response.headers, detail(response), failed)
         raise failure or _poll_error(response)

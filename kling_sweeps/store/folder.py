@@ -8,7 +8,8 @@
     measurements/    one folder for each set of metrics
     lock             held by whoever works on the generation
     tracking.lock    held by whoever writes it to MLflow
-<root>/pictures/<SHA-256>.png      a picture that videos begin with, and <SHA-256>.json where it was uploaded to
+<root>/judgements/<key[:2]>/<key>/ the same of a judgement, whose answer is in result.json alone
+<root>/pictures/<SHA-256>.png      a picture that videos begin with, and <SHA-256>.json where a file was uploaded to
 <root>/claims/<request id>/<key>   whose a request of fal's is
 <root>/spending                    what each generation has cost
 <root>/budgets/<command>           the keys that a command's budget counts
@@ -30,11 +31,13 @@ from typing import Any
 from filelock import AsyncFileLock, FileLock
 
 from kling_sweeps.errors import StoreError, UnavailableError, explained
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.store.journal import Journal, force, sync_folder, written_whole
 from kling_sweeps.store.state_machine import Attempt, Stage, State, Ticket, fold
 from kling_sweeps.untrusted import clean
 
+# Where in a store each product's folders are.
+SHELVES = {Product.VIDEO: ".", Product.ANSWER: "judgements"}
 # What a request id looks like that can be a file's name: no path, no hidden file, nothing long.
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
@@ -84,11 +87,17 @@ class Store:
         )
 
     def entry(self, request: GenerationRequest) -> Entry:
-        return self.find(request.key)
+        return self.find(request.key, request.product)
 
-    def find(self, key: str) -> Entry:
+    def find(self, key: str, product: Product = Product.VIDEO) -> Entry:
         """Return the folder of the generation that has a key."""
-        return Entry(self.root / key[:2] / key, self)
+        return Entry(self.root / SHELVES[product] / key[:2] / key, self, product)
+
+    def entries(self, *products: Product) -> Iterator[Entry]:
+        """Yield the folders that have a journal, by their keys."""
+        for product in products:
+            for path in sorted((self.root / SHELVES[product]).glob("??/*/journal.jsonl")):
+                yield self.find(path.parent.name, product)
 
     def claim(self, request_id: str, key: str) -> bool:
         """Write down that a request at fal belongs to `key`; return False where it belongs to another key."""
@@ -127,11 +136,12 @@ def _file_name(request_id: str) -> str:
 
 
 class Entry:
-    """The folder of one generation."""
+    """The folder of one generation, or of one judgement."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, product: Product = Product.VIDEO) -> None:
         self.folder = folder
         self.store = store
+        self.product = product
         self.video = folder / "video.mp4"
         self.journal = Journal(folder / "journal.jsonl")
 
@@ -157,18 +167,21 @@ class Entry:
     def _by_files(self, state: State) -> State:
         if state.is_blank and (self.video.exists() or (self.folder / "result.json").exists()):
             raise StoreError(f"{self.journal.path} is gone or empty, though something was generated")
-        if state.stage is Stage.FINISHED and not self._has_video(state.video_bytes):
+        if state.stage is Stage.FINISHED and not self._has_product(state):
             state = replace(state, stage=Stage.FETCHED)
         if state.stage is Stage.FETCHED and not self.read_json("result.json"):
             state = replace(state, stage=Stage.COMPLETED)
         return state
 
-    def _has_video(self, size: int | None) -> bool:
-        """Tell whether the video has the size that was downloaded, and does not begin with zeros only."""
+    def _has_product(self, state: State) -> bool:
+        """Tell whether the answer can be read, or the video has the size that was downloaded and begins not with zeros only."""
+        if self.product is Product.ANSWER:
+            return bool(self.read_json("result.json"))
         try:
             with open(self.video, "rb") as file:
                 begin = file.read(64)
-                return begin.strip(b"\0") != b"" and size in (None, os.fstat(file.fileno()).st_size)
+                size = os.fstat(file.fileno()).st_size
+                return begin.strip(b"\0") != b"" and state.video_bytes in (None, size)
         except (FileNotFoundError, IsADirectoryError):
             return False
 
@@ -187,8 +200,8 @@ class Entry:
     def make_folder(self) -> None:
         """Make the folder, and force it to disk, so that it survives a power cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(self.folder.parent)
-        sync_folder(self.store.root)
+        for made in {self.folder.parent, self.folder.parent.parent, self.store.root}:
+            sync_folder(made)
 
     def create(self, request: GenerationRequest) -> None:
         """Make the folder and `request.json`; raise OSError where one can't be written. Under the lock."""

@@ -16,6 +16,9 @@ from kling_sweeps.errors import RunError
 from kling_sweeps.experiment.settings import Policy
 from kling_sweeps.untrusted import clean
 
+# Of US dollars, behind the point: an answer may cost a few ten-thousandths of one.
+DIGITS = 6
+
 
 class Stage(StrEnum):
     """How far a generation has come."""
@@ -25,7 +28,7 @@ class Stage(StrEnum):
     SUBMITTED = "submitted"  # fal has accepted it
     COMPLETED = "completed"  # fal has finished it
     FETCHED = "fetched"  # its result is in the store
-    FINISHED = "finished"  # its video is in the store
+    FINISHED = "finished"  # its video, or what is kept of its answer, is in the store
     FAILED = "failed"  # fal reports a failure
     DAMAGED = "damaged"  # its files in the store can't be trusted, and nothing is done for it
 
@@ -71,6 +74,7 @@ EVENTS = {
     # Where fal's history had the result, nothing else says that it was completed.
     "fetched": Effect(Stage.FETCHED, Cost.SPENT),
     "downloaded": Effect(Stage.FINISHED),
+    "answered": Effect(Stage.FINISHED),
     "measured": Effect(),
     "billed": Effect(),
     "failed": Effect(Stage.FAILED, Cost.FREE),
@@ -143,6 +147,11 @@ class Attempt:
         return replace(self, billed_usd=usd, cost=cost)
 
     @property
+    def usd(self) -> float | None:
+        """Return what it was charged, or was expected to be charged where that was not told, in USD."""
+        return self.price_usd if self.billed_usd is None else self.billed_usd
+
+    @property
     def committed_usd(self) -> float:
         """Return what the attempt has cost or may have cost, in USD."""
         if self.billed_usd is not None:
@@ -196,17 +205,17 @@ class State:
     @property
     def spent_usd(self) -> float:
         """Return what fal has charged for all attempts, in USD."""
-        return round(sum(one.committed_usd for one in self.attempts if one.cost is Cost.SPENT), 4)
+        return round(sum(one.committed_usd for one in self.attempts if one.cost is Cost.SPENT), DIGITS)
 
     @property
     def estimate_usd(self) -> float:
         """Return what all attempts that fal has charged were expected to cost, in USD."""
-        return round(sum(one.price_usd or 0.0 for one in self.attempts if one.cost is Cost.SPENT), 4)
+        return round(sum(one.price_usd or 0.0 for one in self.attempts if one.cost is Cost.SPENT), DIGITS)
 
     @property
     def committed_usd(self) -> float:
         """Return what fal has charged for all attempts, or may charge, in USD."""
-        return round(sum(one.committed_usd for one in self.attempts), 4)
+        return round(sum(one.committed_usd for one in self.attempts), DIGITS)
 
     @property
     def is_open(self) -> bool:

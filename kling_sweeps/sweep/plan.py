@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from kling_sweeps.errors import BudgetError
 from kling_sweeps.experiment.price import Price, Quote
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Cell, Policy
 from kling_sweeps.store.folder import Store
-from kling_sweeps.store.state_machine import OVER, Stage, State
+from kling_sweeps.store.state_machine import DIGITS, OVER, Stage, State
 
 WORDS = {
     Stage.NEW: "to generate",
@@ -46,9 +47,10 @@ class PlannedCell:
             return "as above"
         if self.state.is_unreadable:
             return "unreadable"
-        if not self.is_retried:
-            return WORDS[self.state.stage]
-        return "to generate again" if self.state.is_failed else "to look up or generate again"
+        words = WORDS[self.state.stage]
+        if self.is_retried:
+            words = "to generate again" if self.state.is_failed else "to look up or generate again"
+        return words if self.cell.request.product is Product.VIDEO else words.replace("generate", "ask")
 
     @property
     def is_new(self) -> bool:
@@ -63,14 +65,20 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a command, in its order; `told` is what fal says today of the endpoints of new ones."""
+    """All cells of a command, in its order; `told` is what fal says today of the endpoints of new ones.
+
+    `judging_usd` is what a judge's answers about them cost at the most, in USD.
+    """
 
     planned: Sequence[PlannedCell]
     told: Mapping[str, Price] = field(default_factory=dict)
+    judging_usd: float = 0.0
 
     @property
     def new_endpoints(self) -> set[str]:
-        return {planned.cell.request.endpoint for planned in self.planned if planned.is_new}
+        """Return the endpoints whose prices are asked for; what an answer costs is bounded by who asks."""
+        new = (planned.cell.request for planned in self.planned if planned.is_new)
+        return {request.endpoint for request in new if request.product is Product.VIDEO}
 
     def quoted(self, told: Mapping[str, Price]) -> Plan:
         """Return the plan with new cells at the prices that hold where fal says this of their endpoints."""
@@ -106,12 +114,12 @@ class Plan:
     @property
     def total_usd(self) -> float:
         """Return what the plan costs in USD, without cells that have no known price."""
-        return round(sum(planned.cost_usd or 0.0 for planned in self.planned), 4)
+        return round(sum(planned.cost_usd or 0.0 for planned in self.planned), DIGITS)
 
     @property
     def committed_usd(self) -> float:
         """Return what the cells have cost before, or may have, in USD."""
-        return round(sum(p.state.committed_usd for p in self.planned if not p.is_repeat), 4)
+        return round(sum(p.state.committed_usd for p in self.planned if not p.is_repeat), DIGITS)
 
     @property
     def pending(self) -> bool:
@@ -129,25 +137,26 @@ class Plan:
 
     def check_budget(self, max_usd: float) -> None:
         """Raise BudgetError where the plan, with what its cells have cost before, is over budget."""
-        whole = round(self.committed_usd + self.total_usd, 4)
+        new = round(self.total_usd + self.judging_usd, DIGITS)
+        whole = round(self.committed_usd + new, DIGITS)
         if not any(planned.fits for planned in self.planned):
             raise BudgetError(f"nothing of this fits into budget.max_usd={max_usd:g}")
-        if self.total_usd and whole > max_usd:
+        if new and whole > max_usd:
             before = f", after {self.committed_usd:.2f} USD before" if self.committed_usd else ""
             raise BudgetError(
-                f"this costs {self.total_usd:.2f} USD{before}, and budget.max_usd={max_usd:g}. Sweep less, "
+                f"this costs {new:.2f} USD{before}, and budget.max_usd={max_usd:g}. Sweep less, "
                 f"run what fits with budget.partial=true, or allow it: budget.max_usd={whole:g}"
             )
 
     def fitted(self, max_usd: float) -> Plan:
         """Return the plan with `fits` set: cells in the order of their sample, as long as the budget lasts."""
-        left = round(max_usd - self.committed_usd, 4)
+        left = round(max_usd - self.committed_usd, DIGITS)
         fits: dict[str, bool] = {}
         for planned in sorted(self.planned, key=lambda planned: planned.cell.request.sample):
             cost = planned.cost_usd or 0.0
             key = planned.cell.request.key
             fits[key] = fits.get(key, not cost or cost <= left)
-            left = round(left - cost * fits[key], 4)
+            left = round(left - cost * fits[key], DIGITS)
         return replace(self, planned=[replace(p, fits=fits[p.cell.request.key]) for p in self.planned])
 
 

@@ -29,6 +29,7 @@ from kling_sweeps.errors import (
     explained,
     submitted,
 )
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.generation.billing import ask, reconcile, unbilled
 from kling_sweeps.generation.budget import Budget
@@ -228,9 +229,13 @@ class _Scheduler:
             await provider.close()
 
     async def _run_all(self) -> None:
+        # The first answer shows what one costs before the others are bought.
+        first = [cell for cell in self.cells[:1] if cell.request.product is Product.ANSWER]
         try:
+            for cell in first:
+                await self._run(cell)
             async with asyncio.TaskGroup() as group:
-                for cell in self.cells:
+                for cell in self.cells[len(first) :]:
                     group.create_task(self._run(cell))
         except* RefusedError as refused:
             raise refused.exceptions[0] from None
@@ -256,7 +261,7 @@ class _Scheduler:
         try:
             await provider.cancel(state.ticket)
             if (await provider.status(state.ticket)).failed:
-                await provider.result(state.ticket, failed=True)
+                await provider.result(state.ticket, True, cell.request.product)
         except GenerationError as error:
             if error.error_type == CANCELLED:
                 entry.journal.append("cancelled")
@@ -271,8 +276,9 @@ class _Scheduler:
                     return
                 state = await self._generate(cell)
             error = state.error
-            if error is None:
+            if error is None and cell.request.product is Product.VIDEO:
                 measurement = await self._measure(cell, entry)
+            if error is None:
                 await self._bill(entry)
         except RunError as failed:
             error = failed

@@ -22,7 +22,7 @@ from kling_sweeps.store.state_machine import Cost
 from kling_sweeps.terminal.console import console
 from kling_sweeps.terminal.tables import GAP, money, shortened
 
-OVER = ("failed", "tracked", "cancelled")
+OVER = ("failed", "tracked", "judged", "cancelled")
 # Nothing is done with these at the moment, and they are counted rather than shown.
 IDLE = ("planned", "waiting")
 # These wait for fal, and are shown where there is room.
@@ -49,13 +49,17 @@ class _Line:
 
 
 class Progress:
-    """The live display of a command's runs; `command` is its id, and `done` of them were complete before it."""
+    """The live display of a command's runs; `command` is its id, and `done` of them were complete before it.
 
-    def __init__(self, cells: Sequence[Cell], done: int, command: str) -> None:
+    A run that has not failed is `tracked` in the end, or whatever else is done with it.
+    """
+
+    def __init__(self, cells: Sequence[Cell], done: int, command: str, end: str = "tracked") -> None:
         self.lines = {cell.request.key: _Line(cell) for cell in cells}
         self.longest = max((cell_len(cell.name) for cell in cells), default=0)
         self.total = done + len(cells)
-        self.over_counts = Counter(tracked=done)
+        self.end = end
+        self.over_counts = Counter({end: done})
         self.command = command
         self.begin = time.monotonic()
         self.finished_at: list[float] = []
@@ -96,13 +100,13 @@ class Progress:
         """Note that a run is over, one way or the other."""
         made = result.attempts(self.command)
         with self.lock:
-            self.prices += [attempt.price_usd for attempt in made if attempt.cost is not Cost.FREE]
+            self.prices += [attempt.usd for attempt in made if attempt.cost is not Cost.FREE]
             if made:
                 self.finished_at.append(time.monotonic())
         if result.error:
             self.update(result.cell, "failed", f"{result.error.error_type}: {result.error}")
         else:
-            self.update(result.cell, "tracked", "")
+            self.update(result.cell, self.end, "")
 
     def _is_worth_a_line(self, line: _Line) -> bool:
         if line.stage in QUIET or not (line.is_new or line.text):
@@ -120,11 +124,11 @@ class Progress:
 
     def summary(self) -> str:
         """Return what is over, what it has cost, at which rate and how long the rest will take."""
-        parts = [f"{self.over_counts['tracked']} of {self.total} tracked"]
+        parts = [f"{self.over_counts[self.end]} of {self.total} {self.end}"]
         parts += [
             f"{self.over_counts[stage]} {stage}"
             for stage in OVER
-            if stage != "tracked" and self.over_counts[stage]
+            if stage != self.end and self.over_counts[stage]
         ]
         if self.prices:
             parts.append(money(self.prices))

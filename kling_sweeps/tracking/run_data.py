@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from kling_sweeps.experiment.picture import Picture
+from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
+from kling_sweeps.experiment.picture import Attachment
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.measurement.measurement import Measurement
@@ -93,13 +94,18 @@ def colored(color: str) -> dict[str, str]:
 
 def theirs(tags: Mapping[str, str]) -> dict[str, str]:
     """Return what people gave a run: tags of their own, and a name, description or colour that they changed."""
-    found = {key: value for key, value in tags.items() if key not in OURS}
+    found = {key: value for key, value in tags.items() if key not in {*OURS, *judges(tags)}}
     for key, ours in ((NAME, "named"), (COLOR, "colored")):
         if found.get(key) == tags.get(ours):
             found.pop(key, None)
     if digest(_bare(found.get(DESCRIPTION, ""))) == tags.get("described"):
         found.pop(DESCRIPTION, None)
     return found
+
+
+def judges(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run's tags say of the judges of its video."""
+    return {key: value for key, value in tags.items() if key.startswith(JUDGED) or key == UNREADABLE}
 
 
 def start_ms(result: RunResult) -> int:
@@ -147,7 +153,7 @@ def metrics(result: RunResult) -> list[Point]:
     return _points(values, at_ms) + list(_series(measured.frames, at_ms))
 
 
-def _beginning(request: GenerationRequest) -> Picture | None:
+def _beginning(request: GenerationRequest) -> Attachment | None:
     """Return the picture that a video was to begin with, None where it was given none."""
     given = request.pictures_by_argument()
     return next((picture for name, picture in given if not ENDINGS.search(name)), None)

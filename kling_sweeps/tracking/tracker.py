@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.experiment.naming import VOTES
+from kling_sweeps.experiment.naming import JUDGED, VOTES
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.store.result import RunResult
@@ -204,7 +204,7 @@ class Tracker:
 
     def open(self) -> None:
         """Connect, which makes a new database's tables, and read what is there."""
-        with self._trying():
+        with self.trying():
             self._ask()
             _ = self.client, self.experiment_id, self.known
 
@@ -252,7 +252,7 @@ class Tracker:
         """
         if self._is_presented() and not is_due:
             return
-        with self._trying():
+        with self.trying():
             if self.is_away:
                 self._ask()
             runs = list(self._search(""))
@@ -278,7 +278,7 @@ class Tracker:
 
     def track(self, result: RunResult) -> None:
         """Write a run, unless MLflow has it as it is now; one that is incomplete or has changed is replaced."""
-        with self._trying():
+        with self.trying():
             if self.is_away:
                 self._ask()  # answers at once, where MLflow would try again for a minute
             if not self.has(result):
@@ -286,7 +286,7 @@ class Tracker:
                     self._replace(result)
 
     @contextmanager
-    def _trying(self) -> Iterator[None]:
+    def trying(self) -> Iterator[None]:
         """Note in `is_away` whether MLflow failed the last time."""
         try:
             yield
@@ -296,14 +296,22 @@ class Tracker:
         self.is_away = False
 
     def _replace(self, result: RunResult) -> None:
-        """Write a run with the tags, name and votes that people gave earlier runs of its request, then delete those."""
+        """Write a run with the tags, name and votes that people gave earlier runs of its request, then delete those.
+
+        What judges gave is of the video, and goes to a run with the same one.
+        """
         there = list(self._search(f"tags.request_key = '{result.cell.request.key}'"))
         there.sort(key=lambda run: (run.data.tags.get("content") == run_data.content(result), _ended(run)))
         theirs: dict[str, str] = {}
         votes: dict[str, float] = {}
         for run in there:
-            theirs |= run_data.theirs(run.data.tags)
-            votes |= {name: value for name, value in run.data.metrics.items() if name in VOTES}
+            is_same = run.data.tags.get("request_id") == (result.state.request_id or "")
+            theirs |= run_data.theirs(run.data.tags) | (run_data.judges(run.data.tags) if is_same else {})
+            votes |= {
+                name: value
+                for name, value in run.data.metrics.items()
+                if name in VOTES or (is_same and name.startswith(JUDGED))
+            }
         if there and there[-1].data.tags.get("content") == run_data.content(result):
             whole = there.pop()
             self._add_tags(whole, theirs)
@@ -364,7 +372,7 @@ class Tracker:
 
     def tag_experiment(self, tags: Mapping[str, str]) -> None:
         """Write tags of the experiment, where they are not there as they are."""
-        with self._trying():
+        with self.trying():
             self._ask()
             there = self.client.get_experiment(self.experiment_id).tags
             for key, value in tags.items():
@@ -375,7 +383,7 @@ class Tracker:
         """Write tags of runs by their ids; a tag without a value is removed."""
         from mlflow.entities import RunTag
 
-        with self._trying():
+        with self.trying():
             for run_id, changed in tags.items():
                 written = [RunTag(key, value) for key, value in changed.items() if value is not None]
                 self.client.log_batch(run_id, tags=written)
@@ -388,7 +396,7 @@ class Tracker:
 
         at_ms = int(time.time() * 1000)
         points = [Metric(name, value, at_ms, 0) for name, value in metrics.items()]
-        with self._trying():
+        with self.trying():
             if self.is_away:
                 self._ask()
             self.client.log_batch(run_id, points, tags=[RunTag(key, tags[key][:TAG_LENGTH]) for key in tags])
