@@ -362,7 +362,7 @@ def test_chance_is_the_same_with_the_same_seed(client: httpx.Client) -> None:
 BAD_RULES = [
     ({}, "a JSON list"),
     ([3], "a rule is an object"),
-    ([{"at": "moon", "fault": "drop"}], "submit, generate, status"),
+    ([{"at": "moon", "fault": "drop"}], "submit, generate, judge, status"),
     ([{"at": "cancel", "fault": "cut"}], "drop, reset, hang"),
     ([{"at": "submit", "fault": "drop", "tims": 1}], "times"),
     ([{"at": "submit", "fault": "drop", "times": 0}], "1 or more"),

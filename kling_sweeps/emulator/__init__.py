@@ -71,6 +71,17 @@ At `generate`, where the request itself fails:
     runner_incomplete_response_502, runner_server_error_500
     slow                    nothing fails; it takes `seconds` (5) longer
 
+At `judge`, where a model has answered about videos (`match` is of all that it was asked):
+    no_grade                its grades are in a sentence, and not in the form that was asked for
+    prose_around            words stand before and behind each of them
+    out_of_scale            each is one that was not offered
+    two_grades              each is followed by another
+    empty                   the answer is empty
+    cut_short               it ends in the midst of its last line
+    html                    it is a page
+    no_usage                what it took is not told (null); it is charged
+    dear                    it costs `usd` (1)
+
 At `status` and `cancel`:
     not_found_404
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kling_sweeps.errors import say
-from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSettings
 from kling_sweeps.terminal import streams
 
 REFUSED = 2
@@ -29,6 +29,13 @@ FLAGS = {
     "--latency": (0.2, "S", "least seconds that a generation takes (%(default)s)"),
     "--size": ("1280x720", "WxH", "pixels of a 16:9 video (%(default)s); 9:16 swaps them"),
     "--fps": (24, "N", "frames a second (%(default)s)"),
+    "--judge-noise": (1.0, "N", "how far off judges are (%(default)s); 0 is not at all"),
+    "--position-bias": (
+        0.6,
+        "SHARE",
+        "of pairs, which of two equals the first wins (%(default)s); 0.5 is no bias",
+    ),
+    "--length-bias": (0.6, "SHARE", "the same, which the longer by a factor of two wins (%(default)s)"),
     "--key": (None, "KEY", "the only key that is accepted; without it any is"),
     "--state": (None, "DIR", "remember requests, ledger and videos here over a restart"),
     "--history-lag": (0.0, "S", "seconds until an ended request is in the history"),
@@ -79,6 +86,7 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
         width=width,
         height=height,
         fps=options.fps,
+        judge=JudgeSettings(options.judge_noise, options.position_bias, options.length_bias),
         state_dir=None if options.state is None else Path(options.state),
         history_lag_s=options.history_lag,
         models=tuple(options.models),

@@ -52,6 +52,27 @@ KINDS = {
     "additionalProperties": "extra_forbidden",
 }
 
+# The endpoints that answer about videos: what is looked at, and what both have.
+VIDEO, VISION = "openrouter/router/video", "openrouter/router/vision"
+LOOKED_AT = {VIDEO: "video_urls", VISION: "image_urls"}
+_TEXT, _NULL = {"type": "string"}, {"type": "null"}
+_URLS = {"type": "array", "items": _TEXT}
+_ASKED = {
+    "prompt": _TEXT,
+    "system_prompt": {"anyOf": [_TEXT, _NULL]},
+    "model": _TEXT,
+    "reasoning": {"type": "boolean", "default": False},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
+    "max_tokens": {"anyOf": [{"type": "integer", "minimum": 1}, _NULL]},
+}
+JUDGES: dict[str, dict[str, Any]] = {
+    VIDEO: {
+        "arguments": {"video_urls": {"anyOf": [_URLS, _NULL]}, **_ASKED},
+        "required": ("prompt", "model"),
+    },
+    VISION: {"arguments": {"image_urls": _URLS, **_ASKED}, "required": ("prompt", "image_urls", "model")},
+}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -107,7 +128,10 @@ class Endpoints:
 
     def model(self, endpoint: str) -> Model:
         """Return an endpoint's model; one without a file has no price."""
-        return self.models.get(endpoint) or replace(self.models[KNOWN], endpoint=endpoint, price=None)
+        declared = JUDGES.get(endpoint, {})
+        return self.models.get(endpoint) or replace(
+            self.models[KNOWN], endpoint=endpoint, price=None, **declared
+        )
 
     def charge(self, endpoint: str, arguments: Mapping[str, Any]) -> tuple[float, int]:
         """Return what a video costs in US dollars, 0 where no price is known, and the seconds that it is asked to have.

@@ -12,6 +12,7 @@ from .connection import NoAnswer
 Answer = Callable[[Mapping[str, Any]], Response]
 NGINX = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>nginx</body></html>"
 LOCKED = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+PAGE = "<!doctype html><title>Welcome</title><p>Sign in to this network to go on.</p>"
 FOR_EVER = 10**9
 
 
@@ -32,7 +33,7 @@ def _too_many(options: Mapping[str, Any]) -> Response:
 
 
 def _page(options: Mapping[str, Any]) -> Response:
-    return HTMLResponse("<!doctype html><title>Welcome</title><p>Sign in to this network to go on.</p>")
+    return HTMLResponse(PAGE)
 
 
 # What a client sees, under the name of the fault.
@@ -96,6 +97,17 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "runner_incomplete_response_502": {},
         "runner_server_error_500": {},
         "slow": {"seconds": 5.0},
+    },
+    "judge": {
+        "no_grade": {},
+        "prose_around": {},
+        "out_of_scale": {},
+        "two_grades": {},
+        "empty": {},
+        "cut_short": {},
+        "html": {},
+        "no_usage": {},
+        "dear": {"usd": 1.0},
     },
     "status": {
         **_LOST,

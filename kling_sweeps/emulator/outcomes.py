@@ -92,6 +92,11 @@ def of_video(name: str, file_size: int, price_usd: float, seconds: int) -> Outco
     return Outcome(200, video=name, file_size=file_size, charged_usd=price_usd, billable_units=seconds)
 
 
+def of_answer(text: str, usage: Mapping[str, Any] | None, usd: float) -> Outcome:
+    """Return the success of a request whose answer is a text, with what it took and was charged."""
+    return Outcome(200, {"output": text, "usage": usage}, charged_usd=usd, billable_units=1)
+
+
 def body(outcome: Outcome, base_url: str) -> Any:
     """Return an outcome's body as JSON values, the video's address included."""
     if outcome.video is None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 
-from . import outcomes
-from .endpoints import Endpoints, Scene
+from . import judging, outcomes
+from .endpoints import JUDGES, Endpoints, Scene
 from .faults import Faults
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
 from .submission import IN_QUEUE, Outcome, Submission
@@ -141,9 +141,8 @@ class RequestQueue:
             )
         else:
             arguments, problems = self.endpoints.read(submission.endpoint, submission.arguments)
-            outcome = (
-                outcomes.of_problems(problems) if problems else await self._render(submission, arguments)
-            )
+            work = self._judge if submission.endpoint in JUDGES else self._render
+            outcome = outcomes.of_problems(problems) if problems else await work(submission, arguments)
         await wait
         return outcome
 
@@ -160,6 +159,18 @@ class RequestQueue:
         return outcomes.of_video(
             name, size, *self.endpoints.charge(submission.endpoint, submission.arguments)
         )
+
+    async def _judge(self, submission: Submission, arguments: Mapping[str, Any]) -> Outcome:
+        fault = self._faults.pick("judge", submission.prompt, submission.request_id)
+        asked = (
+            self.folder,
+            submission.endpoint,
+            arguments,
+            submission.request_id,
+            self._settings.judge,
+            fault,
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, judging.answered, *asked)
 
     async def _write(self, name: str, scene: Scene, request_id: str) -> None:
         path = self.folder / name

@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kling_sweeps import CONF, metrics
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.model import Model, read_model
 from kling_sweeps.experiment.naming import part
@@ -348,14 +348,16 @@ class JobReader(Reader):
 
     def emulator(self) -> EmulatorSettings:
         """Read what the emulator is started with; its own class knows what is allowed."""
-        self.group("provider.emulator", [*EMULATOR_COUNTS, "latency_s"])
+        self.group("provider.emulator", [*EMULATOR_COUNTS, "latency_s", "judge"])
+        self.group("provider.emulator.judge", (f.name for f in fields(JudgeSettings)))
         given: dict[str, Any] = {
             key: self.number(f"provider.emulator.{key}", whole=True) for key in EMULATOR_COUNTS
         }
         given["latency_s"] = self.number("provider.emulator.latency_s")
+        judge = {f.name: self.number(f"provider.emulator.judge.{f.name}") for f in fields(JudgeSettings)}
         given["models"] = tuple(dict.fromkeys(self.model_folders()))
         try:
-            return EmulatorSettings(**given)
+            return EmulatorSettings(judge=JudgeSettings(**judge), **given)
         except ValueError as error:
             self.report(f"provider.emulator: {error}")
             return EmulatorSettings()

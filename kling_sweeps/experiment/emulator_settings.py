@@ -11,12 +11,33 @@ WIDE = 16 / 9
 
 
 @dataclass(frozen=True)
+class JudgeSettings:
+    """How far the emulator's answers about videos are from what is to be seen, checked when made.
+
+    `noise` is 0 for a judge that makes no errors, 1 for one of ordinary ones. `position_bias` is the share of decided
+    pairs that the first of two equal videos wins, `length_bias` the one that the longer of two otherwise equal ones
+    wins where it is twice as long; 0.5 is none. Raises ValueError.
+    """
+
+    noise: float = 1.0
+    position_bias: float = 0.6
+    length_bias: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not self.noise >= 0:
+            raise ValueError(f"judge.noise is {self.noise}; it must be 0 or more")
+        for name in ("position_bias", "length_bias"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"judge.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class EmulatorSettings:
     """The settings of one emulator, checked when made.
 
     `width` and `height` are those of a 16:9 video in pixels: 9:16 swaps them and 1:1 is the
     shorter one squared. `latency_s` is the least time that a generation takes, in seconds.
-    `history_lag_s` is how long after its end a request appears in the request history. `models` are folders of
+    `judge` says how it answers about videos. `history_lag_s` is how long after its end a request appears in the request history. `models` are folders of
     model files, or OpenAPI documents, besides the package's own. With a `key`, only that key is accepted; without one, any is. Raises ValueError.
     """
 
@@ -25,6 +46,7 @@ class EmulatorSettings:
     width: int = 1280
     height: int = 720
     fps: int = 24
+    judge: JudgeSettings = JudgeSettings()
     state_dir: Path | None = None
     history_lag_s: float = 0.0
     models: tuple[Path, ...] = ()
@@ -52,6 +74,8 @@ class EmulatorSettings:
         """Return these settings as flags of `python -m kling_sweeps.emulator`."""
         flags = [f"--slots={self.slots}", f"--latency={self.latency_s}", f"--fps={self.fps}"]
         flags += [f"--size={self.width}x{self.height}", f"--history-lag={self.history_lag_s}"]
+        flags += [f"--judge-noise={self.judge.noise}", f"--position-bias={self.judge.position_bias}"]
+        flags += [f"--length-bias={self.judge.length_bias}"]
         flags += [f"--models={folder}" for folder in self.models]
         if self.state_dir is not None:
             flags.append(f"--state={self.state_dir}")

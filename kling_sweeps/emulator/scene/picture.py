@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..uploads import uploaded
+from ..uploads import content_of
 from .canvas import Canvas, Layer
 
 # Seconds in which the picture gives way to the scene.
@@ -21,19 +19,9 @@ def read_picture(folder: Path, address: str | None) -> np.ndarray | None:
 
     None where there is none, or it is elsewhere: the emulator asks nobody.
     """
-    content = _content(folder, address or "")
+    content = content_of(folder, address or "")
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     return None if found is None else cv2.cvtColor(found, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
-
-
-def _content(folder: Path, address: str) -> bytes:
-    if path := uploaded(folder, address):
-        return path.read_bytes()
-    _, is_base64, text = address.partition(";base64,")
-    try:
-        return base64.b64decode(text) if is_base64 and address.startswith("data:") else b""
-    except binascii.Error:
-        return b""
 
 
 def covering(picture: np.ndarray, size: tuple[int, int]) -> Layer:
