@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
 
@@ -25,6 +25,11 @@ from scipy import optimize, special, stats
 
 from kling_sweeps.analysis import Looks, agreement, design_for, effects, interaction, looked, preferences
 from kling_sweeps.analysis.estimates import power_of
+from kling_sweeps.emulator.judging import SLOPE, VERDICTS, Judge, Line
+from kling_sweeps.emulator.sight import Seen
+from kling_sweeps.experiment.emulator_settings import JudgeSettings
+from kling_sweeps.judges.instructions import Verdict
+from kling_sweeps.judges.pairs import OUTCOMES, orders, pairs, verdicts_df
 
 COVERAGE, MOST_FALSE = (0.935, 0.965), 0.055
 # How far a power may be from what was predicted.
@@ -34,6 +39,8 @@ LOOKS, MOST_COST, FEWEST_AGREED = (2, 4, 6), 0.7, 0.9
 EFFECT = 1.0
 # A table of full size, and in how many of its metrics each level has which effect.
 METRICS, WITH_EFFECT, LARGE = 30, 10, 1.6
+# Judges: of how many of two equals the first wins, and how much the videos of a level differ, in log odds.
+POSITION_BIAS, UNLIKE = 0.71, 0.5
 # Votes: the log odds of four levels, and of the side, and how many are ties.
 STRENGTHS, SIDE, TIES = np.array([0.0, 0.4, 0.8, -0.3]), 0.2, 0.15
 
@@ -416,6 +423,58 @@ def agreement_table(experiments: int) -> Iterator[Row]:
         yield Row("agreement", f"{design}: false", false / quarter, high=MOST_FALSE, of=quarter)
 
 
+def judged(
+    prompts: int, levels: int, repeats: int, better: float, seed: int
+) -> tuple[pd.DataFrame, dict[tuple[str, str], Verdict]]:
+    """Return runs, and what a judge with a bias of position says of their pairs in both orders.
+
+    The judge is the emulator's; videos differ by chance, and by `better` for each level, both in log odds.
+    """
+    draw = np.random.default_rng(seed)
+    cells = list(product(range(prompts), range(levels), range(repeats)))
+    runs = pd.DataFrame(cells, columns=["prompt", "level", "sample"])
+    keys = [f"{seed}-{prompt}-{level}-{sample}" for prompt, level, sample in cells]
+    runs = runs.assign(request_key=keys, prompt_text=runs["prompt"], status="FINISHED")
+    runs.attrs = {"params": ["prompt", "prompt_text", "level", "sample"], "metrics": []}
+    quality = (UNLIKE * draw.normal(size=len(cells)) + better * runs["level"]) / SLOPE
+    seen = {key: Seen(key, one, 5.0, 0) for key, one in zip(keys, quality, strict=True)}
+    judge, line = Judge(JudgeSettings(position_bias=POSITION_BIAS), "model", 1.0, ""), Line("", "q", VERDICTS)
+    asked = [order for pair in pairs(runs, "level") for order in orders(pair)]
+    return runs, {
+        (one, other): Verdict(
+            replace(judge, request_id=f"{one} {other}").verdict(line, seen[one], seen[other])
+        )
+        for one, other in asked
+    }
+
+
+def by_seats(prompts: int, levels: int, repeats: int, better: float, seed: int) -> tuple[bool, bool, bool]:
+    """Return whether a judge is found to prefer a level: by counting one order, by one order in turn, by our design.
+
+    Counting is that of the pairs with the higher level in the first seat, against a half (the binomial test).
+    """
+    runs, told = judged(prompts, levels, repeats, better, seed)
+    level = runs.set_index("request_key")["level"]
+    fixed = [verdict for (one, other), verdict in told.items() if level[one] > level[other] == 0]
+    won, lost = (fixed.count(verdict) for verdict in (Verdict.FIRST, Verdict.SECOND))
+    both = verdicts_df(runs, "level", "judge", {(*order, 0): {"q": one} for order, one in told.items()})
+    shown = [told[pair] for pair in zip(both["left_key"], both["right_key"], strict=True)]
+    one_order = both.assign(outcome=[OUTCOMES[verdict] for verdict in shown])
+    found = ("found" in set(preferences(votes, "level")["verdict"]) for votes in (one_order, both))
+    return stats.binomtest(won, won + lost).pvalue <= 0.05, *found
+
+
+def judges_table(experiments: int) -> Iterator[Row]:
+    """Yield how often a judge who prefers the first seat is found to prefer a level, where it does not and where it does."""
+    half = max(experiments // 2, 1)
+    for better, (prompts, levels, repeats) in product((0.0, 1.0), ((8, 2, 4), (8, 3, 2), (16, 2, 8))):
+        found = np.mean([by_seats(prompts, levels, repeats, better, seed) for seed in range(half)], axis=0)
+        design = f"{prompts} prompts × {levels} levels × {repeats} repeats, {f'better by {better:g}' if better else 'no difference'}"
+        names = ("one fixed order, counted", "one order in turn", "both orders, flips are ties")
+        for name, share, most in zip(names, found, (inf, inf, inf if better else MOST_FALSE), strict=True):
+            yield Row("judges", f"{design}: {name}", float(share), high=most, of=half)
+
+
 TABLES: dict[str, Callable[[int], Iterator[Row]]] = {
     "coverage": coverage_table,
     "families": families_table,
@@ -424,6 +483,7 @@ TABLES: dict[str, Callable[[int], Iterator[Row]]] = {
     "looks": looks_table,
     "votes": votes_table,
     "agreement": agreement_table,
+    "judges": judges_table,
 }
 
 

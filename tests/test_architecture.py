@@ -31,7 +31,7 @@ ROOMS = {
     "analysis": "tracking experiment metrics store video",
     "reports": "analysis tracking experiment metrics store video",
     "votes": "reports analysis tracking experiment store video",
-    "judges": "experiment",
+    "judges": "votes analysis experiment",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
     "effects": "analysis terminal",
     "endpoint": "providers experiment store terminal",

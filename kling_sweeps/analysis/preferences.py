@@ -268,6 +268,8 @@ def _glm(
     with warnings.catch_warnings():
         # Errors of clusters with weights are right but for the factor (n - 1) / (n - k), in which each row counts as one.
         warnings.filterwarnings("ignore", message="cov_type not fully supported")
+        # Where all are ties, as of a judge that looks at the seats alone, the fit is exact; `_is_unbounded` sees the rest.
+        warnings.filterwarnings("ignore", message="Perfect separation or prediction")
         model = sm.GLM(y, design, family=sm.families.Binomial(), var_weights=weight)
         if groups is None:
             return model.fit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,8 +44,8 @@ class Poll:
 
     def pairs(self, rater: str) -> list[Pair]:
         """Return all that a rater can vote on, in the order and with the sides that are the rater's own."""
-        seats = [video.seat for video in self.videos.values()]
-        return schedule(seats, "\n".join((*vars(self.study).values(), rater)))
+        shown = [video.seat for video in self.videos.values()]
+        return schedule(shown, "\n".join((*vars(self.study).values(), rater)))
 
     def text(self, pair: Pair) -> str:
         """Return the prompt of two videos, "" where its words are what they differ in, which would tell them apart."""
@@ -61,18 +61,12 @@ def read_poll(
     Raises ConfigError where no two of its videos can be compared, or several settings vary and none is named, and
     LookupError where there is no such sweep or setting.
     """
-    from kling_sweeps.analysis import factors
-    from kling_sweeps.analysis.pairing import paired
-
     sweep = read_sweep(experiment, store_dir, tracking_uri)
     if sweep.runs is None:
         raise ConfigError(f"nothing of {experiment} is finished yet: vote when some of its runs are")
-    chosen = factor or _only(factors(sweep.runs), sweep.name)
-    if chosen in NO_FACTORS:
-        raise ConfigError(f"--factor {chosen}: votes are on two videos of one prompt; choose another setting")
-    pairing = paired(sweep.runs, chosen)
-    seats = _seats(sweep.runs, chosen, pairing.block.tolist(), pairing.level.tolist())
-    found = {video.key: one for video in sweep.videos if (one := _candidate(video, seats))}
+    chosen = factor_of(sweep.runs, factor, sweep.name, "--factor ")
+    by_key = {seat.key: seat for seat in seats(sweep.runs, chosen)}
+    found = {video.key: one for video in sweep.videos if (one := _candidate(video, by_key))}
     study = Study(sweep.name, chosen, question_of(question))
     poll = Poll(study, sweep.provider, sweep.store.root, found)
     if not poll.pairs(""):
@@ -82,28 +76,38 @@ def read_poll(
     return poll
 
 
-def _only(varied: Sequence[str], sweep: str) -> str:
-    """Return the one setting that varies."""
-    found = [name for name in varied if name not in NO_FACTORS]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+def factor_of(runs: pd.DataFrame, factor: str | None, sweep: str, option: str) -> str:
+    """Return the setting in which two videos of a prompt differ: the one that is chosen, or the only one that varies.
+
+    `option` is how it is chosen, as `--factor `. Raises ConfigError where there is none.
+    """
+    from kling_sweeps.analysis import factors
+
+    found = [name for name in factors(runs) if name not in NO_FACTORS]
+    if factor in NO_FACTORS:
+        raise ConfigError(f"{option}{factor}: two videos of one prompt are compared; choose another setting")
+    if factor is None and not found:
         raise ConfigError(f"no setting varies in {sweep}: there is nothing to compare within a prompt")
-    raise ConfigError(f"several settings vary in {sweep}: say which, --factor {' or '.join(found)}")
+    if factor is None and len(found) > 1:
+        raise ConfigError(f"several settings vary in {sweep}: say which, {option}{' or '.join(found)}")
+    return factor or found[0]
 
 
-def _seats(runs: pd.DataFrame, factor: str, blocks: Sequence[int], levels: Sequence[int]) -> dict[str, Seat]:
-    """Return where each finished run stands, by its request's key."""
+def seats(runs: pd.DataFrame, factor: str) -> list[Seat]:
+    """Return where each finished run that has a factor stands; raise LookupError where none has it."""
+    from kling_sweeps.analysis.pairing import paired
+
+    pairing = paired(runs, factor)
     rows = runs[runs[factor].notna()].to_dict("records")
-    return {
-        row["request_key"]: Seat(row["request_key"], block, level, int(row.get("sample") or 0))
-        for row, block, level in zip(rows, blocks, levels, strict=True)
+    return [
+        Seat(row["request_key"], int(block), int(level), int(row.get("sample") or 0))
+        for row, block, level in zip(rows, pairing.block, pairing.level, strict=True)
         if row["status"] == "FINISHED"
-    }
+    ]
 
 
-def _candidate(video: Video, seats: Mapping[str, Seat]) -> Candidate | None:
-    seat = seats.get(video.key)
+def _candidate(video: Video, by_key: Mapping[str, Seat]) -> Candidate | None:
+    seat = by_key.get(video.key)
     if seat is None or video.clip is None or video.source is None:
         return None
     return Candidate(seat, video.source, video.clip, video.params.get("prompt_text", ""))
