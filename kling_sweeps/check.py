@@ -33,7 +33,16 @@ from kling_sweeps.untrusted import clean, mask, printable
 
 OK, NOTE, FAIL = "ok", "note", "fail"
 STYLES = {OK: "green", NOTE: "yellow", FAIL: "bold red"}
-PACKAGES = ("kling-sweeps", "hydra-core", "fal-client", "mlflow", "opencv-python", "av", "numpy", "pandas")
+PACKAGES = (
+    "kling-sweeps",
+    "hydra-core",
+    "fal-client",
+    "mlflow",
+    "opencv-python-headless",
+    "av",
+    "numpy",
+    "pandas",
+)
 TIMEOUT_S = 30.0
 # Seconds by which this machine's clock may be off, and bytes that a video with all that belongs to it takes at most.
 SKEW_S, VIDEO_BYTES = 60.0, 60 * 10**6
@@ -123,7 +132,7 @@ def _versions() -> Finding:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            continue  # a clone that is not installed, or opencv-python-headless
+            continue  # a clone that is not installed, or another flavour of OpenCV
     return Finding("versions", OK, ", ".join(found))
 
 

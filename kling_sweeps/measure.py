@@ -69,12 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics",
         default="default",
         metavar="SET",
-        help="default, fast, full, or a YAML file like those in conf/metrics",
+        help="default, fast, full, text, or a YAML file like those in conf/metrics",
     )
     parser.add_argument("--aspect-ratio", metavar="W:H", help="what was requested, for aspect_error")
     parser.add_argument(
         "--duration", type=float, metavar="S", help="what was requested, for duration_error_s"
     )
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what was requested, for text_legible")
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="do not decode larger frames (8K)"
     )
@@ -97,7 +98,9 @@ def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
 
     spec = metrics.specification(options.metrics)
     metrics.build(spec)
-    metrics.requested(options.aspect_ratio, options.duration)
+    wanted = metrics.requested(**_requested(options))
+    for remark in metrics.remarks(spec, [wanted]):
+        print(_line(remark), file=sys.stderr)
     files = list(dict.fromkeys(options.files))
     if options.csv:
         _writable(options.csv, files)
@@ -113,7 +116,7 @@ def _checked(options: argparse.Namespace) -> tuple[Spec, list[str]]:
 
 def _measured(options: argparse.Namespace, spec: Spec, files: list[str]) -> dict[str, Record]:
     """Measure each file into a folder, and read there what is told of it."""
-    requested = {"aspect_ratio": options.aspect_ratio, "duration": options.duration}
+    requested = _requested(options)
     with tempfile.TemporaryDirectory(prefix="kling_sweeps-") as temporary:
         names = [Path(file).name if options.save else str(index) for index, file in enumerate(files)]
         folders = [_emptied((options.save or Path(temporary)) / name) for name in names]
@@ -122,6 +125,14 @@ def _measured(options: argparse.Namespace, spec: Spec, files: list[str]) -> dict
         else:
             records = asyncio.run(_together(files, folders, spec, requested, options.max_pixels))
     return dict(zip(files, records, strict=True))
+
+
+def _requested(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "aspect_ratio": options.aspect_ratio,
+        "duration": options.duration,
+        "prompt": options.prompt,
+    }
 
 
 def _writable(path: Path, files: Sequence[str]) -> None:
@@ -148,10 +159,13 @@ def _emptied(folder: Path) -> Path:
 
 def _alone(file: str, folder: Path, spec: Spec, requested: Mapping[str, Any], max_pixels: int) -> Record:
     from kling_sweeps import metrics
+    from kling_sweeps.measurement.observe import observe
     from kling_sweeps.store.measured import read_record
+    from kling_sweeps.video.decode import Video
 
     try:
-        metrics.measure(file, spec, **requested, max_pixels=max_pixels).save(folder)
+        video = Video(Path(file), max_pixels=max_pixels)
+        observe(video, metrics.build(spec), metrics.requested(**requested)).save(folder)
     except (VideoError, OSError) as error:
         return _unmeasured(error)
     return read_record(folder)
@@ -199,9 +213,10 @@ def _print(options: argparse.Namespace, spec: Spec, records: Mapping[str, Record
     """Print JSON, a table of one file with all that is said of a value, or a row a file; write the CSV."""
     from rich.console import Console
 
-    from kling_sweeps.metrics import describe
+    from kling_sweeps.metrics import build, describe
 
-    rows = describe(spec)
+    measured = {value.name for metric in build(spec) for value in metric.values}
+    rows = [row for row in describe(spec) if row.name in measured]
     if options.csv:
         _write_csv(options.csv, [row.name for row in rows], records)
     if options.json:

@@ -23,6 +23,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from importlib.util import find_spec
 from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -66,10 +67,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Requested:
-    """What the video was asked to be: width over height, and seconds; None where nothing was asked."""
+    """What the video was asked to be: width over height, and seconds, None where nothing was asked, and the prompt."""
 
     aspect_ratio: float | None = None
     duration_s: float | None = None
+    prompt: str = ""
 
 
 @dataclass
@@ -82,12 +84,24 @@ class FrameMetric(ABC):
 
     version: ClassVar[int]
     values: ClassVar[tuple[Value, ...]]
+    # The packages without which it can't measure, and the extra of kling_sweeps that installs them.
+    needs: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     name: str = field(default="", init=False)
     series: dict[str, array[float]] = field(default_factory=dict, init=False, repr=False)
 
     def start(self, video: Video, requested: Requested) -> None:  # noqa: B027 - most metrics have nothing to learn
         """Learn which video comes and what was requested; `video.facts` are known in `compute`."""
+
+    def remark(self, requested: Requested) -> str:
+        """Say what there will be no value of, and why, where that follows from what is requested."""
+        return ""
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """List the packages that it needs and that are not installed."""
+        return [package for package in cls.needs if find_spec(package) is None]
 
     @abstractmethod
     def per_frame(self, frame: Frame) -> Mapping[str, float]:

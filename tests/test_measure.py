@@ -141,7 +141,7 @@ def test_save(clip, tmp_path, capsys, several):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--metrics", "best"], "neither a set (default, fast, full) nor a file"),
+        (["--metrics", "best"], "neither a set (default, fast, full, text) nor a file"),
         (["--aspect-ratio", "wide"], "expected width:height"),
         (["--aspect-ratio", "0:9"], "expected width:height"),
         (["--duration", "-3"], "expected seconds, more than 0"),

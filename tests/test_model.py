@@ -239,8 +239,8 @@ def test_the_plan_is_told_what_is_left_to_the_model():
 )
 def test_what_is_asked_for_is_read_where_it_is_definite(shape, seconds, ratio, duration):
     """Reads ratios, presets and sizes, and seconds in all their spellings; nothing of what is left to the model."""
-    asked = read_model(MODEL).requested({"aspect_ratio": shape, "duration": seconds})
-    assert (asked.aspect_ratio, asked.duration_s) == (ratio, duration)
+    asked = read_model(MODEL).requested({"prompt": "a cat", "aspect_ratio": shape, "duration": seconds})
+    assert (asked.aspect_ratio, asked.duration_s, asked.prompt) == (ratio, duration, "a cat")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Model:
     def requested(self, arguments: Mapping[str, Any]) -> Requested:
         """Return what a video of these arguments is asked to be, as far as it is asked for something definite."""
         seconds, shape = (arguments.get(self.named(role) or "") for role in (SECONDS, SHAPE))
-        return Requested(ratio_of(shape), seconds_of(seconds))
+        return Requested(ratio_of(shape), seconds_of(seconds), str(arguments.get(self.prompt or "", "")))
 
     def form(self, arguments: Mapping[str, Any]) -> Form:
         """Return which of the arguments of a request are at the file's default, and which at what it says is fal's."""

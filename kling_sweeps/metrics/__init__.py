@@ -11,8 +11,9 @@ import importlib
 import json
 import re
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from math import inf
@@ -45,6 +46,7 @@ from kling_sweeps.metrics.sets import Spec as Spec
 from kling_sweeps.metrics.sets import specification as specification
 from kling_sweeps.metrics.sharpness import Sharpness
 from kling_sweeps.metrics.steadiness import ColorDrift, Exposure, Stutter
+from kling_sweeps.metrics.text import Text
 from kling_sweeps.metrics.vbench import TemporalFlickering
 from kling_sweeps.video import MAX_PIXELS
 
@@ -75,6 +77,7 @@ METRICS: Mapping[str, type[FrameMetric]] = {
     "cuts": Cuts,
     "loop": LoopGap,
     "vbench_temporal_flickering": TemporalFlickering,
+    "text": Text,
 }
 
 # As endpoints write them: "16:9", "21:9 ", 5, "8.0", "8s".
@@ -99,7 +102,26 @@ class Row:
 
 
 def build(spec: Spec | str | Path = "default") -> list[FrameMetric]:
-    """Make the metrics of a specification; raise `ConfigError` with all that is wrong with it."""
+    """Make the metrics of a specification, those whose packages are installed; raise `ConfigError` with all that is wrong with it."""
+    return [metric for metric in _all(spec) if not metric.missing()]
+
+
+def remarks(spec: Spec | str | Path, requested: Iterable[Requested]) -> list[str]:
+    """Say, once each, what there will be no value of: for want of a package, or since a request does not ask for it."""
+    absent = [_absent(metric) for metric in _all(spec) if metric.missing()]
+    metrics = build(spec)
+    said = [metric.remark(each) for each in dict.fromkeys(requested) for metric in metrics]
+    return [*dict.fromkeys(filter(None, absent + said))]
+
+
+def _absent(metric: FrameMetric) -> str:
+    names, packages = ", ".join(value.name for value in metric.values), metric.missing()
+    remedy = f"'kling-sweeps[{metric.extra}]'" if metric.extra else " ".join(packages)
+    return f"{names} are not measured without {' and '.join(packages)}: pip install {remedy}"
+
+
+def _all(spec: Spec | str | Path) -> list[FrameMetric]:
+    """Make all metrics of a specification, whether they can measure here or not."""
     metrics: list[FrameMetric] = []
     problems: list[str] = []
     spec = specification(spec) if isinstance(spec, str | Path) else spec
@@ -126,7 +148,7 @@ def fingerprint(spec: Spec | str | Path) -> str:
 
 
 def describe(spec: Spec | str | Path = "full") -> list[Row]:
-    """List every value that the metrics of a specification produce."""
+    """List every value that the metrics of a specification produce, those of packages that are not installed too."""
     return [
         Row(
             metric.name,
@@ -139,7 +161,7 @@ def describe(spec: Spec | str | Path = "full") -> list[Row]:
             value.source,
             value.alike_in,
         )
-        for metric in build(spec)
+        for metric in _all(spec)
         for value in metric.values
     ]
 
@@ -156,14 +178,15 @@ def measure(
     *,
     aspect_ratio: str | None = None,
     duration: float | None = None,
+    prompt: str = "",
     threads: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Measurement:
     """Measure a video in one decode.
 
-    `metrics` is a set of `conf/metrics/` (default, fast, full), a YAML file like them, or what they
-    hold. `aspect_ratio` ("16:9") and `duration` (seconds) are what was requested; without them their
-    errors are NaN. `threads` decode; 0 leaves their number to FFmpeg. A frame of more than `max_pixels`
+    `metrics` is a set of `conf/metrics/` (default, fast, full, text), a YAML file like them, or what they
+    hold. `aspect_ratio` ("16:9"), `duration` (seconds) and `prompt` are what was requested; without them what
+    compares with them is NaN. What there is no value of, for want of a package or of words in quotes, is a warning. `threads` decode; 0 leaves their number to FFmpeg. A frame of more than `max_pixels`
     is not decoded. Raises `VideoError` where
     nothing can be decoded and `ConfigError` for a bad specification. A metric that fails is NaN
     and has its message in `errors`, a file with a broken tail has one under `video`.
@@ -171,18 +194,20 @@ def measure(
     from kling_sweeps.measurement.observe import observe
     from kling_sweeps.video.decode import Video
 
-    wanted = requested(aspect_ratio, duration)
+    wanted = requested(aspect_ratio, duration, prompt)
+    for remark in remarks(metrics, [wanted]):
+        warnings.warn(remark, stacklevel=2)
     return observe(Video(Path(path), threads, max_pixels), build(metrics), wanted)
 
 
-def requested(aspect_ratio: str | None, duration: float | None) -> Requested:
-    """Read what was requested, "16:9" and seconds; raise `ConfigError` for what no video can have."""
+def requested(aspect_ratio: str | None, duration: float | None, prompt: str = "") -> Requested:
+    """Read what was requested, "16:9", seconds and a prompt; raise `ConfigError` for what no video can have."""
     wanted = comparable(aspect_ratio, duration)
     if aspect_ratio is not None and wanted.aspect_ratio is None:
         raise ConfigError(f"aspect_ratio={aspect_ratio!r}: expected width:height, as 16:9")
     if duration is not None and wanted.duration_s is None:
         raise ConfigError(f"duration={duration!r}: expected seconds, more than 0")
-    return wanted
+    return replace(wanted, prompt=prompt)
 
 
 def comparable(aspect_ratio: object, duration: object) -> Requested:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from kling_sweeps.errors import RefusedError, VideoError
 from kling_sweeps.experiment.naming import VOTES
-from kling_sweeps.metrics import describe
+from kling_sweeps.metrics import declared as declared_here
 from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.reports.people import Preferred, preferred
 from kling_sweeps.store.folder import Entry, Store
@@ -431,7 +431,7 @@ def _quantities(
     """Return the metrics, with what is known of them; the goals come first, those of money and time last."""
     from kling_sweeps.analysis.repeats import MEANING, REPEAT_DISTANCE
 
-    known = {row.name: row for row in describe("full")}
+    known = declared_here()
     found = []
     for name in names:
         if name in EXPENSES:

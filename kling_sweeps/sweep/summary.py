@@ -12,7 +12,7 @@ from rich.text import Text
 
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
 from kling_sweeps.experiment.settings import Cell, Settings
-from kling_sweeps.metrics import build
+from kling_sweeps.metrics import build, remarks
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import COMPLETED, Attempt, Cost, Stage
@@ -86,6 +86,8 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
     )
     for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
+        show_line((remark, "yellow"))
+    for remark in remarks(settings.metrics, [planned.cell.requested for planned in plan.planned]):
         show_line((remark, "yellow"))
     _say_changes([planned.cell for planned in plan.planned if not planned.is_repeat])
     for dispute in plan.disputes:
