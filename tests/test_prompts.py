@@ -188,7 +188,7 @@ def test_what_is_wrong_with_a_file_is_said_by_line(name, content, said, monkeypa
             "id,text,camrea\na,b,c",
             "p.csv: camrea is neither an argument of kling_v2.1_master nor a factor of a text",
         ),
-        ("id,text\nb,c", "prompt=a is not in the prompt set; valid are b (prompt=all is all of them"),
+        ("id,text\nb,c", "prompt=a is not in p.csv; it has one prompt: prompt=b"),
     ],
 )
 def test_what_is_wrong_with_a_prompt_is_said_by_line(content, said):
@@ -219,20 +219,34 @@ def test_a_choice_is_a_part_of_the_set():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["prompt=pick(9)"], "prompt=pick(9) is not of 1 to 8 prompts, which the set has"),
+        (["prompt=pick(9)"], "prompt=pick(9) asks for 9 prompts, and the set has 8; prompt=all is all of them"),
+        (["prompt=pick(0)"], "prompt=pick(0) asks for none, and the set has 8"),
+        (["prompt=alll"], "prompt=alll is not in the prompt set; did you mean all?"),
+        (["prompt=pick20"], "prompt=pick20 is not in the prompt set; did you mean pick(20)?"),
         (["prompt=pick(some)"], "prompt=pick(some) is no pick; write it as pick(20)"),
         (["prompt=glob(nigth_*)"], "prompt=glob(nigth_*) matches none of the 8 prompts"),
         (["prompt=all", "-m", "prompts=default,scene"], "sweep over the sets one by one"),
         (["prompt=all,fox", "-m"], "prompt=all chooses the prompts of a sweep; give it alone"),
         (["prompts=no.csv", "prompt=all"], "no.csv can't be read: No such file or directory"),
         (["prompts=no.doc"], "a file of prompts ends in .txt, .csv, .tsv, .jsonl"),
-        (["+sweep=optimize", "optimize.prompts=pick(9)"], "optimize.prompts=pick(9) is not of 1 to 8"),
+        (["+sweep=optimize", "optimize.prompts=pick(9)"], "optimize.prompts=pick(9) asks for 9 prompts"),
     ],
 )
 def test_a_choice_of_nothing_is_refused(run, command, said):
     """Says what can be chosen."""
     code, _, err = run(*command, "dry_run=true")
     assert (code, said in err) == (2, True), err
+
+
+def test_a_set_without_the_default_prompt_asks_which(run):
+    """Says of a file that is named alone how many prompts it has and how they are chosen, and of no id that nobody gave."""
+    Path("many.txt").write_text("\n".join(f"a fox on day {n} of the long and cold winter" for n in range(60)))
+    Path("few.csv").write_text("id,text\nfox,a fox\nowl,an owl\n")
+    code, _, err = run("prompts=many.txt", "dry_run=true")
+    assert code == 2 and "many.txt has 60 prompts; say which: prompt=all, 'prompt=pick(20)', " in err
+    assert "or an id, as prompt=a_fox_on_day_0" in err and "potter" not in err and len(err) < 300
+    code, _, err = run("prompts=few.csv", "dry_run=true")
+    assert code == 2 and "few.csv has 2 prompts; say which: " in err and "or one of fox, owl" in err
 
 
 def plan(text: str) -> str:

@@ -23,9 +23,9 @@ from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.model import Model, read_model
 from kling_sweeps.experiment.naming import part
 from kling_sweeps.experiment.picture import NO_PICTURE, Picture, find_picture, is_address, replaced
-from kling_sweeps.experiment.prompt import ALL, CHOICE, Prompt, chosen, factors, filled
+from kling_sweeps.experiment.prompt import ALL, CHOICE, WAYS_TO_CHOOSE, Prompt, choices, chosen, factors, filled
 from kling_sweeps.experiment.prompt_file import READERS, is_prompt_file, read_prompt_file
-from kling_sweeps.experiment.reader import Reader, close, leaves, meant, reason, said
+from kling_sweeps.experiment.reader import Reader, close, leaves, meant, nearest, reason, said
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
@@ -506,13 +506,21 @@ class JobReader(Reader):
                 f"prompt={name} chooses the prompts of a sweep; give it alone, on the command line or in a sweep"
             )
         elif known and ID.fullmatch(name):
-            self.report(
-                f"prompt={name} is not in the prompt set{close(name, known)} "
-                f"(prompt={ALL} is all of them; a text of one word goes into a prompt set of your own)"
-            )
+            self.report(self.not_in_set(name, known))
         elif known or not self.problems:
             return Prompt(name, "prompt", path=("prompt",))
         return None
+
+    def not_in_set(self, name: str, known: Mapping[str, Prompt]) -> str:
+        """Return what to say of an id that the set has not, which nobody may have given."""
+        file = self.raw["prompts"]
+        where = file if isinstance(file, str) else "the prompt set"
+        has = f"has {choices([*known])}"
+        if "prompt" not in self.varied[0]:
+            return f"{where} {has}"
+        meant = nearest(name, [*known, *WAYS_TO_CHOOSE])
+        told = f"did you mean {meant}?" if meant else f"it {has}"
+        return f"prompt={name} is not in {where}; {told} (A text of one word goes into a set of your own.)"
 
     def made(
         self, model: Model, prompt: Prompt | None, pictures: dict[str, Picture]

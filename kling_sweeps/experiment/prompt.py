@@ -18,6 +18,9 @@ ALL = "all"
 FACTOR = re.compile(r"(?<!\\)\$\{\s*([A-Za-z_]\w*)\s*\}")
 CHOICE = re.compile(r"all|(?:pick|glob)\(.*\)", re.DOTALL)
 OVERRIDE = re.compile(rf"(\+{{0,2}}(prompt|optimize\.prompts)=)\s*({CHOICE.pattern})\s*", re.DOTALL)
+WAYS_TO_CHOOSE = (ALL, "pick(20)", "glob(*)")
+# Ids are named as long as they are no more letters than this.
+NAMED = 120
 PICK = re.compile(r"pick\(\s*(\d{1,9})\s*(?:,\s*(?:seed\s*=\s*)?(\d{1,18})\s*)?\)")
 
 
@@ -81,9 +84,20 @@ def chosen(choice: str, names: Sequence[str]) -> list[str]:
         raise ConfigError(f"{choice} is no pick; write it as pick(20), or pick(20, seed=1)")
     number, seed = int(pick[1]), int(pick[2] or 0)
     if not 1 <= number <= len(names):
-        raise ConfigError(f"{choice} is not of 1 to {len(names)} prompts, which the set has")
+        asked = f"asks for {number} prompts" if number else "asks for none"
+        raise ConfigError(f"{choice} {asked}, and the set has {len(names)}; prompt={ALL} is all of them")
     picked = {*sorted(names, key=lambda name: _digest(seed, name))[:number]}
     return [name for name in names if name in picked]
+
+
+def choices(names: Sequence[str]) -> str:
+    """Return how many prompts a set has, and how they are chosen, as a shell takes it."""
+    if len(names) == 1:
+        return f"one prompt: prompt={names[0]}"
+    some = f"'prompt=pick({min(20, len(names) // 2)})', 'prompt=glob({names[0][:1]}*)'"
+    all_names = ", ".join(names)
+    one = f"one of {all_names}" if len(all_names) <= NAMED else f"an id, as prompt={names[0]}"
+    return f"{len(names)} prompts; say which: prompt={ALL}, {some} or {one}"
 
 
 def _glob(choice: str) -> Glob:

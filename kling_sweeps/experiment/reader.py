@@ -149,12 +149,17 @@ def _scalar(name: str) -> Any:
         return name
 
 
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that was meant by one that is not, None where there is no telling."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.7)
+    return next(iter(close or [word for word in valid if word.startswith(f"{name}_")]), None)
+
+
 def close(name: str, valid: Iterable[str]) -> str:
     """Return what to say after a name that is not valid: the one that was meant, or all there are."""
     valid = sorted(valid)
+    if meant := nearest(name, valid):
+        return f"; did you mean {meant}?"
     more = len(valid) - MOST_NAMES
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.7)
-    close = close or [word for word in valid if word.startswith(f"{name}_")]
-    if close:
-        return f"; did you mean {close[0]}?"
     return f"; valid are {', '.join(valid[:MOST_NAMES])}{f' and {more} more' * (more > 0)}"
