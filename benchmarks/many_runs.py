@@ -33,7 +33,15 @@ BARE_RUNS = 100
 def timed(runs: int, folder: Path, base_url: str) -> tuple[float, float]:
     """Run a sweep; return its seconds and the peak memory of its main process in MB."""
     command = [
-        *(sys.executable, "-m", "kling_sweeps", "-m", f"sample=range({runs})", "budget.max_usd=1e6"),
+        *(
+            sys.executable,
+            "-m",
+            "kling_sweeps",
+            "-m",
+            f"sample=range({runs})",
+            "experiment=many",
+            "budget.max_usd=1e6",
+        ),
         *("provider=emulator", f"provider.base_url={base_url}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -18,6 +18,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +45,8 @@ PACKAGES = (
     "pandas",
 )
 TIMEOUT_S = 30.0
+# What a command says of where it runs and what it keeps, and not of what it generates.
+ELSEWHERE = ("provider", "store.", "tracking", "cluster", "budget.")
 # Seconds by which this machine's clock may be off, and bytes that a video with all that belongs to it takes at most.
 SKEW_S, VIDEO_BYTES = 60.0, 60 * 10**6
 
@@ -99,22 +102,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(overrides: Sequence[str], config_dir: Path | None) -> Iterator[Finding]:
-    """Yield what is found of a command, one after another, the command itself first."""
+    """Yield what is found of a command, one after another, the command itself first where it is refused."""
     from hydra_plugins.hydra_fal_launcher.planned import read_command
 
-    yield _versions()
+    refused = ""
     try:
         settings, cells, is_whole = read_command(overrides, config_dir)
     except RefusedError as error:
-        yield Finding("command", FAIL, str(error), "the rest is checked of a command without overrides")
-        settings, cells, is_whole = read_command([], config_dir)
-    yield from _of_provider(settings, cells, is_whole, config_dir)
+        refused = str(error)
+        settings, cells, is_whole, kept = _without_runs(overrides, config_dir)
+        said = (
+            f"the rest is checked of one run with {' '.join(kept)}"
+            if kept
+            else "the rest is checked of one run"
+        )
+        yield Finding("command", FAIL, refused, said)
+    is_well = not refused
+    for one in _of_provider(settings, cells, is_whole, config_dir):
+        is_well &= one.status != FAIL
+        yield one
+    if is_well:
+        yield _tried("command", lambda: _command(settings, cells, is_whole))
     for name, question in (
         ("store", lambda: _store(settings, cells)),
         ("MLflow", lambda: _mlflow(settings, cells)),
         ("video", _video),
     ):
         yield _tried(name, question)
+    yield _versions()
+
+
+def _without_runs(
+    overrides: Sequence[str], config_dir: Path | None
+) -> tuple[Settings, list[Cell], bool, Sequence[str]]:
+    """Read a command that is refused without what it generates; return also what of it is kept."""
+    from hydra_plugins.hydra_fal_launcher.planned import read_command
+
+    kept = [one for one in overrides if one.lstrip("+").startswith(ELSEWHERE)]
+    try:
+        return *read_command(kept, config_dir), kept
+    except RefusedError:
+        return *read_command([], config_dir), ()
+
+
+def _command(settings: Settings, cells: Sequence[Cell], is_whole: bool) -> Finding:
+    """Say what a command would run and what that costs; it fails where that would be refused."""
+    from kling_sweeps.sweep.scheduler import Runs
+    from kling_sweeps.terminal.tables import money
+
+    limit = f"budget.max_usd={settings.budget.max_usd:g}"
+    if not is_whole:
+        return Finding("command", OK, f"a search, of {limit} at most")
+    runs = Runs.read(settings, cells)
+    plan = runs.plan
+    counts = Counter(planned.status for planned in plan.planned)
+    said = f"{len(plan.planned)} run{'s' * (len(plan.planned) != 1)}: "
+    said += ", ".join(f"{number} {status}" for status, number in counts.items())
+    price = money(planned.cost_usd for planned in plan.planned)
+    said += f"; {price}{' on fal, here for nothing' * runs.is_ephemeral} ({limit})"
+    try:
+        runs.check_price()
+    except RefusedError as error:
+        return Finding("command", FAIL, f"{said}: {error}")
+    return Finding("command", OK, said)
 
 
 def _tried(name: str, question: Callable[[], Finding]) -> Finding:
@@ -347,6 +397,12 @@ def _show(found: Sequence[Finding]) -> None:
 
     from kling_sweeps.terminal.console import console
 
+    if not console.is_terminal:
+        width = max(len(one.name) for one in found)
+        for one in found:
+            remedy = f"; → {one.remedy}" if one.remedy else ""
+            print(printable(mask(f"{one.status:<4}  {one.name:<{width}}  {one.said}{remedy}")))
+        return
     table = Table.grid(padding=(0, 2))
     for column in range(3):
         table.add_column(no_wrap=column < 2, overflow="fold")

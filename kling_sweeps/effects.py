@@ -2,8 +2,8 @@
 
     python -m kling_sweeps.effects cfg --factor cfg_scale --metrics motion,sharpness --csv effects.csv
 
-Prints a row for each metric and level of the factor (`kling_sweeps.analysis.effects` explains the columns), and what
-they come to. Without a factor, of every setting that varies. The exit code is 0, or 2 for a bad command.
+Prints a row for each metric and level of the factor that has an answer (`kling_sweeps.analysis.effects` explains the
+columns), what they come to, and what is missing where there is none. Without a factor, of every setting that varies. The exit code is 0, or 2 for a bad command.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle()
     options = _parser().parse_args(arguments)
     try:
-        tables = _tables(options)
+        runs, tables = _read(options)
         if options.csv:
             _write(tables, options.csv)
     except (LookupError, ValueError, OSError) as error:
@@ -36,9 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return say_interrupted()
+    if not options.metrics:
+        _say_constant(runs)
     for table in tables:
         _show(table)
-    _say(tables)
+    _say(runs, tables)
+    if options.csv:
+        print(f"{options.csv}: {sum(map(len, tables))} rows, of all metrics and levels")
     return 0
 
 
@@ -62,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tables(options: argparse.Namespace) -> list[pd.DataFrame]:
+def _read(options: argparse.Namespace) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Return the runs, and a table a factor."""
     from kling_sweeps.analysis import effects, factors, runs_df
 
     runs = runs_df(options.sweep)
@@ -70,7 +75,7 @@ def _tables(options: argparse.Namespace) -> list[pd.DataFrame]:
     if not names:
         raise LookupError(f"nothing varies in {options.sweep}: its runs have one value of each setting")
     metrics = options.metrics.split(",") if options.metrics else None
-    return [
+    return runs, [
         effects(runs, name, metrics, _level(runs, name, options.reference), scope=options.scope)
         for name in names
     ]
@@ -93,46 +98,74 @@ def _write(tables: Sequence[pd.DataFrame], path: Path) -> None:
         one = table.rename(columns={factor: "level"})
         one.insert(1, "factor", factor)
         named.append(one)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(named).to_csv(path, index=False)
 
 
+def _say_constant(runs: pd.DataFrame) -> None:
+    """Print on a line what all videos have the same number of."""
+    from kling_sweeps.analysis.pairing import listed
+    from kling_sweeps.analysis.statements import number
+    from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
+    from kling_sweeps.terminal.console import show_line
+
+    finished = runs[runs["status"] == "FINISHED"]
+    names = [name for name in listed(runs, "metrics") if name not in (*BOOKKEEPING, *VOTES)]
+    same = [
+        name for name in names if finished[name].nunique(dropna=False) == 1 and finished[name].notna().all()
+    ]
+    if len(finished) > 1 and same:
+        said = ", ".join(f"{name} {number(finished[name].iloc[0])}" for name in same)
+        show_line((f"The same in all {len(finished)} videos: {said}.", "dim"))
+
+
 def _show(table: pd.DataFrame) -> None:
-    """Print a table, without the reference's rows, and what may bias it."""
+    """Print the rows of a table that have an answer, how many have none, and what may bias those that have."""
     from rich.text import Text
 
-    from kling_sweeps.analysis.pairing import records
+    from kling_sweeps.analysis.comparison import ANSWERS, REFERENCE
+    from kling_sweeps.analysis.pairing import plain, records
     from kling_sweeps.terminal.console import show_line
     from kling_sweeps.terminal.tables import number_column, show, text_column, word_column
 
-    rows = records(table[table["verdict"] != "reference"])
+    answered = table[table["verdict"].isin(ANSWERS)]
+    if answered.empty:
+        return  # why is said in a sentence
+    rows = records(answered)
     factor = str(table.columns[1])
+    levels = list(dict.fromkeys(plain(row[factor]) for row in rows))
     interval = [
         f"{_told(row['low'], row, '+')} to {_told(row['high'], row, '+')}" * (row["low"] == row["low"])
         for row in rows
     ]
     columns = [
         text_column("metric", [Text(row["metric"]) for row in rows]),
-        text_column(factor, [Text(str(row[factor])) for row in rows]),
+        *[text_column(factor, [Text(plain(row[factor])) for row in rows])] * (len(levels) > 1),
         number_column("difference", [Text(_told(row["difference"], row, "+")) for row in rows]),
         number_column("interval", list(map(Text, interval)), is_optional=True),
         number_column(
             "adjusted p", [Text(f"{p:.3g}" if (p := row["p_adjusted"]) == p else "") for row in rows]
         ),
-        number_column("seen from", [Text(_told(row["smallest_detectable"], row)) for row in rows]),
+        number_column("smallest detectable", [Text(_told(row["smallest_detectable"], row)) for row in rows]),
         word_column(
             "verdict", [Text(row["verdict"], style=STYLES.get(row["verdict"], "dim")) for row in rows]
         ),
         number_column("n", [Text(str(row["n_runs"])) for row in rows], is_optional=True),
-        number_column("failed", [Text(str(row["failed"])) for row in rows], is_optional=True),
+        number_column("without", [Text(str(row["failed"] or "")) for row in rows], is_optional=True),
         number_column("mean", [Text(f"{row['mean']:.4g}") for row in rows], is_optional=True),
     ]
     claim = "prompts in general" if table["scope"].iloc[0] == "general" else "these prompts alone"
-    show_line((f"{factor}, compared with {table['reference'].iloc[0]}, of {claim}:", "bold"))
+    of = factor if len(levels) > 1 else f"{factor}={levels[0]}"
+    show_line((f"{of}, compared with {plain(table['reference'].iloc[0])}, of {claim}:", "bold"))
     show(columns)
-    for warning, some in table[table["warning"] != ""].groupby("warning", sort=False):
-        levels, metrics = (", ".join(map(str, some[name].unique())) for name in (factor, "metric"))
-        which = f", {metrics}" if some["metric"].nunique() < table["metric"].nunique() else ""
-        show_line((f"{factor}={levels}{which}: {warning}", "yellow"))
+    left = table[~table["verdict"].isin([*ANSWERS, REFERENCE])]
+    for reason, some in left.groupby("verdict", sort=False):
+        number = some["metric"].nunique()
+        show_line((f"Not shown: {number} metric{'s' * (number > 1)}, since {reason}.", "dim"))
+    for warning, some in answered[answered["warning"] != ""].groupby("warning", sort=False):
+        at, metrics = (", ".join(map(str, some[name].unique())) for name in (factor, "metric"))
+        which = f", {metrics}" if some["metric"].nunique() < answered["metric"].nunique() else ""
+        show_line((f"{factor}={at}{which}: {warning}", "yellow"))
 
 
 def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:
@@ -142,12 +175,23 @@ def _told(value: float, row: Mapping[str, Any], sign: str = "") -> str:
     return number(value, row["scale"] == "log", sign) if value == value else ""
 
 
-def _say(tables: Sequence[pd.DataFrame]) -> None:
+def _say(runs: pd.DataFrame, tables: Sequence[pd.DataFrame]) -> None:
+    """Print what the tables come to, and how more can be told."""
     from kling_sweeps.analysis import statements
+    from kling_sweeps.experiment.naming import NAMELESS
     from kling_sweeps.terminal.console import show_line
 
     for line in statements(*tables):
         show_line(f"- {line}")
+    if not any(table.attrs["asked"] for table in tables):
+        show_line(
+            ("No metric was asked for; with --metrics A,B few comparisons are made, which show more.", "dim")
+        )
+    if runs.attrs["sweep"] == NAMELESS and len(tables) > 1:
+        said = (
+            f"{NAMELESS} has all runs that were given no name; experiment=NAME gives those of a command one."
+        )
+        show_line((said, "dim"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m kling_sweeps.endpoint --list veo
     python -m kling_sweeps.endpoint --diff --config-dir mine
 
-The file goes to `model/` in --config-dir, or in conf/. It has every argument in fal's order, with fal's description, says what
+The file goes to `model/` in --config-dir, or in the conf/ of a clone. It has every argument in fal's order, with fal's description, says what
 the prompt, the seconds, the shape, the seed and pictures are, and switches off what rewrites the prompt. --schema reads a
 saved OpenAPI document, or a page of fal's models, instead of asking fal, which needs no key; with one, the price is
 asked for too. --diff says what fal has changed since a file was written, and exits with 1 where that is anything.
@@ -16,6 +16,7 @@ import argparse
 import datetime
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from kling_sweeps import CONF
-from kling_sweeps.errors import ConfigError, RefusedError, say, say_interrupted
+from kling_sweeps.errors import ConfigError, RefusedError, UnavailableError, say, say_interrupted
 from kling_sweeps.terminal.streams import Parser, settle
 from kling_sweeps.untrusted import clean
 
 EXPANDED = "openapi-3.0"
 # The parts of an endpoint's id that tell it from no other.
 COMMON = re.compile(r"^fal-ai/|/text-to-video$")
+# How what a user has begins in the place of a picture or an address.
+PLACE = "PATH/OF/"
 NOT_IN_A_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -44,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list is not None:
             return _list(options)
         return _diff(options) if options.diff else _import(options)
+    except UnavailableError as error:
+        say(f"{error}; --schema FILE reads a saved document instead")
+        return 2
     except RefusedError as error:
         say(error)
         return 2
@@ -60,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("endpoint", nargs="?", type=_id, metavar="ID", help="fal's id, as fal-ai/veo3.1")
     parser.add_argument("--list", metavar="QUERY", help="search fal's endpoints that make videos")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="a saved document, in place of fal")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own folder (conf/)")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own folder (the conf/ of a clone)"
+    )
     parser.add_argument("--name", metavar="NAME", help="what the model is called (made of the id)")
     parser.add_argument("--replace", action="store_true", help="write a file anew; its price is kept")
     parser.add_argument(
@@ -85,11 +93,12 @@ def _import(options: argparse.Namespace) -> int:
     from kling_sweeps.experiment.model import read_model
     from kling_sweeps.store.journal import written_whole
 
+    folder = _folder(options)
     found = _described(options.endpoint, options)
     name = options.name or name_of(options.endpoint)
     if NOT_IN_A_NAME.search(name):
         raise ConfigError(f"--name={name} can't be a file's name; letters, digits, . _ and - can")
-    path = (options.config_dir or CONF) / "model" / f"{name}.yaml"
+    path = folder / "model" / f"{name}.yaml"
     old = yaml_files.content(path) if path.exists() else {}
     price, said = _price(options, old.get("price"))
     model = found.model(name, price)
@@ -112,21 +121,32 @@ def _import(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from None
     _say(f"{path}: model={name}, {len(model['arguments'])} arguments, as of {_today()}.")
+    if options.config_dir is None:
+        _say("  That is this clone's own folder; --config-dir DIR writes into one of yours.")
     _say(*_meanings(read), said)
-    _say("Try it for nothing:", f"  {_trial(read, options)}")
+    trial = _trial(read, options)
+    _say(f"Try it for nothing{', with yours for what is in capitals' * (PLACE in trial)}:", f"  {trial}")
     return 0
 
 
-def _own(options: argparse.Namespace) -> list[str]:
-    import shlex
+def _folder(options: argparse.Namespace) -> Path:
+    """Return the folder that files are written into, which is the user's; raise ConfigError where there is none."""
+    if options.config_dir is None and CONF.parent == Path(__file__).resolve().parent:
+        raise ConfigError(
+            f"the model's file would go into the installed package ({CONF}); say which folder is yours: --config-dir mine"
+        )
+    return Path(options.config_dir or CONF)
 
+
+def _own(options: argparse.Namespace) -> list[str]:
     return ["--config-dir", shlex.quote(str(options.config_dir))] if options.config_dir else []
 
 
 def _trial(model: Any, options: argparse.Namespace) -> str:
     from kling_sweeps.experiment.example import overrides
 
-    words = ["python -m kling_sweeps", *_own(options), f"model={model.name}", *overrides(model)]
+    given = overrides(model, f"{PLACE}A/PICTURE.png", f"https://{PLACE}IT")
+    words = ["python -m kling_sweeps", *_own(options), f"model={model.name}", *given]
     return " ".join([*words, "provider=emulator"])
 
 
@@ -139,8 +159,8 @@ def _meanings(model: Any) -> Iterator[str]:
             yield f"  {name} rewrites the prompt, and is off in the file{by_default}"
         elif role:
             yield f"  {role}: {name}"
-    if needed := [name for name in model.required if name != model.prompt]:
-        yield f"  required: {', '.join(needed)}"
+    if model.required:
+        yield f"  required: {', '.join(model.required)}"
 
 
 def _described(endpoint: str, options: argparse.Namespace) -> Any:
@@ -235,7 +255,9 @@ def _list(options: argparse.Namespace) -> int:
     )
     if is_cut:
         _say("There are more: give further words.")
-    _say(f"To use one: python -m kling_sweeps.endpoint {rows[0].endpoint}")
+    given = ["--schema", shlex.quote(str(options.schema))] if options.schema else []
+    words = ["python -m kling_sweeps.endpoint", rows[0].endpoint, *given, *_own(options)]
+    _say(f"To use one: {' '.join(words)}")
     return 0
 
 

@@ -250,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking", metavar="URI", default=default_uri(), help="as tracking.uri")
     options = parser.parse_args(arguments)
     if not options.store.is_dir():
-        parser.error(f"there is no store at {options.store}; name it with --store")
+        say(f"there is no store at {options.store}; name it with --store")
+        return 2
     provider = "emulator" if options.emulated else "fal"
     try:
         if options.reconcile:
@@ -258,10 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ledger = read_ledger(options.store, provider)
         show(ledger, options.by, provider)
         if options.csv:
+            options.csv.parent.mkdir(parents=True, exist_ok=True)
             write_csv(ledger.lines, options.csv)
             _say(f"{len(ledger.lines)} submissions written to {options.csv}")
     except OSError as error:
-        parser.error(f"--csv: {options.csv} can't be written: {error.strerror}")
+        say(f"--csv: {options.csv} can't be written: {error.strerror}")
+        return 2
     except RefusedError as error:
         return say_refused(error)
     except LockedAccountError as error:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kling_sweeps.errors import KlingSweepsError, explained, say_interrupted
+from kling_sweeps.errors import KlingSweepsError, explained, say, say_interrupted
 from kling_sweeps.experiment.tracking_uri import default_uri
 from kling_sweeps.terminal.streams import Parser, settle
 
@@ -44,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         contents = make_report(options.sweep, options.store, uri, path)
         name_in_note(contents, uri)
     except (LookupError, KlingSweepsError) as error:
-        parser.error(str(error.args[0] if isinstance(error, LookupError) else error))
+        say(error.args[0] if isinstance(error, LookupError) else error)
+        return 2
     except OSError as error:
-        parser.error(f"the report can't be written: {explained(error)}")
+        say(f"the report can't be written: {explained(error)}")
+        return 2
     except KeyboardInterrupt:
         return say_interrupted()
     print(f"{path}: {len(contents.of('finished'))} of {len(contents.videos)} videos")

@@ -40,16 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the page, write it to a file, or read what came back; return the exit code."""
     settle()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         if options.read:
             return _read(options)
         return _send(options) if options.page else _serve(options)
     except (LookupError, KlingSweepsError) as error:
-        parser.error(str(error.args[0] if isinstance(error, LookupError) else error))
+        say(error.args[0] if isinstance(error, LookupError) else error)
+        return 2
     except OSError as error:
-        parser.error(explained(error))
+        say(explained(error))
+        return 2
     except KeyboardInterrupt:
         return say_interrupted()
 

@@ -33,7 +33,7 @@ ROOMS = {
     "votes": "reports analysis tracking experiment store video",
     "judges": "votes analysis experiment",
     "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
-    "effects": "analysis terminal",
+    "effects": "analysis experiment terminal",
     "endpoint": "providers experiment store terminal",
     "measure": "measurement metrics store video terminal",
     "ledger": "generation providers tracking experiment store terminal",

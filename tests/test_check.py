@@ -51,6 +51,7 @@ def test_a_command_that_will_work(checked, emulator, tmp_path, capsys):
     assert code == 0
     assert {one["status"] for one in found.values()} == {"ok"}, found
     assert found["balance"]["said"] == "1000.00 USD left; this command costs 14.00 USD as fal says today"
+    assert found["command"]["said"] == "10 runs: 10 to generate; 14.00 USD (budget.max_usd=20)"
     assert MASTER in found["kling_v2.1_master"]["said"]
     assert "8 frames" in found["video"]["said"]
     assert emulator.ledger() == [] and list(tmp_path.iterdir()) == []
@@ -119,6 +120,11 @@ def test_what_fal_has_changed(checked, tmp_path):
     [
         (["provider.base_url=http://127.0.0.1:9"], "key", "nothing at http://127.0.0.1:9"),
         (["cfg_scale=2", "provider=emulator"], "command", "cfg_scale=2"),
+        (
+            ["+sweep=cfg", "budget.max_usd=1", "provider=emulator"],
+            "command",
+            "for nothing (budget.max_usd=1): this costs",
+        ),
         (["+sweep=nosuch", "provider=emulator"], "command", "there is no sweep=nosuch"),
         (["store.dir=/dev/null/x", "provider=emulator"], "store", "/dev/null"),
         (["tracking.uri=http://127.0.0.1:9", "provider=emulator"], "MLflow", "127.0.0.1:9"),

@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from kling_sweeps import report
 from kling_sweeps.analysis import conclusions, effects, factors, runs_df
+from kling_sweeps.sweep import runner
 
 SWEEP = """# @package _global_
 prompt: A potter called ${name} shapes a vase in a workshop
@@ -126,8 +127,9 @@ def test_the_command_prints_the_table(potters, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "cfg_scale, compared with 0.1, of these prompts alone:"
-    assert [line.split()[:2] for line in lines[2:4]] == [["motion", "0.9"], ["sharpness", "0.9"]]
+    assert lines[0] == "cfg_scale=0.9, compared with 0.1, of these prompts alone:"
+    assert [line.split()[0] for line in lines[2:4]] == ["motion", "sharpness"]
+    assert lines[-1] == f"{file}: 4 rows, of all metrics and levels"
     assert "found" in lines[2]
     assert {line.split()[1] for line in lines[4:6]} == {"motion", "sharpness"}
     written = pd.read_csv(file)
@@ -138,20 +140,24 @@ def test_the_command_prints_the_table(potters, tmp_path):
 def test_the_command_takes_a_reference_and_a_scope(potters):
     """Compares with the level that is named, and claims what is asked, as far as it can be."""
     done = said(potters[0], "potters", "--factor", "cfg_scale", "--reference", "0.9", "--metrics", "motion")
-    assert done.stdout.startswith("cfg_scale, compared with 0.9, of these prompts alone:")
+    assert done.stdout.startswith("cfg_scale=0.1, compared with 0.9, of these prompts alone:")
     assert "motion is " in done.stdout
     assert "higher (better) at cfg_scale=0.1 than at 0.9" in done.stdout
     done = said(potters[0], "potters", "--scope", "general")
     assert "2 prompts can't carry a claim about prompts in general" in done.stdout
-    assert "name, compared with Ann, of prompts in general:" in done.stdout
+    assert "name=Ben, compared with Ann" not in done.stdout  # no table without an answer
 
 
 def test_the_command_says_what_is_not_there(potters):
     """Exits with 2 and names what there is."""
     for arguments, message in (
-        (["kettles"], "there is no experiment 'kettles'"),
+        (["poters"], "there is no experiment 'poters'; did you mean potters?"),
         (["potters", "--factor", "speed"], "the runs have no param 'speed'"),
-        (["potters", "--metrics", "beauty"], "the runs have no metric 'beauty'"),
+        (["potters", "--metrics", "mtion"], "the runs have no metric 'mtion'; did you mean motion?"),
+        (
+            ["potters", "--metrics", "loop_gap"],
+            "'loop_gap'; the same command with metrics=default measures it",
+        ),
     ):
         done = said(potters[0], *arguments)
         assert done.returncode == 2
@@ -207,12 +213,25 @@ def note(laboratory, sweep: str) -> str:
     return client.get_experiment_by_name(f"kling_sweeps/{sweep}").tags["mlflow.note.content"]
 
 
-def test_nothing_is_said_again_of_what_was_there(laboratory):
-    """Draws no conclusions where nothing was tracked, nor of a single run."""
+def test_the_same_command_says_the_same_again(laboratory, monkeypatch, tmp_path):
+    """Ends with what the runs say and the report, from the note alone; with the one command of a run that has no name."""
     cells = [cell(f"said {number}") for number in range(2)]
-    assert "What the runs say" in laboratory.run("said", *cells).said
-    assert "What the runs say" not in laboratory.run("said", *cells).said
-    assert "What the runs say" not in laboratory.run("said", cell("said alone")).said
+    settings = laboratory.settings("said")
+    with lab.said() as text:
+        assert len(list(runner.run_all(settings, cells, 9, outputs=tmp_path))) == 2
+    first = text.getvalue().splitlines()
+    assert first[-1].startswith("See the videos in step: http://127.0.0.1:5000/#/experiments/")
+    monkeypatch.setattr("kling_sweeps.analysis.conclusions", None)  # is not asked
+    again = laboratory.run("said", *cells).said.splitlines()
+    assert "Nothing was generated." in again
+    assert again[-3:-1] == first[-3:-1] and again[-3].startswith("- No answer by prompt: ")
+    page = first[-1].partition(", or ")[0]
+    assert again[-1] == f"{page}, or python -m kling_sweeps.report said --store {settings.store_dir}"
+    monkeypatch.undo()
+    assert "What the runs say" in laboratory.run("said", cell("said alone")).said
+    alone = laboratory.run("single", cell("nameless")).said
+    assert "What the runs say" not in alone and "/video.mp4" in alone
+    assert alone.splitlines()[-1].startswith("See the videos in step: python -m kling_sweeps.report single ")
 
 
 def test_runs_without_a_sweep_speak_for_themselves(laboratory):
@@ -223,7 +242,8 @@ def test_runs_without_a_sweep_speak_for_themselves(laboratory):
         settings = replace(laboratory.settings("single"), goal=goal)
         assert len(list(laboratory.begin(settings, cell("single 2"), cell("single 3")))) == 2
     lines = text.getvalue().splitlines()
-    assert lines[-1] == "- No answer on luma_mean by prompt: no cell has repeats, such as sample=0,1."
+    assert lines[-3] == "- No answer on luma_mean by prompt: no cell has repeats, such as sample=0,1."
+    assert "the same command with sample=0,1 makes 2 videos more, for 2.80 USD." in lines[-2]
     assert "No answer" not in note(laboratory, "single")
 
 

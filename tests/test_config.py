@@ -34,6 +34,22 @@ def problems(*overrides: str) -> list[str]:
     return list(caught.value.problems)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "single"),
+        (["+sweep=cfg"], "cfg"),
+        (["experiment=2026"], "2026"),
+        (["+sweep=cfg", "experiment=cfg_v3"], "cfg_v3"),
+    ],
+)
+def test_runs_are_kept_under_a_name(overrides, name):
+    """Keeps them under the name that is given, else the sweep's, in MLflow and among what Hydra leaves behind."""
+    cfg, hydra = job(*overrides)
+    assert read_job(cfg, hydra)[0].sweep == name
+    assert {hydra.run.dir.split("/")[1], hydra.sweep.dir.split("/")[1]} == {name}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(CONF)))
 def test_every_file_opens_with_its_command(file: Path):
     """Says in its first words how it is used."""
@@ -157,6 +173,8 @@ def test_a_model_may_take_less():
         ("prompt='a ${subject}'", "subject"),
         ("+nonsense=1", "nonsense is unknown"),
         ("+cfg_scal=1", "did you mean cfg_scale?"),
+        ("experiment=../up", "experiment=../up is no name"),
+        ("experiment=null", "experiment=null is no name"),
         ("sample=-1", "whole number of 0 or more"),
         ("sample=1.5", "whole number of 0 or more"),
         ("budget.max_usd=lots", "budget.max_usd=lots is not a number"),

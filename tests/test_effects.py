@@ -192,7 +192,7 @@ def test_runs_that_share_nothing_are_not_compared():
         for (prompt, level), sample in product([("a", 0.1), ("b", 0.9)], range(3))
     )
     found = row(effects(runs, "cfg_scale"), 0.9)
-    assert (found["prompts"], found["verdict"]) == (0, "no prompt has both")
+    assert (found["prompts"], found["verdict"]) == (0, "no prompt has both levels, all else equal")
     assert np.isnan(found["difference"])
 
 
@@ -323,9 +323,12 @@ def test_failures_are_counted_and_warned_of():
     table = effects(runs, "cfg_scale")
     found = row(table, 0.9)
     assert (found["n_runs"], found["failed"], found["prompts"]) == (10, 6, 5)
-    assert found["warning"] == "6 of 16 failed here, 0 of 16 at 0.1; 3 of 8 pairs of cells lost one whole"
+    assert (
+        found["warning"]
+        == "6 of 16 runs lack it here, 0 of 16 at 0.1; in 3 of 8 pairs of cells one has no run with it"
+    )
     assert row(table, 0.5)["warning"] == ""
-    assert "6 failed and were left out; if cfg_scale makes them fail, this is biased." in statement(found)
+    assert "6 without it were left out; if cfg_scale makes them fail, this is biased." in statement(found)
 
 
 def test_a_level_where_everything_failed_keeps_its_row():
@@ -396,13 +399,13 @@ def test_bookkeeping_is_no_statistic():
 def test_what_is_not_there_is_named():
     """Names what there is, for a factor, a level, a metric and a scope that the runs don't have."""
     runs = drawn(1)
-    with pytest.raises(LookupError, match=r"no param 'seed'.*cfg_scale"):
+    with pytest.raises(LookupError, match=r"no param 'seed'; valid are cfg_scale, "):
         effects(runs, "seed")
     with pytest.raises(LookupError, match="no param 'luma_mean'"):
         effects(runs, "luma_mean")
-    with pytest.raises(LookupError, match=r"no level 0\.3; it has \[0\.1, 0\.5, 0\.9\]"):
+    with pytest.raises(LookupError, match=r"no level 0\.3; it has 0\.1, 0\.5, 0\.9"):
         effects(runs, "cfg_scale", reference=0.3)
-    with pytest.raises(LookupError, match=r"no metric 'beauty'.*luma_mean"):
+    with pytest.raises(LookupError, match=r"no metric 'beauty'; valid are luma_mean"):
         effects(runs, "cfg_scale", ["beauty"])
     with pytest.raises(ValueError, match="confidence=95"):
         effects(runs, "cfg_scale", confidence=95)
@@ -589,13 +592,34 @@ def test_statements_of_a_table():
     assert {line.split(" is ")[0] for line in lines[:2]} <= {"luma_mean", "saturation_mean"}
     assert lines[2] == "2 more are in the table."
     assert lines[3].startswith(
-        "Not distinguishable from cfg_scale=0.1 in general, by 6 prompts, which is not to say equal: cuts at 0.5, 0.9 ("
+        "Not distinguishable from cfg_scale=0.1 at 0.5 and 0.9 in general, by 6 prompts, which is not to say equal: cuts ("
     )
-    assert lines[4:] == ["No answer on motion_p95 by cfg_scale: nothing varies."]
+    assert lines[4:] == []  # what is the same everywhere needs no answer
     runs.attrs["goal"] = {"luma_mean": "max"}
     aimed = statements(effects(runs, "cfg_scale"))
     assert aimed[0].startswith("luma_mean is ")
     assert not any("Not distinguishable" in line for line in aimed)
+
+
+def test_what_is_missing_is_said_once_with_its_price():
+    """Says of runs that are not repeated that repeats are missing, and what those cost, and nothing of each metric."""
+    runs = drawn(2, metrics=["luma_mean", "cuts"])
+    runs["cost_usd"], runs["provider"] = 1.4, "emulator"
+    runs.attrs["sweep"] = "cfg"
+    assert conclusions(runs) == [
+        "No answer by cfg_scale: no cell has repeats, such as sample=0,1.",
+        (
+            "Repeats tell a difference from chance: python -m kling_sweeps +sweep=cfg sample=0,1 makes 6 videos more, "
+            "for 8.40 USD on fal."
+        ),
+    ]
+    runs.attrs.update(sweep="mine", goal={"cuts": "min"})
+    named, further = statements(effects(runs, "cfg_scale"))
+    assert (
+        named.startswith("No answer on cuts by cfg_scale: ")
+        and ": the same command with sample=0,1 makes" in further
+    )
+    assert "further" not in effects(drawn(2, 2), "cfg_scale").attrs
 
 
 def test_what_is_tied_to_another_factor_is_none():

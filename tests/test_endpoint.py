@@ -27,6 +27,13 @@ SCHEMAS = {
     "Base": {"type": "object", "properties": {"prompt": PROMPT}, "required": ["prompt"]},
     "Mode": {"type": "string", "enum": ["fast", "good"]},
     "Tree": {"type": "object", "properties": {"left": {"$ref": "#/components/schemas/Tree"}}},
+    "Element": {
+        "type": "object",
+        "properties": {
+            "frontal_image_url": {"type": "string", "x-fal": {"max_file_size": 100}},
+            "video_url": {"type": "string", "x-fal": {"max_file_size": 200}},
+        },
+    },
     "Lora": {"type": "object", "required": ["path"], "properties": {"path": {"type": "string"}}},
 }
 
@@ -65,6 +72,13 @@ def imported(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
     return arguments
 
 
+ELEMENT = {
+    "type": "object",
+    "properties": {
+        "frontal_image_url": {"role": "image", "type": "string", "x-fal": {"max_file_size": 100}},
+        "video_url": {"type": "string"},
+    },
+}
 SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 
 
@@ -94,6 +108,16 @@ SEED = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
         ("resolution", {"enum": ["720p", "4k"]}, {"enum": ["720p", "4k"]}),
         ("end_image_url", {"type": "string"}, {"role": "image", "type": "string"}),
         ("tail_image_url", {"type": "string", "default": ""}, {"role": "image", "type": "string"}),
+        (
+            "start_image_url",
+            {"type": "string", "x-fal": {"min_width": 300, "max_aspect_ratio": 2.5, "timeout": 20}},
+            {"role": "image", "type": "string", "x-fal": {"min_width": 300, "max_aspect_ratio": 2.5}},
+        ),
+        (
+            "elements",
+            {"anyOf": [{"type": "array", "items": {"$ref": "#/components/schemas/Element"}}, {"type": "null"}]},
+            {"anyOf": [{"type": "array", "items": ELEMENT}, {"type": "null"}]},
+        ),
         ("max_image_size", {"type": "integer"}, {"type": "integer"}),
         (
             "expand_prompt",
@@ -205,6 +229,7 @@ def test_an_imported_endpoint_is_run(tmp_path, capfd):
     """Prints what makes a valid request of the model, and one that reader and emulator take alike."""
     properties = {
         "image_url": {"type": "string"},
+        "audio_url": {"type": "string"},
         "model": {"enum": ["a", "b"]},
         "loras": {"type": "array", "minItems": 2, "items": {"$ref": "#/components/schemas/Lora"}},
         "size": {"$ref": "#/components/schemas/Size"},
@@ -215,7 +240,9 @@ def test_an_imported_endpoint_is_run(tmp_path, capfd):
     assert run("a/b/image-to-video", tmp_path, "--name", "mine") == 0
     said = capfd.readouterr().out
     assert "auto_fix rewrites the prompt, and is off in the file, where fal has it on by default" in said
-    assert f'--config-dir {tmp_path}/mine model=mine "+image_url=' in said
+    trial = f"--config-dir {tmp_path}/mine model=mine +image_url=PATH/OF/A/PICTURE.png +audio_url=https://PATH/OF/IT "
+    assert f"with yours for what is in capitals:\n  python -m kling_sweeps {trial}" in said
+    assert "required: prompt, image_url, audio_url, model, loras, size, auto_fix" in said
     content = yaml_files.content(tmp_path / "mine/model/mine.yaml")
     given = shlex.split(" ".join(overrides(read_model(content))))
     cell = read(f"hydra.searchpath=[file://{tmp_path}/mine]", "model=mine", *given)[1]
@@ -223,6 +250,24 @@ def test_an_imported_endpoint_is_run(tmp_path, capfd):
     assert len(cell.request.arguments["loras"]) == 2
     emulated = Endpoints([tmp_path / "mine/model"])
     assert emulated.read(cell.request.endpoint, cell.request.arguments)[1] == []
+
+
+def test_a_file_goes_where_it_is_the_users(tmp_path, capfd, monkeypatch):
+    """Writes into no installed package, says of a clone that it is its own folder, and leads on with the same options."""
+    from kling_sweeps import endpoint
+
+    page, mine = tmp_path / "page.json", tmp_path / "mine"
+    page.write_text(json.dumps({"models": [model("a/b", {})]}))
+    monkeypatch.setattr(endpoint, "CONF", Path(endpoint.__file__).parent / "conf")
+    assert main(["a/b", "--schema", str(page)]) == 2
+    assert "installed package" in (said := capfd.readouterr().err) and "--config-dir mine" in said
+    monkeypatch.setattr(endpoint, "CONF", tmp_path / "conf")
+    assert main(["a/b", "--schema", str(page)]) == 0 and (tmp_path / "conf/model/a_b.yaml").exists()
+    assert "this clone's own folder" in capfd.readouterr().out
+    assert main(["--list", "a", "--schema", str(page), "--config-dir", str(mine)]) == 0
+    assert f"endpoint a/b --schema {page} --config-dir {mine}" in capfd.readouterr().out
+    assert main(["a/b", "--config-dir", str(mine), "--base-url", "http://127.0.0.1:1"]) == 2
+    assert "--schema FILE reads a saved document instead" in capfd.readouterr().err
 
 
 def test_one_endpoint_that_fal_has_taken_off_hides_no_other(emulator, tmp_path, capfd):

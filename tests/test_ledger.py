@@ -70,7 +70,7 @@ def ledger(folder: Path, *options: str, **env: str) -> subprocess.CompletedProce
 
 
 # What may be wrong with the first line of a journal, and what is shown of that submission.
-ABSENT = {"sweep": "unknown", "price_usd": "1 of unknown price"}
+ABSENT = {"sweep": "unknown", "price_usd": "1 unknown"}
 
 
 @pytest.mark.parametrize("by", ["sweep", "day"])

@@ -40,7 +40,10 @@ name: still
 endpoint: fal-ai/still/image-to-video
 arguments:
   prompt: {role: prompt, type: string}
-  image_url: {role: image, type: string}
+  image_url: {role: image, type: string, x-fal: {max_file_size: 300000, min_width: 80, max_aspect_ratio: 2.5}}
+  elements:
+    type: array
+    items: {type: object, properties: {name: {type: string}, frontal_image_url: {role: image, type: string}}}
   others: {role: image, type: array, items: {type: string}, default: []}
   duration: {role: seconds, enum: ["5", "10"], default: "5"}
 required: [prompt, image_url]
@@ -89,6 +92,38 @@ def test_a_request_is_told_by_what_its_picture_shows(tmp_path):
     assert [several.arguments["others"][1], len(several.pictures)] == [address, 2]
 
 
+def test_a_picture_within_an_argument_is_one_too():
+    """Takes files in lists of mappings as it takes any, and leaves the other texts there alone."""
+    paint("a.png")
+    request = read("+image_url=a.png", "+elements=[{frontal_image_url: a.png, name: a.png}]").request
+    (one,) = request.pictures
+    assert request.arguments["elements"] == [{"frontal_image_url": one.mark, "name": "a.png"}]
+    assert (
+        request.with_pictures({one.mark: "https://x/a"})["elements"][0]["frontal_image_url"] == "https://x/a"
+    )
+    assert [name for name, _ in request.pictures_by_argument()] == ["image_url", "elements"]
+    with pytest.raises(ConfigError, match=r"elements=.*b.png: No such file"):
+        read("+image_url=a.png", "+elements=[{frontal_image_url: b.png}]")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((70, 90), "is 70 pixels wide; fal takes at least 80 pixels wide"),
+        ((300, 100), "is 3 times as wide as high; fal takes at most 2.5 times as wide as high"),
+        ((1000, 500), "bytes; fal takes at most 300,000 bytes"),
+    ],
+)
+def test_a_picture_is_within_what_fal_states(size, said):
+    """Refuses a picture beyond the limits of its argument, and says by how much."""
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    cv2.imwrite("a.png", noise)
+    with pytest.raises(ConfigError) as refused:
+        read("+image_url=a.png")
+    assert said in str(refused.value)
+    assert read("+image_url=https://x/a.png", "+others=[a.png]")
+
+
 def test_a_picture_belongs_to_a_prompt():
     """Takes the picture of a line of a file of prompts, and says in which line one is wrong."""
     from kling_sweeps.experiment import yaml_files
@@ -113,6 +148,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_bought(monkeypatch):
     Path("huge.png").write_bytes(whole[:12] + head + struct.pack(">I", huge) + whole[33:])
     for side in (1, 4, 63):
         paint(f"side{side}.png", size=(side, 100))
+    Path("photo.png").write_bytes(b"\0\0\0\x18ftypheic\0\0")
     Path("sound.webp").write_bytes(b"RIFF\x00\x00\x00\x00WAVEfmt ")
     for name, why in (
         ("no.png", "No such file or directory"),
@@ -121,6 +157,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_bought(monkeypatch):
         ("huge.png", "can't be decoded"),
         *((f"side{side}.png", f"is {side} x 100 pixels large; 64 a side are needed") for side in (1, 4, 63)),
         ("text.png", "is no picture in PNG, JPEG or WebP"),
+        ("photo.png", "is no picture in PNG, JPEG or WebP, but a HEIC"),
         ("sound.webp", "is no picture in PNG, JPEG or WebP"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -348,10 +348,10 @@ def test_an_unknown_price_is_told_as_such(laboratory):
     cells = [cell("a price"), *(cell("no price at all", sample, price_usd=None) for sample in range(2))]
     said = laboratory.run("price", *cells, allow_unknown_price=True).said
     assert said.count("to generate  unknown") == 2
-    assert "3 to generate. 1.40 USD and 2 of unknown price (" in said
-    assert "1.40 USD and 2 of unknown price spent." in said
+    assert "3 to generate. 1.40 USD and the unknown price of 2 runs (" in said
+    assert "1.40 USD and the unknown price of 2 runs spent." in said
     again = laboratory.run("price", cell("no price at all", 2, price_usd=None), allow_unknown_price=True).said
-    assert "1 to generate. 1 of unknown price (" in again
+    assert "1 to generate. The unknown price of 1 run (" in again
     assert "0.00" not in again
 
 

@@ -219,7 +219,10 @@ def test_a_choice_is_a_part_of_the_set():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["prompt=pick(9)"], "prompt=pick(9) asks for 9 prompts, and the set has 8; prompt=all is all of them"),
+        (
+            ["prompt=pick(9)"],
+            "prompt=pick(9) asks for 9 prompts, and the set has 8; prompt=all is all of them",
+        ),
         (["prompt=pick(0)"], "prompt=pick(0) asks for none, and the set has 8"),
         (["prompt=alll"], "prompt=alll is not in the prompt set; did you mean all?"),
         (["prompt=pick20"], "prompt=pick20 is not in the prompt set; did you mean pick(20)?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.text import Text
@@ -66,6 +67,17 @@ def test_models_have_what_is_theirs_on_a_line(shown):
     assert found == [[f"{long}_1", "0.5"], [f"{long}_1", "0.7"], [f"{long}_2", ""]]
 
 
+def test_what_a_model_does_not_take_is_no_setting(shown):
+    """Shows neither an argument that the model lacks nor a prompt that is sent to nobody, and keeps both apart from null."""
+    cells = [
+        replace(cell("", n, image_url=f"{n}.png"), prompt_argument=None, absent=["cfg_scale"]) for n in (0, 1)
+    ]
+    first, head, *_ = shown(80, plan, *cells)
+    assert (first, head.split()) == ("model=m", ["#", "image_url", "sample", "status"])
+    mixed = [cell("fox", cfg_scale=0.5), replace(cell("fox", model="other"), absent=["cfg_scale"])]
+    assert "null" not in "".join(shown(80, plan, *mixed))
+
+
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 140])
 def test_no_width_costs_the_status_or_the_price(shown, width):
     """Cuts texts first, then leaves settings and numbers out, by name, and breaks no row."""
@@ -102,9 +114,9 @@ def test_many_runs_are_summed_up_by_what_varies(shown):
         ["model=m"],
         ["setting", "value", "tracked", "failed", "USD"],
         ["prompt", "fox", "29", "1", "42.00"],
-        ["potter", "29", "1", *["30", "of", "unknown", "price"]],
-        ["sample", "30", "different", "58", "2", "42.00", *["and", "30", "of", "unknown", "price"]],
-        ["in", "all", "58", "2", "42.00", *["and", "30", "of", "unknown", "price"]],
+        ["potter", "29", "1", "30", "unknown"],
+        ["sample", "30", "different", "58", "2", "42.00", "+", "30", "unknown"],
+        ["in", "all", "58", "2", "42.00", "+", "30", "unknown"],
     ]
 
 
@@ -113,9 +125,9 @@ def test_many_runs_are_summed_up_by_what_varies(shown):
     [
         ([], "0.00 USD"),
         ([1.4, 2.8], "4.20 USD"),
-        ([None, None], "2 of unknown price"),
-        ([1.4, None, 0.0], "1.40 USD and 1 of unknown price"),
-        ([0.0, None], "1 of unknown price"),
+        ([None, None], "the unknown price of 2 runs"),
+        ([1.4, None, 0.0], "1.40 USD and the unknown price of 1 run"),
+        ([0.0, None], "the unknown price of 1 run"),
     ],
 )
 def test_an_unknown_price_is_not_nothing(prices, said):

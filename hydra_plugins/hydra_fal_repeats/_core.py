@@ -101,6 +101,7 @@ class _Sweep:
         standing = self.repeats.standing()
         runs = self.repeats.runs(standing.wanted)
         summary.show_plan(runs.plan, runs.settings, runs.provider_name)
+        summary.say_nameless(runs.settings, len(runs.cells))
         self.repeats.say_plan(standing)
         if standing.looked is None:
             summary.show_refusal(runs)

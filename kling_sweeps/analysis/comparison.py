@@ -25,7 +25,9 @@ from kling_sweeps.metrics import declared
 
 FOUND, WORTH_A_LOOK, NOT_DISTINGUISHABLE = "found", "worth a look", "not distinguishable"
 REFERENCE = "reference"
+ANSWERS = (FOUND, WORTH_A_LOOK, NOT_DISTINGUISHABLE)
 NOTHING_VARIES = "nothing varies"
+NOT_REPEATED = "no cell has repeats, such as sample=0,1"
 # Failures that differ between two levels by less than this chance are warned of.
 UNLIKELY = 0.05
 
@@ -157,7 +159,7 @@ def _reasons(pairing: Pairing, estimate: Estimate, n: np.ndarray, scope: str) ->
         if not measured:
             found.append("no run has it")
         elif not prompts:
-            found.append("no prompt has both")
+            found.append("no prompt has both levels, all else equal")
         elif error == 0:
             found.append(NOTHING_VARIES)
         elif scope == GENERAL and prompts < FEWEST_PROMPTS:
@@ -165,7 +167,7 @@ def _reasons(pairing: Pairing, estimate: Estimate, n: np.ndarray, scope: str) ->
                 f"{prompts} prompt{'s' * (prompts > 1)} can't carry a claim about prompts in general"
             )
         else:
-            found.append("" if error > 0 else "no cell has repeats, such as sample=0,1")
+            found.append("" if error > 0 else NOT_REPEATED)
     return found
 
 
@@ -178,14 +180,17 @@ def _warnings(pairing: Pairing, own: np.ndarray, other: np.ndarray, level: int, 
     made = [int(each.sum()) for each in planned]
     left = [each.sum(axis=0).astype(int).tolist() for each in (own, other)]
     for one, two, gone in zip(*left, lost.tolist(), strict=True):
+        if not (one and two):
+            yield ""  # which is why there is no answer
+            continue
         failures = made[0] - one, made[1] - two
         said = []
         if _is_unlikely(failures[0], one, failures[1], two):
             said.append(
-                f"{failures[0]} of {made[0]} failed here, {failures[1]} of {made[1]} at {pairing.levels[base]}"
+                f"{failures[0]} of {made[0]} runs lack it here, {failures[1]} of {made[1]} at {pairing.levels[base]}"
             )
         if gone:
-            said.append(f"{gone} of {int(both.sum())} pairs of cells lost one whole")
+            said.append(f"in {gone} of {int(both.sum())} pairs of cells one has no run with it")
         yield "; ".join([*said, *[tied] * bool(tied)])
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 from kling_sweeps.analysis.comparison import (
     FOUND,
     NOT_DISTINGUISHABLE,
+    NOT_REPEATED,
     REFERENCE,
     WORTH_A_LOOK,
     claimed,
@@ -21,7 +22,7 @@ from kling_sweeps.analysis.comparison import (
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
-from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, has_repeats, repeats_df
+from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, further, has_repeats, repeats_df
 from kling_sweeps.analysis.statements import looks_statement
 from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
 
@@ -62,7 +63,8 @@ def effects(
     - the `reference` level, `goal` (`max`, `min` or ""), `confidence`, and a `warning`, or "".
 
     `metrics` are, unless given, those of the goal and then all others but bookkeeping and votes, `repeat_distance` among them where there are
-    repeats: its row has a cell of `repeats_df` for a run, and unless `scope` says otherwise a claim about prompts in general. `reference` is the lowest level; `attrs["asked"]` names those that were asked for. Runs whose repeats
+    repeats: its row has a cell of `repeats_df` for a run, and unless `scope` says otherwise a claim about prompts in general. `reference` is the lowest level; `attrs["asked"]` names those that were asked for, and
+    `attrs["further"]` says what repeats cost, where they are what is missing. Runs whose repeats
     were added by looks (`attrs["looks"]`) are told as `looked` has them, the reference being the plan's, in the
     plan's metrics: `confidence` is that of a row's look, and `attrs["by_looks"]` says how each level stands. Raises LookupError for a factor, level or metric that the runs don't have.
     """
@@ -100,6 +102,8 @@ def effects(
     by_metric = table["metric"].map(names.index).argsort(kind="stable")
     table = table.iloc[by_metric].reset_index(drop=True)
     table.attrs.update(asked=sorted(asked), by_looks=by_looks)
+    if (table["verdict"] == NOT_REPEATED).any():
+        table.attrs["further"] = further(runs)
     return table
 
 

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kling_sweeps.experiment.reader import close
+from kling_sweeps.metrics import describe
+
+# What conf/metrics/ has, the quickest first.
+SETS = ("fast", "default", "full")
 # Two params for the same thing: where one is the factor, the other can't be held constant.
 TWINS = ({"prompt", "prompt_text"}, {"model", "endpoint"})
 
@@ -83,7 +88,7 @@ def levels_of(runs: pd.DataFrame, factor: str) -> list[Any]:
     params = listed(runs, "params")
     levels = sorted(runs[factor].dropna().unique().tolist()) if factor in params else []
     if not levels:
-        raise LookupError(f"the runs have no param {factor!r}; they have {params}")
+        raise LookupError(f"the runs have no param {factor!r}{close(factor, params)}")
     return levels
 
 
@@ -92,7 +97,7 @@ def reference_of(levels: Sequence[Any], factor: str, reference: object) -> int:
     if reference is None:
         return 0
     if reference not in levels:
-        raise LookupError(f"{factor} has no level {reference!r}; it has {list(levels)}")
+        raise LookupError(f"{factor} has no level {reference!r}; it has {', '.join(map(plain, levels))}")
     return levels.index(reference)
 
 
@@ -107,7 +112,17 @@ def check_metrics(runs: pd.DataFrame, metrics: Sequence[str]) -> None:
     """Raise LookupError for a metric that the runs don't have."""
     known = listed(runs, "metrics")
     if missing := [name for name in metrics if name not in known]:
-        raise LookupError(f"the runs have no metric {missing[0]!r}; they have {known}")
+        raise LookupError(
+            f"the runs have no metric {missing[0]!r}{_measuring(missing[0]) or close(missing[0], known)}"
+        )
+
+
+def _measuring(metric: str) -> str:
+    """Return how a metric of this package is measured, "" for any other."""
+    for name in SETS:
+        if any(value.name == metric for value in describe(name)):
+            return f"; the same command with metrics={name} measures it, for nothing"
+    return ""
 
 
 def is_function(rows: pd.DataFrame, name: str, of: str) -> bool:

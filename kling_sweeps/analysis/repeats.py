@@ -9,6 +9,7 @@ from math import nan
 import numpy as np
 import pandas as pd
 
+from kling_sweeps import CONF
 from kling_sweeps.analysis.pairing import listed
 from kling_sweeps.video.picture_hash import distance
 
@@ -48,6 +49,22 @@ def distances(runs: pd.DataFrame) -> pd.Series:
 def has_repeats(runs: pd.DataFrame) -> bool:
     """Tell whether any cell has two videos that can be compared."""
     return any(len(_hashes(cell)) > 1 for cell in _cells(runs, _held(runs)))
+
+
+def further(runs: pd.DataFrame) -> str:
+    """Say how runs of which none is repeated are given a repeat each, and what that costs by what they cost themselves."""
+    number = runs.groupby(_held(runs), dropna=False).ngroups
+    first = int(runs["sample"].min())
+    sweep = str(runs.attrs.get("sweep"))
+    is_here = (CONF / "sweep" / f"{sweep}.yaml").is_file()
+    command = f"python -m kling_sweeps +sweep={sweep}" if is_here else "the same command with"
+    cost = runs["cost_usd"].mean() * number if "cost_usd" in runs else nan
+    on_fal = " on fal" * bool((runs["provider"] == "emulator").all()) if "provider" in runs else ""
+    price = f", for {cost:.2f} USD{on_fal}" if cost == cost else ""
+    return (
+        f"Repeats tell a difference from chance: {command} sample={first},{first + 1} makes {number} "
+        f"video{'s' * (number > 1)} more{price}."
+    )
 
 
 def _held(runs: pd.DataFrame) -> list[str]:

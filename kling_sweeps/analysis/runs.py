@@ -14,9 +14,10 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
+from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
-from kling_sweeps.tracking.tracker import every, experiment_name, mlflow_client
+from kling_sweeps.tracking.tracker import REPORTS, every, experiment_name, mlflow_client, sweep_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     others, for `repeats_df`), `may_have_cost_usd` (of attempts that may have been charged besides
     `cost_usd`), every param by its name, as numbers where all its values are, and
     every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
-    `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
+    `.attrs["sweep"]` is what the runs are kept under, `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
     ratio, `.attrs["declared"]` the unit and the direction of each of its own, `.attrs["looks"]` by which plan its
     runs were repeated, if by any, and `.attrs["search"]` what a search has found. Raises NoRunsError, a LookupError, where
@@ -68,8 +69,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
     table = with_numbers(table, params)
     table["may_have_cost_usd"] = table["may_have_cost_usd"].astype(float).fillna(0.0)
-    about = client.get_experiment(experiment_id).tags
-    table.attrs.update(params=params, metrics=metrics)
+    there = client.get_experiment(experiment_id)
+    about = there.tags
+    table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(there.name))
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
     return table
 
@@ -125,8 +127,10 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str:
         names = " or ".join(map(repr, found))
         raise NoRunsError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
-        there = sorted(one.name for one in every(client.search_experiments))
-        raise NoRunsError(f"there is no experiment {experiment!r}; there are {there}")
+        every_name = [one.name for one in every(client.search_experiments)]
+        there = {sweep_name(name) for name in every_name if name.startswith("kling_sweeps/")} - {REPORTS}
+        hint = close(sweep_name(experiment), there) if there else "; none has been run"
+        raise NoRunsError(f"there is no experiment {experiment!r}{hint}")
     return next(iter(found.values()))
 
 

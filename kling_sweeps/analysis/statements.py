@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFERENCE, WORTH_A_LOOK
+from kling_sweeps.analysis.comparison import (
+    ANSWERS,
+    FOUND,
+    NOT_DISTINGUISHABLE,
+    NOTHING_VARIES,
+    REFERENCE,
+    WORTH_A_LOOK,
+)
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
 from kling_sweeps.analysis.pairing import TWINS, plain, records
@@ -39,7 +46,7 @@ def statement(row: Row | pd.Series) -> str:
     if told["failed"] and told["verdict"] != REFERENCE:
         factor = list(told)[1]
         parts.append(
-            f"{told['failed']} failed and {'was' if told['failed'] == 1 else 'were'} left out; if {factor} makes them fail, this is biased."
+            f"{told['failed']} without it {'was' if told['failed'] == 1 else 'were'} left out; if {factor} makes them fail, this is biased."
         )
     if told["warning"]:
         parts.append(f"Mind: {told['warning']}.")
@@ -58,16 +65,14 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
     if len(found) > most:
         lines.append(f"{len(found) - most} more are in the table.")
     asked = {name for table in tables for name in table.attrs.get("asked", ())}
-    wanted = [row for row in rows if row["metric"] in asked] or rows
+    wanted = [row for row in rows if row["metric"] in asked] or [row for row in rows if not _is_constant(row)]
     missed: dict[object, list[Row]] = defaultdict(list)
-    untold: dict[object, list[Row]] = defaultdict(list)
     for row in wanted:
         if row["verdict"] == NOT_DISTINGUISHABLE:
             missed[list(row)[1], row["prompts"]].append(row)
-        elif row["verdict"] not in (FOUND, WORTH_A_LOOK, REFERENCE):
-            untold[list(row)[1], row["verdict"]].append(row)
     lines += [_missed(some, most) for some in missed.values()]
-    lines += [_untold(some, most) for some in untold.values()]
+    lines += _untold(wanted, most, bool(asked))
+    lines += dict.fromkeys(table.attrs["further"] for table in tables if "further" in table.attrs)
     return [*lines, *(line for table in tables for line in table.attrs.get("by_looks", ()))]
 
 
@@ -113,28 +118,46 @@ def _claim(row: Row) -> str:
 
 
 def _missed(rows: list[Row], most: int) -> str:
-    """Say of which metrics nothing was seen, and what would have been."""
+    """Say of which metrics nothing was seen, and what would have been; the levels once, where they are the same."""
     factor = list(rows[0])[1]
     by_metric: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
         by_metric[row["metric"]].append(row)
+    levels = {metric: in_words(_level(row[factor]) for row in some) for metric, some in by_metric.items()}
+    shared = next(iter(levels.values())) if len({*levels.values()}) == 1 else ""
     told = []
     for metric, some in by_metric.items():
         largest = max(some, key=lambda row: row["smallest_detectable"])
-        levels = ", ".join(_level(row[factor]) for row in some)
-        told.append(
-            f"{metric} at {levels} ({_amount(largest, largest['smallest_detectable'])} would have been seen)"
-        )
+        at = "" if shared else f" at {levels[metric]}"
+        told.append(f"{metric}{at} ({_amount(largest, largest['smallest_detectable'])} would have been seen)")
+    at = f" at {shared}" if shared else ""
     return (
-        f"Not distinguishable from {factor}={_level(rows[0]['reference'])} {_scope(rows[0])}, which is not to say "
+        f"Not distinguishable from {factor}={_level(rows[0]['reference'])}{at} {_scope(rows[0])}, which is not to say "
         f"equal: {_some(told, most)}."
     )
 
 
-def _untold(rows: list[Row], most: int) -> str:
-    """Say of which metrics nothing can be said, and why."""
-    names = list(dict.fromkeys(str(row["metric"]) for row in rows))
-    return f"No answer on {_some(names, most)} by {list(rows[0])[1]}: {rows[0]['verdict']}."
+def _untold(rows: Sequence[Row], most: int, is_asked: bool) -> Iterator[str]:
+    """Yield for each reason of what nothing can be said: of which settings, and metrics unless it is all that nobody asked for."""
+    compared = [row for row in rows if row["verdict"] != REFERENCE]
+    reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in compared:
+        if row["verdict"] not in ANSWERS:
+            reasons[row["verdict"]][list(row)[1]].append(row["metric"])
+    number = Counter(list(row)[1] for row in compared)
+    for reason, by_factor in reasons.items():
+        whole = [factor for factor, names in by_factor.items() if len(names) == number[factor]]
+        whole = [] if is_asked else whole
+        if whole:
+            yield f"No answer by {in_words(whole)}: {reason}."
+        for factor, names in by_factor.items():
+            if factor not in whole:
+                yield f"No answer on {_some([*dict.fromkeys(names)], most)} by {factor}: {reason}."
+
+
+def _is_constant(row: Row) -> bool:
+    """Tell whether a metric is the same at both levels, and in all repeats."""
+    return bool(row["verdict"] == NOTHING_VARIES and row["difference"] == 0)
 
 
 def _some(names: list[str], most: int) -> str:

@@ -20,10 +20,20 @@ from kling_sweeps import CONF, metrics
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
+from kling_sweeps.experiment.json_schema import Schema
 from kling_sweeps.experiment.model import Model, read_model
-from kling_sweeps.experiment.naming import part
-from kling_sweeps.experiment.picture import NO_PICTURE, Picture, find_picture, is_address, replaced
-from kling_sweeps.experiment.prompt import ALL, CHOICE, WAYS_TO_CHOOSE, Prompt, choices, chosen, factors, filled
+from kling_sweeps.experiment.naming import NAMELESS, part
+from kling_sweeps.experiment.picture import NO_PICTURE, STANDS_FOR, Picture, beyond, find_picture, is_address
+from kling_sweeps.experiment.prompt import (
+    ALL,
+    CHOICE,
+    WAYS_TO_CHOOSE,
+    Prompt,
+    choices,
+    chosen,
+    factors,
+    filled,
+)
 from kling_sweeps.experiment.prompt_file import READERS, is_prompt_file, read_prompt_file
 from kling_sweeps.experiment.reader import Reader, close, leaves, meant, nearest, reason, said
 from kling_sweeps.experiment.request import GenerationRequest
@@ -46,7 +56,8 @@ if TYPE_CHECKING:
 # The model's arguments in conf/config.yaml, besides the prompt.
 ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
 KEYS = (
-    *("prompt", *ARGUMENTS, "sample", "model", "arguments", "where_taken", "prompts", "metrics", "measuring"),
+    *("prompt", *ARGUMENTS, "sample", "model", "arguments", "where_taken", "prompts", "experiment"),
+    *("metrics", "measuring"),
     *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "optimize"),
     "dry_run",
     *("unknown", "retry", "on_interrupt", "fail_fast"),
@@ -68,9 +79,11 @@ HOLDS_CREDENTIAL = (
 )
 PROVIDERS = ("auto", "fal", "emulator")
 ID = re.compile(r"[\w.-]+")
+EXPERIMENT = re.compile(r"\w[\w.-]*")
 SAMPLE = re.compile(r"\$\{\s*sample\s*\}")
-# How what conf/config.yaml has for an argument begins.
-MODELS_DEFAULT = "${oc.select:model."
+# How what conf/config.yaml has for an argument, and for the experiment, begins.
+MODELS_DEFAULT, SWEEPS_NAME = "${oc.select:model.", "${oc.select:hydra."
+LONGEST_NAME = 60
 # More problems than these are counted.
 MOST_PROBLEMS = 50
 
@@ -89,7 +102,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize and dry_run"
+        keys = "experiment, provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     for name in set.intersection(*({*cell.absent} for cell in cells)) - {*ARGUMENTS} if cells else ():
         problems[f"where_taken.{name}: none of the models takes {name}"] = None
@@ -167,9 +180,8 @@ class JobReader(Reader):
         for key, valid in (("store", ["dir"]), ("tracking", ["uri"]), ("measuring", ["max_pixels"])):
             self.group(key, valid)
         spec = self.value("metrics", {}) or {}
-        sweep = str(self.hydra.runtime.choices.get("sweep") or "single")
         return Settings(
-            sweep=sweep,
+            sweep=self.sweep(),
             command=self.hydra.job.env_set.get(COMMAND_ID) or self.folder(),
             provider=self.provider(),
             store_dir=self.store_dir(),
@@ -188,6 +200,18 @@ class JobReader(Reader):
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
         )
+
+    def sweep(self) -> str:
+        """Return what the runs are kept under together: a name that is given, else the sweep's, or NAMELESS."""
+        if str(self.raw.get("experiment")).startswith(SWEEPS_NAME):
+            return str(self.hydra.runtime.choices.get("sweep") or NAMELESS)
+        value = self.value("experiment")
+        name = said(value)
+        if value is None or not EXPERIMENT.fullmatch(name) or len(name) > LONGEST_NAME:
+            self.report(
+                f"experiment={name} is no name: up to {LONGEST_NAME} letters, digits, . _ and -, as experiment=winter"
+            )
+        return name
 
     def store_dir(self) -> Path:
         folder = self.value("store.dir")
@@ -544,9 +568,9 @@ class JobReader(Reader):
         given |= {name: brought[name] for name in theirs}
         if model.prompt and prompt:
             given[model.prompt] = text
-        for name in model.pictures & given.keys():
+        for name, value in given.items():
             where = f"{prompt.where}: {name}" if prompt and name in theirs else name
-            given[name] = replaced(given[name], partial(self.picture, where, pictures))
+            given[name] = model.with_pictures(name, value, partial(self.picture, where, pictures))
         arguments, problems = model.read_arguments(given)
         if prompt and prompt.path is None:  # the text is the set's, too
             theirs |= {str(model.prompt)}
@@ -558,15 +582,17 @@ class JobReader(Reader):
                 self.report(f"{prompt.where}: {problem}" if prompt and name in theirs else problem)
         return taken or {}, arguments
 
-    def picture(self, where: str, pictures: dict[str, Picture], given: str) -> str:
+    def picture(self, where: str, pictures: dict[str, Picture], given: str, schema: Schema) -> str:
         """Return what an argument has for a picture: an address as it is, or what stands for a local file."""
-        if is_address(given):
+        if is_address(given) or STANDS_FOR.fullmatch(given):
             return given
         try:
             picture = find_picture(Path(self.hydra.runtime.cwd, given).expanduser())
         except ValueError as error:
             self.report(f"{where}={error}")
             return NO_PICTURE
+        if why := beyond(picture, schema.get("x-fal", {})):
+            self.report(f"{where}={picture.path}: {why}")
         return pictures.setdefault(picture.mark, picture).mark
 
     def is_set(self, path: tuple[str, ...]) -> bool:

@@ -38,7 +38,10 @@ with _without("rfc3987_syntax", "isoduration"):
 Schema = Mapping[str, Any]
 DIALECT = jsonschema.Draft202012Validator
 SchemaError = jsonschema.SchemaError
-ANNOTATIONS = ("title", "description", "examples", "default", "format", "deprecated", "role", "fal_default")
+ANNOTATIONS = (
+    *("title", "description", "examples", "default", "format", "deprecated"),
+    *("role", "fal_default", "x-fal"),
+)
 KEYWORDS = (
     *ANNOTATIONS,
     *(name for name in DIALECT.VALIDATORS if not name.startswith("$")),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any
 
 from kling_sweeps.experiment import json_schema
 from kling_sweeps.experiment.json_schema import Schema
-from kling_sweeps.experiment.picture import STANDS_FOR, is_address
+from kling_sweeps.experiment.picture import LIMITS, STANDS_FOR, is_address, replaced
 from kling_sweeps.experiment.price import Price, Tier, read_price
 from kling_sweeps.experiment.reader import close, said
 from kling_sweeps.experiment.request import Form
@@ -27,6 +27,9 @@ from kling_sweeps.experiment.roles import (
     seconds_of,
 )
 from kling_sweeps.metric import Requested
+
+# What becomes of a picture's text, by the schema that has the role.
+Change = Callable[[str, Schema], str]
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,16 @@ class Model:
     def _problem(self, name: str, schema: Schema, value: Any) -> str | None:
         if found := json_schema.problem(name, schema, value):
             return found
-        role = schema.get("role")
-        if role == PROMPT and isinstance(value, str) and not value.strip():
+        if schema.get("role") == PROMPT and isinstance(value, str) and not value.strip():
             return f"{name}={value!r} is empty; at least 1 character is needed"
-        if role == IMAGE:
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str) and not is_address(one) and not STANDS_FOR.fullmatch(one):
-                    return f"{name}={json_schema.shown(one)} is neither a picture's file nor an address, as https://…"
+        for one in _pictures(schema, value):
+            if not is_address(one) and not STANDS_FOR.fullmatch(one):
+                return f"{name}={json_schema.shown(one)} is neither a picture's file nor an address, as https://…"
         return None
+
+    def with_pictures(self, name: str, value: Any, change: Change) -> Any:
+        """Return a value of an argument with each picture in it changed; `change` is given its schema too."""
+        return _changed(self.arguments[name], value, change) if name in self.arguments else value
 
     def named(self, role: str) -> str | None:
         """Return the argument of a role, None where there is none."""
@@ -81,7 +86,7 @@ class Model:
 
     @cached_property
     def pictures(self) -> set[str]:
-        """Return the names of the arguments that are pictures."""
+        """Return the names of the arguments that are pictures themselves."""
         return {name for name, schema in self.arguments.items() if schema.get("role") == IMAGE}
 
     @cached_property
@@ -184,6 +189,7 @@ def _read(text: str) -> Model:
     for name, schema in arguments.items():
         json_schema.check(schema, f"model.arguments.{name}")
         _check_role(name, schema)
+        _check_within(f"model.arguments.{name}", schema)
     for role in SINGLE:
         if len(same := [name for name, schema in arguments.items() if schema.get("role") == role]) > 1:
             raise ValueError(f"model.arguments: {' and '.join(same)} have the role {role}; one can have it")
@@ -195,6 +201,51 @@ def _read(text: str) -> Model:
             raise ValueError(f"model.required names {name}, which is no argument{close(name, arguments)}")
     price = None if node.get("price") is None else _priced(read_price(node["price"]), arguments)
     return Model(str(node["name"]), str(node["endpoint"]).strip("/"), arguments, tuple(required), price)
+
+
+def _changed(schema: Schema, value: Any, change: Change) -> Any:
+    """Return a value with the pictures in it changed, which are where its schema, or one within it, has that role."""
+    if schema.get("role") == IMAGE:
+        return replaced(value, lambda text: change(text, schema))
+    for branch in [*json_schema.alternatives(schema), *schema.get("allOf", ())]:
+        if branch is not schema and isinstance(branch, Mapping):
+            value = _changed(branch, value, change)
+    if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
+        return [_changed(items, one, change) for one in value]
+    if isinstance(value, dict):
+        parts = {
+            name: part for name, part in schema.get("properties", {}).items() if isinstance(part, Mapping)
+        }
+        return {name: _changed(parts.get(name, {}), one, change) for name, one in value.items()}
+    return value
+
+
+def _pictures(schema: Schema, value: Any) -> list[str]:
+    """Return the texts of a value that are pictures."""
+    found: list[str] = []
+
+    def note(text: str, _: Schema) -> str:
+        found.append(text)
+        return text
+
+    _changed(schema, value, note)
+    return found
+
+
+def _check_within(where: str, schema: Schema, is_within: bool = False) -> None:
+    """Refuse a role that a part of an argument can't have, and limits that are none."""
+    if is_within and schema.get("role") not in (None, IMAGE):
+        raise ValueError(f"{where}.role is {schema['role']!r}; a part of an argument may be an image alone")
+    limits = schema.get("x-fal", {})
+    if not isinstance(limits, Mapping) or any(
+        type(limits.get(name, 0)) not in (int, float) for name in LIMITS
+    ):
+        raise ValueError(
+            f"{where}.x-fal is {limits!r}; a mapping of limits to numbers is needed: {', '.join(LIMITS)}"
+        )
+    for name, nested in json_schema.subschemas(schema):
+        if isinstance(nested, Mapping):
+            _check_within(f"{where}.{name}", nested, is_within=True)
 
 
 def _check_role(name: str, schema: Schema) -> None:

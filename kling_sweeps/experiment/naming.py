@@ -13,6 +13,8 @@ BOOKKEEPING = ("cost_usd", *TIMES)
 VOTES = ("votes/win_share", "votes/n")
 # What the metrics begin with that judges gave, a metric a question, and the tag that says what of their answers could not be read.
 JUDGED, UNREADABLE = "judge/", "judge_unreadable"
+# What runs are kept under that are of no sweep, and were given no name.
+NAMELESS = "single"
 LENGTH = 40
 FORMS = {
     "prompt": "{}",

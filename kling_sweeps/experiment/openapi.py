@@ -18,7 +18,7 @@ from kling_sweeps.experiment import json_schema
 from kling_sweeps.experiment.hydra_private import yaml_loader
 from kling_sweeps.experiment.json_schema import ANNOTATIONS, KEYWORDS, SchemaError
 from kling_sweeps.experiment.model import read_model
-from kling_sweeps.experiment.picture import is_address
+from kling_sweeps.experiment.picture import LIMITS, is_address
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.roles import (
     IMAGE,
@@ -306,12 +306,17 @@ def _cleaned(schema: Any, is_nested: bool = False) -> dict[str, Any]:
         return {"not": {}} if schema is False else {}
     whole = _merged([schema])
     is_nullable = whole.get("nullable") is True
+    stated = _shaped(whole, "x-fal", dict)
+    limits = {name: stated[name] for name in LIMITS if type(stated.get(name)) in (int, float)}
+    whole = {name: one for name, one in whole.items() if name != "x-fal"} | (
+        {"x-fal": limits} if limits else {}
+    )
     if isinstance(whole.get("items"), list):
         whole["prefixItems"] = whole.pop("items")
     for bound, limit in NUMERIC_BOUNDS.items():
         if isinstance(whole.get(bound), bool) and whole.pop(bound) and limit in whole:
             whole[bound] = whole.pop(limit)
-    dropped = {*ANNOTATIONS, *DEFINITIONS} - ({"default"} if not is_nested else set())
+    dropped = {*ANNOTATIONS, *DEFINITIONS} - {"x-fal", *["default"] * (not is_nested)}
     kept = {name: one for name, one in whole.items() if name in KEYWORDS and name not in dropped}
     for keyword in json_schema.OF_ONE:
         if keyword in kept and not isinstance(kept[keyword], bool):
@@ -392,6 +397,24 @@ def _give_roles(schemas: dict[str, dict[str, Any]], comments: Mapping[str, str])
             schemas[name] = _in_order({"role": IMAGE, **kept})
         if "role" not in schema and _rewrites(name, comments[name]) and (off := _off(schema)):
             schemas[name] = _in_order({**schema, "role": REWRITES_PROMPT, "default": off[0]})
+        if schemas[name].get("role") != IMAGE:
+            schemas[name] = _with_images(schemas[name])
+
+
+def _with_images(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema in which the pictures within its values have their role, and nothing else has limits of pictures."""
+    found = {keyword: one for keyword, one in schema.items() if keyword != "x-fal"}
+    if isinstance(found.get("items"), Mapping):
+        found["items"] = _with_images(found["items"])
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        if keyword in found:
+            found[keyword] = [_with_images(one) for one in found[keyword]]
+    if isinstance(found.get("properties"), Mapping):
+        found["properties"] = {
+            name: _in_order({"role": IMAGE, **one}) if _is_image(name, one) else _with_images(one)
+            for name, one in found["properties"].items()
+        }
+    return found
 
 
 def _values(schema: Mapping[str, Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from kling_sweeps.experiment.picture import Attachment, replaced
+from kling_sweeps.experiment.picture import Attachment, replaced, texts
 
 
 class Product(StrEnum):
@@ -75,7 +75,7 @@ class GenerationRequest:
     def pictures_by_argument(self) -> Iterator[tuple[str, Attachment]]:
         """Yield the arguments that are pictures, each with its picture, or several times with one of them."""
         for name, value in self.arguments.items():
-            marks = value if isinstance(value, list) else [value]
+            marks = {*texts(value)}
             yield from ((name, picture) for picture in self.pictures if picture.mark in marks)
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.reports.contents import Contents, read_contents
 from kling_sweeps.store.journal import written_whole
 from kling_sweeps.tracking.note import REPORT
@@ -54,7 +55,7 @@ def present_anew(tracker: Tracker) -> None:
 
     runs = runs_df(tracker.experiment, tracker.uri)
     tracker.goals = list(runs.attrs["goal"])
-    tracker.found = conclusions(runs) if tracker.sweep != "single" else ()
+    tracker.found = conclusions(runs) if tracker.sweep != NAMELESS else ()
     tracker.present(is_due=True)
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kling_sweeps import metrics
+from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.experiment.settings import Settings
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal.console import show_line
@@ -52,14 +53,17 @@ class Outcome:
 
     @property
     def is_named(self) -> bool:
-        return self.settings.sweep != "single"
+        return self.settings.sweep != NAMELESS
 
 
 def draw(outcome: Outcome) -> list[str]:
     """Return what was found of every factor, at most five sentences, and what could not be told.
 
     Of a sweep with a name it is of all the runs of its experiment, unless repeats were added to them by looks, and the tracker is told.
+    Of a run alone, without a name, there is nothing to be said.
     """
+    if not outcome.is_named and len(outcome.runs.cells) < 2:
+        return []
     from kling_sweeps.analysis import conclusions
 
     tracker = outcome.tracker
@@ -72,6 +76,12 @@ def draw(outcome: Outcome) -> list[str]:
     if outcome.is_named:
         tracker.goals, tracker.found = list(outcome.settings.goal), lines
     return lines
+
+
+def recall(outcome: Outcome) -> list[str]:
+    """Return what was said of the runs before, which have not changed since, or else what is to be said."""
+    noted = outcome.tracker.noted if outcome.is_named else None
+    return draw(outcome) if noted is None else [*noted.found]
 
 
 def show(lines: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 # Where Hydra's sweepers write down what a sweep was composed of.
@@ -49,7 +50,9 @@ def job(cfg: Any) -> Any:
         settings, cell = read_job(cfg, hydra)
         if hydra.mode is not RunMode.RUN and hydra.runtime.choices.get("cluster", "local") != "local":
             cluster.check(settings)
-        return runner.run_one(settings, cell, is_part=hydra.mode is not RunMode.RUN)
+        if hydra.mode is RunMode.RUN:
+            return runner.run_one(settings, cell, Path(hydra.runtime.output_dir))
+        return runner.run_one(settings, cell, is_part=True)
     except (RefusedError, RunError) as error:
         if hydra.mode is RunMode.RUN:
             raise SystemExit(1 if isinstance(error, RunError) else say_refused(error)) from None

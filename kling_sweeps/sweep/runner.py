@@ -17,6 +17,7 @@ from kling_sweeps.errors import (
     RunError,
     StoreError,
 )
+from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.store.measured import read_values
 from kling_sweeps.store.result import RunResult
@@ -47,6 +48,8 @@ def run_all(
     """
     runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
+    if not is_begun:
+        summary.say_nameless(settings, len(cells))
     if settings.dry_run:
         summary.show_refusal(runs)
         if not is_part:
@@ -75,8 +78,8 @@ def run_all(
                         clip(result)
                     yield result
         is_new = any(not result.was_complete and not result.error for result in results)
-        if is_new and len(runs.cells) > 1 and not is_part:
-            lines = conclusions.draw(outcome)
+        if not is_part and (is_new or not left):
+            lines = conclusions.draw(outcome) if is_new else conclusions.recall(outcome)
         summary.present(tracker)
     finally:
         summary.show_results(results, runs, tracker)
@@ -85,6 +88,8 @@ def run_all(
     has_changed = not is_part and gates.conclude(outcome)
     if (left or has_changed) and outputs:
         summary.show_report(runs, tracker, outputs)
+    elif not is_part and not any(result.error for result in results):
+        summary.say_report(runs, tracker)
 
 
 def _completed(runs: Runs, left: Sequence[Cell], tracker: Tracker, max_in_flight: int) -> Iterator[RunResult]:
@@ -151,12 +156,14 @@ def _clipping() -> Iterator[Callable[[RunResult], object]]:
         thread.shutdown(cancel_futures=not is_whole)
 
 
-def run_one(settings: Settings, cell: Cell, is_part: bool = False) -> Objective:
+def run_one(settings: Settings, cell: Cell, outputs: Path | None = None, is_part: bool = False) -> Objective:
     """Generate, measure and track one cell; return its objective, None of a dry run. Raises RunError.
 
     FlawedError is not raised where there is an objective: a sweeper that searches would take it for a failure.
     """
-    for result in list(run_all(settings, [cell], max_in_flight=1, is_part=is_part)):
+    is_named = settings.sweep != NAMELESS
+    outputs = outputs if is_named else None  # a report of all runs that have no name would be of any length
+    for result in list(run_all(settings, [cell], max_in_flight=1, outputs=outputs, is_part=is_part)):
         error = error_of(result)
         if error and not (settings.objective and isinstance(error, FlawedError)):
             raise error

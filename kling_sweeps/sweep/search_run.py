@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.sweep.search_results import Found
 from kling_sweeps.tracking import run_data
 from kling_sweeps.tracking.tracker import Tracker
@@ -20,7 +21,7 @@ def track(tracker: Tracker, name: str, found: Found, picture: Path, about: Mappi
 
     Of a sweep with a name, the experiment's note says what was found; `about` is what else its tags say.
     """
-    if tracker.sweep != "single":
+    if tracker.sweep != NAMELESS:
         tags = {**about, "goal": {**about["goal"], **found.goal}, "search": [str(found)]}
         tracker.tag_experiment({key: json.dumps(value) for key, value in tags.items()})
         tracker.goals, tracker.found = list(found.goal), [str(found)]

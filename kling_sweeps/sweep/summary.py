@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from rich.text import Text
 
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
+from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.metrics import build, remarks
 from kling_sweeps.store.measured import read_values
@@ -80,7 +82,7 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         "the emulator charges nothing" if provider == "emulator" else "on fal",
     ]
     note = "; ".join(filter(None, notes))
-    total = money(row.usd for row in rows)
+    total = _begun(money(row.usd for row in rows))
     show_line(
         *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
         f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
@@ -96,6 +98,17 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
         if planned.state.stage is Stage.DAMAGED:
             show_line((f"damaged {planned.cell.name}: {planned.state.error}", "red"))
     _say_left_out(plan)
+
+
+def say_nameless(settings: Settings, number: int) -> None:
+    """Say of several runs without a name what they share it with, and how they are given one."""
+    if settings.sweep == NAMELESS and number > 1:
+        looks = ", and tells later commands of its looks" * (settings.repeats is not None)
+        said = (
+            f"Kept under {NAMELESS}, with all other runs without a name: experiment=NAME gives these their own report, "
+            f"effects and votes{looks}."
+        )
+        show_line((said, "dim"))
 
 
 def _say_changes(cells: Sequence[Cell]) -> None:
@@ -128,8 +141,18 @@ def show_refusal(runs: Runs) -> None:
     """Say whether the plan would be refused for its price, and why."""
     try:
         runs.check_price()
+        if runs.is_ephemeral and not runs.settings.budget.allow_unknown_price:
+            _show_refusal_on_fal(runs.plan)
     except BudgetError as error:
         show_line((f"Without dry_run=true this would be refused: {error}", "bold red"))
+
+
+def _show_refusal_on_fal(plan: Plan) -> None:
+    """Say that what the emulator does for nothing fal would be asked for only if its price may be unknown."""
+    try:
+        plan.check_price()
+    except BudgetError as error:
+        show_line((f"On fal this would be refused: {error}", "yellow"))
 
 
 def _say_provider(provider: str, settings: Settings) -> None:
@@ -150,6 +173,10 @@ def _say_left_out(plan: Plan) -> None:
             f"{len(left)} left out by budget.partial=true, for {_price_of(left)}: {_names(left)}. "
             f"budget.max_usd={whole:.10g} runs them too."
         )
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _price(usd: float | None) -> str:
@@ -187,6 +214,8 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
         show([*settings_columns([row.cell for row in rows]), *columns, _statuses("result", rows)])
     _say_ends(over)
     show_line(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
+    if len(runs.cells) == 1 and over and not over[0].error:
+        show_line(f"The video: {over[0].entry.video.absolute()}")
     _say_left_out(runs.plan)
     _say_remedies([one for one in over if one.error], runs)
     if any(not isinstance(one.error, NotTrackedError) for one in results):
@@ -212,7 +241,7 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     show_in_flight(runs)
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
     outcome = Outcome(runs, tracker)
-    lines = conclusions.draw(outcome) if made and len(runs.cells) > 1 else []
+    lines = conclusions.draw(outcome) if made else conclusions.recall(outcome)
     present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
         show_line(tracker.address())
@@ -220,6 +249,8 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     has_changed = gates.conclude(outcome)
     if made or has_changed:
         show_report(runs, tracker, outputs)
+    else:
+        say_report(runs, tracker)
 
 
 def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
@@ -235,12 +266,27 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
         why = tracker.said(error) if isinstance(error, Exception) else "interrupted"
         show_line(
             (f"The report could not be made: {why}. ", "yellow"),
-            f"To try again: python -m kling_sweeps.report {tracker.sweep}",
+            f"To try again: {_report_command(runs)}",
         )
     else:
         present(tracker, is_due=tracker.report is None)  # the note names it from now on
         page = f"{tracker.link(tracker.report)}, or " if tracker.report else ""
         show_line(f"See the videos in step: {page}{(outputs / REPORT).absolute()}")
+
+
+def say_report(runs: Runs, tracker: Tracker) -> None:
+    """Say where the report of runs is that have not changed since, and how one is made."""
+    noted = tracker.noted
+    page = tracker.report or (noted.report if noted else None)
+    show_line(
+        f"See the videos in step: {f'{tracker.link(page)}, or ' if page else ''}{_report_command(runs)}"
+    )
+
+
+def _report_command(runs: Runs) -> str:
+    store = runs.settings.store_dir
+    where = f" --store {shlex.quote(str(store))}" if store != Path("store") else ""
+    return f"python -m kling_sweeps.report {runs.settings.sweep}{where}"
 
 
 def _made(cell: Cell, runs: Runs) -> list[Attempt]:
@@ -348,4 +394,4 @@ def spent(made: Sequence[Attempt], provider: str) -> str:
     )
     if provider == "emulator":
         return f"On fal this would have cost {money(prices[Cost.SPENT])}{more}; the emulator charged nothing."
-    return f"{money(prices[Cost.SPENT])} spent{more}."
+    return f"{_begun(money(prices[Cost.SPENT]))} spent{more}."

@@ -111,7 +111,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--store", type=_folder, default=Path("store"), metavar="DIR", help=told)
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(mask(message)))
+        """Say what is wrong with the command line in a line, and where the options are told; exit with 2."""
+        self.exit(2, f"{printable(mask(message))} ({self.prog} --help lists the options)\n")
 
 
 def _folder(text: str) -> Path:

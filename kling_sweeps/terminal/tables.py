@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
-from kling_sweeps.experiment.settings import NULL, Cell
+from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.terminal.console import console, show_line
 from kling_sweeps.untrusted import printable
 
@@ -52,7 +52,8 @@ def settings_columns(cells: Sequence[Cell]) -> list[Column]:
     rows = [_settings(cell) for cell in cells]
     numbers = [Text(str(number), style="dim") for number in range(1, len(rows) + 1)]
     varying = _show_shared(rows)
-    names = dict.fromkeys(["prompt", *(n for n in varying if n == "model"), *varying, "sample"])
+    prompt = ["prompt"] * any("prompt" in row for row in rows)
+    names = dict.fromkeys([*prompt, *(n for n in varying if n == "model"), *varying, "sample"])
     texts = {name: [Text(row.get(name, "")) for row in rows] for name in names}
     return [
         number_column("#", numbers),
@@ -64,9 +65,10 @@ def settings_columns(cells: Sequence[Cell]) -> list[Column]:
 
 
 def _settings(cell: Cell) -> dict[str, str]:
-    """Return a run's settings, each on a line, without what says the same as another."""
+    """Return a run's settings, each on a line, without what says the same as another, and what its model does not take."""
     params = {name: _line(str(value)) or "''" for name, value in cell.params.items()}
-    return {name: text for name, text in params.items() if name not in ("prompt_text", "endpoint")}
+    left_out = {"prompt_text", "endpoint", *cell.absent, *["prompt"] * (cell.prompt_argument is None)}
+    return {name: text for name, text in params.items() if name not in left_out}
 
 
 def _show_shared(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -86,7 +88,7 @@ def _show_shared(rows: Sequence[Mapping[str, str]]) -> list[str]:
         and all(len({row.get(name) for row in own}) == 1 for own in by_model.values())
     ]
     for model, own in by_model.items():
-        _show_settings(f"{model}: ", own, [name for name in fixed if own[0].get(name, NULL) != NULL])
+        _show_settings(f"{model}: ", own, [name for name in fixed if name in own[0]])
     return [name for name in varying if name not in fixed]
 
 
@@ -187,12 +189,15 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, str, Sequence[Row]]]:
 
 
 def money(prices: Iterable[float | None], unit: str = " USD") -> str:
-    """Return a sum of prices, and how many have none that anybody knows."""
+    """Return a sum of prices, and how many runs have none that anybody knows: in words, or short where there is no unit."""
     prices = list(prices)
     known = [price for price in prices if price is not None]
     unknown = len(prices) - len(known)
     said = [f"{sum(known):.2f}{unit}"] * (any(known) or not unknown)
-    return " and ".join([*said, *[f"{unknown} of unknown price"] * (unknown > 0)])
+    if not unit:
+        return " + ".join([*said, *[f"{unknown} unknown"] * (unknown > 0)])
+    words = f"the unknown price of {unknown} run{'s' * (unknown > 1)}"
+    return " and ".join([*said, *[words] * (unknown > 0)])
 
 
 def _line(text: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 from urllib.parse import quote
 
 from kling_sweeps.tracking import views
@@ -15,6 +18,8 @@ REPORT = "report.html"
 # Without this, MLflow shows what is about agents and evaluations around the page.
 WORKFLOW = "workflowType=machine_learning"
 CHART_PAGE = f"runs?compareRunsMode=CHART&{WORKFLOW}"
+# What a sentence of a note begins with, and how the first line names the report.
+SENTENCE, NOTED_REPORT = "- ", re.compile(r"\[Report\]\((#[^)\s]+)\)")
 # What MLflow's page that compares runs shows side by side.
 SIDE_BY_SIDE = 3
 # How many runs before and after it a run names.
@@ -60,8 +65,23 @@ def note(overview: Overview, experiment_id: str, report: str | None = None, foun
             ("Money and time", views.MONEY),
         )
     ]
-    parts = [first, "\n".join(f"- {sentence}" for sentence in found), f"Views: {' · '.join(others)}"]
+    parts = [first, "\n".join(f"{SENTENCE}{sentence}" for sentence in found), f"Views: {' · '.join(others)}"]
     return "\n\n".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What a note says: its sentences, and the page of the sweep's report, None where it names none."""
+
+    found: Sequence[str]
+    report: str | None
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what `note` has written."""
+        report = NOTED_REPORT.search(text.partition("\n")[0])
+        found = [line.removeprefix(SENTENCE) for line in text.splitlines() if line.startswith(SENTENCE)]
+        return cls(found, report[1] if report else None)
 
 
 def summary(overview: Overview) -> str:

@@ -16,6 +16,7 @@ from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.tracking.database import VERSION, has_workspaces
 from kling_sweeps.tracking.presentation import RECORD
+from kling_sweeps.tracking.run_data import DESCRIPTION
 from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
 
 # The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
@@ -37,12 +38,13 @@ RUNS = """
 class TrackedRuns:
     """The runs of an experiment: the tag `content` by request key, where exactly one complete run has the key.
 
-    `record` is the experiment's tag that says what its views and note were made from.
+    `record` is the experiment's tag that says what its views and note were made from, `note` the note.
     """
 
     experiment_id: str | None
     contents: dict[str, str]
     record: str | None = None
+    note: str | None = None
 
 
 def read(uri: str, experiment: str) -> TrackedRuns | None:
@@ -67,19 +69,18 @@ def _in_file(path: Path, experiment: str) -> TrackedRuns | None:
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:
             return TrackedRuns(None, {})
-        record = database.execute(TAG, [found[0], RECORD]).fetchone()
-        return TrackedRuns(
-            str(found[0]), once(database.execute(RUNS, [found[0]])), record[0] if record else None
-        )
+        tags = [database.execute(TAG, [found[0], key]).fetchone() for key in (RECORD, DESCRIPTION)]
+        runs = once(database.execute(RUNS, [found[0]]))
+        return TrackedRuns(str(found[0]), runs, *(tag[0] if tag else None for tag in tags))
 
 
 def _on_server(server: TrackingServer, experiment: str) -> TrackedRuns:
     found = server.experiment(experiment)
     if found is None or found["lifecycle_stage"] != "active":
         return TrackedRuns(None, {})
-    record = [tag["value"] for tag in found.get("tags", ()) if tag["key"] == RECORD]
+    tags = {tag["key"]: tag["value"] for tag in found.get("tags", ())}
     runs = once((run.get("request_key"), run.get("content")) for run in server.runs(found["experiment_id"]))
-    return TrackedRuns(found["experiment_id"], runs, record[0] if record else None)
+    return TrackedRuns(found["experiment_id"], runs, tags.get(RECORD), tags.get(DESCRIPTION))
 
 
 def once(runs: Iterable[tuple[str | None, str | None]]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from kling_sweeps.tracking.database import (
     check_version,
     has_workspaces,
 )
-from kling_sweeps.tracking.note import CHART_PAGE, report_link, view_link
+from kling_sweeps.tracking.note import CHART_PAGE, Noted, report_link, view_link
 from kling_sweeps.tracking.overview import Overview, planned_run
 from kling_sweeps.tracking.presentation import RECORD, Record, present
 from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
@@ -268,6 +268,17 @@ class Tracker:
         if self.found is None:
             return (self.made_from or "").partition(" ")[0] == made_from.partition(" ")[0]
         return self.made_from == made_from
+
+    @property
+    def noted(self) -> Noted | None:
+        """Return what the note says of the runs as they are, None where a person has written it, or runs have changed.
+
+        It is read without MLflow.
+        """
+        if self._read is None or not self._read.note or not self._is_presented():
+            return None
+        is_theirs = Record.read(self._read.record).is_theirs(run_data.DESCRIPTION, self._read.note)
+        return None if is_theirs else Noted.read(self._read.note)
 
     def _report_page(self) -> str | None:
         reports = self.client.get_experiment_by_name(experiment_name(REPORTS, self.provider))

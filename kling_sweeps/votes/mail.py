@@ -161,6 +161,8 @@ def _checked(file: Path) -> dict[str, Any]:
         content = json.loads(written)
     except (ValueError, RecursionError):
         raise ConfigError("it is no JSON: read the file that `Save the votes` made") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise ConfigError("it is no file of votes: read the file that `Save the votes` made")
     checked = jsonschema.Draft202012Validator(SCHEMA)
     if error := jsonschema.exceptions.best_match(checked.iter_errors(content)):
         raise ConfigError(f"{error.json_path}: {clean(error.message, 120)}")
