@@ -99,6 +99,8 @@ def test_stills_are_graded_as_their_video(client, videos):
     """Sees the same in stills that are sent as data."""
     found = [grades(client, PICTURE, *stills(videos[PROMPTS[0], cfg, "5"]))["picture"] for cfg in (0.0, 1.0)]
     assert found == [grades(client, FIDELITY, videos[PROMPTS[0], cfg, "5"])["fidelity"] for cfg in (0.0, 1.0)]
+    both = [one for cfg in (0.0, 1.0) for one in stills(videos[PROMPTS[0], cfg, "5"])]
+    assert read_verdicts(PICTURE, *told(client, PICTURE, both, videos=2)) == {"picture": "second"}
 
 
 def stills(url: str) -> list[str]:
