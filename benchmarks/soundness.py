@@ -348,12 +348,13 @@ def looks_table(experiments: int) -> Iterator[Row]:
 def voted(
     draw: np.random.Generator, prompts: int, raters: int, each: int, own: float, strengths: np.ndarray
 ) -> pd.DataFrame:
-    """Return votes on four levels by Bradley and Terry's model, whose strengths differ by prompt, with ties and a side."""
+    """Return votes on levels by Bradley and Terry's model, whose strengths differ by prompt, with ties and a side."""
     count = prompts * raters * each
     prompt, rater = np.divmod(np.arange(count) // each, raters)
-    left = draw.integers(0, 4, count)
-    right = (left + draw.integers(1, 4, count)) % 4
-    strength = strengths + own * draw.normal(size=(prompts, 4))
+    levels = len(strengths)
+    left = draw.integers(0, levels, count)
+    right = (left + draw.integers(1, levels, count)) % levels
+    strength = strengths + own * draw.normal(size=(prompts, levels))
     odds = strength[prompt, left] - strength[prompt, right] + SIDE
     outcome = np.where(draw.random(count) < TIES, 0.5, draw.random(count) < special.expit(odds))
     return pd.DataFrame({"prompt": prompt, "rater": rater, "left": left, "right": right, "outcome": outcome})
@@ -376,12 +377,13 @@ def votes_table(experiments: int) -> Iterator[Row]:
             false += "found" in set(nothing["verdict"])
         yield Row("votes", f"{design}: coverage", float(np.mean(hits)), *COVERAGE, of=quarter * 3)
         yield Row("votes", f"{design}: false families", false / quarter, high=MOST_FALSE, of=quarter)
-    for prompts, raters in ((3, 1), (8, 1), (4, 2)):
+    # Few votes, of which often one level wins all.
+    for levels, prompts, raters in ((4, 3, 1), (4, 8, 1), (4, 4, 2), (2, 6, 1), (2, 8, 1), (2, 8, 2)):
         draw, false = np.random.default_rng(0), 0
         for _ in range(quarter):
-            votes = voted(draw, prompts, raters, 1, 0.0, 0 * STRENGTHS)
+            votes = voted(draw, prompts, raters, 1, 0.0, np.zeros(levels))
             false += "found" in set(preferences(votes, "level")["verdict"])
-        design = f"{prompts} prompts × {raters} raters × 1 vote"
+        design = f"{levels} levels, {prompts} prompts × {raters} raters × 1 vote"
         yield Row("votes", f"{design}: false families", false / quarter, high=MOST_FALSE, of=quarter)
 
 

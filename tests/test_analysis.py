@@ -334,7 +334,7 @@ def test_an_experiment_is_found_by_its_sweep(database):
     assert len(runs_df(emulated.name, uri)) == 1
     client.delete_experiment(bought.id)
     assert len(runs_df("twice", uri)) == 1
-    with pytest.raises(LookupError, match=r"no experiment 'thrice'; there are .*'kling_sweeps/twice"):
+    with pytest.raises(LookupError, match=r"no experiment 'thrice'; did you mean twice\?"):
         runs_df("thrice", uri)
 
 

@@ -12,8 +12,10 @@ import pytest
 import statsmodels.api as sm
 import voting
 from scipy.special import expit
+from scipy.stats import binomtest
 
 from kling_sweeps.analysis import agreement, preference_statements, preferences
+from kling_sweeps.analysis.signs import Signs
 from kling_sweeps.reports.contents import read_contents
 from kling_sweeps.reports.page import render
 from kling_sweeps.store.votes import Answer, Study, VoteLog
@@ -110,7 +112,7 @@ def test_an_unbeaten_level_has_a_strength_and_says_so():
     for one in (unbeaten, lefts, pd.concat([apart, more])):
         table = preferences(one, "cfg_scale")
         assert table.attrs["is_bounded"]
-        assert np.isfinite(table["strength"]).all() and np.isfinite(table["high"].iloc[1:]).all()
+        assert np.isfinite(table["strength"]).all() and table[["low", "high"]].iloc[1:].notna().all(axis=None)
         assert "a tenth of a tie" in preference_statements(table)[-1]
     assert preferences(unbeaten, "cfg_scale")["strength"].iloc[-1] > 2
     assert len(table.attrs["never"]) == 6
@@ -138,8 +140,8 @@ def test_few_votes_find_nothing_where_nothing_is(prompts, raters):
     assert bounded > 10 and found <= 3
 
 
-def test_a_level_that_won_all_its_votes_is_not_surer_than_these():
-    """Has a wide interval where residuals vanish, and no count of further votes."""
+def test_a_level_that_won_all_its_votes_is_as_sure_as_these():
+    """Is found by the exact interval of so many coin tosses, which is open above, without a count of further votes."""
     rows = [
         (f"p{number}", "x", *((0, 1) if number % 2 else (1, 0)), float(number % 2 == 0))
         for number in range(8)
@@ -147,9 +149,38 @@ def test_a_level_that_won_all_its_votes_is_not_surer_than_these():
     votes = pd.DataFrame(rows, columns=["prompt", "rater", "left", "right", "outcome"])
     row = preferences(votes, "speed").iloc[1]
     assert row["win_share"] == 1 and row["strength"] > 2
-    assert expit(row["low"]) < 0.63 and np.isnan(
-        row["more_votes"]
-    )  # which the exact interval of 8 of 8 begins with
+    exact = binomtest(8, 8).proportion_ci(0.95, "exact").low
+    assert expit(row["low"]) == pytest.approx(exact, rel=1e-4) and row["high"] == np.inf
+    assert (row["verdict"], row["p"]) == ("found", pytest.approx(binomtest(8, 8).pvalue))
+    assert np.isnan(row["more_votes"])
+    few = preferences(votes[:5], "speed").iloc[1]
+    assert few["verdict"] == "not distinguishable" and expit(few["low"]) < 0.5
+    lost = preferences(votes.assign(outcome=1 - votes["outcome"]), "speed").iloc[1]
+    assert (lost["verdict"], lost["high"], lost["low"]) == ("found", pytest.approx(-row["low"]), -np.inf)
+    assert "63 % to 100 %" in preference_statements(preferences(votes, "speed"))[0]
+
+
+@pytest.mark.parametrize(
+    "left,right,both", [(4, 4, 0), (7, 1, 0), (0, 0, 6), (5, 2, 3), (0, 3, 2), (6, 0, 1)]
+)
+@pytest.mark.parametrize("odds", [0.0, 0.7, -0.4])
+def test_a_win_everywhere_is_as_likely_as_at_the_worst_side(left, right, both, odds):
+    """Takes the side at which it is likeliest that all prompts are won, as a search over all sides finds it."""
+    sides = np.linspace(-8, 8, 4001)
+    on = expit(odds + sides), expit(odds - sides)
+    likeliest = (on[0] ** left * on[1] ** right * np.minimum(*on) ** both).max()
+    signs = Signs(left, right, both)
+    assert np.exp(signs._log_most(odds)) == pytest.approx(likeliest, rel=1e-3)
+    if odds == 0:
+        assert signs.p() == pytest.approx(min(1, 2 * likeliest), rel=1e-3)
+        assert signs.p() >= 2 * 0.5 ** (left + right + both) - 1e-9
+        least = signs.least(0.05)
+        assert np.exp(signs._log_most(least)) == pytest.approx(0.025, rel=1e-3)
+
+
+def test_a_side_is_no_win():
+    """Finds nothing of a level that was on the left alone, in however many prompts."""
+    assert Signs(20, 0, 0).p() == 1 and Signs(20, 0, 0).least(0.05) == -np.inf
 
 
 def test_the_side_is_no_preference():

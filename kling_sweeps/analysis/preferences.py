@@ -2,7 +2,8 @@
 
 The odds that the left of two videos is preferred are those of their levels' strengths (Bradley and Terry 1952) and of
 the side; a tie is half a vote for each. The errors are of prompts as clusters (Liang and Zeger 1986), with Student's t
-of one degree of freedom less than there are prompts.
+of one degree of freedom less than there are prompts. Where one of two levels has won all the votes on the two, which
+has no such error, it is an exact sign test over prompts, at whatever side is the worst.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kling_sweeps.analysis.comparison import FOUND, NOT_DISTINGUISHABLE, REFEREN
 from kling_sweeps.analysis.estimates import detectable
 from kling_sweeps.analysis.pairing import plain
 from kling_sweeps.analysis.runs import NoRunsError
+from kling_sweeps.analysis.signs import Signs, unbeaten
 from kling_sweeps.analysis.votes import by_side
 from kling_sweeps.experiment.naming import in_words
 
@@ -59,30 +61,37 @@ def preferences(
     `.attrs`: `factor`, `scope`, `votes`, `raters`, `prompts`, `confidence`; `side`, how often the left of two equals is
     preferred, with its interval; `never`, the pairs of levels that were not compared; `is_bounded`, whether a tenth of a tie
     was added for each pair, since the votes alone put a strength at infinity: errors are then those of the model where they are
-    larger, and `more_votes` is NaN. Raises LookupError for votes without these columns or without
+    larger, and `more_votes` is NaN. The p value and the interval, which is open, of a level that won or lost all its votes against
+    the first one are then those of a sign test over prompts (of both prompts and raters, the weaker, of raters in general). Raises LookupError for votes without these columns or without
     a vote, and ValueError for outcomes other than those, a level against itself, or votes on several questions.
     """
     _check(votes, confidence, scope)
     levels = _levels(votes)
     raters, prompts = votes["rater"].nunique(), votes["prompt"].nunique()
     reason = _reason(raters, prompts, scope) or _confounded(votes)
-    fit = _fitted(
-        votes, levels, [] if reason else ["prompt"] if scope == THESE_RATERS else ["prompt", "rater"]
-    )
+    sources = [] if reason else ["prompt"] if scope == THESE_RATERS else ["prompt", "rater"]
+    fit = _fitted(votes, levels, sources)
     others = np.arange(len(levels)) > 0
     alpha = 1 - confidence
     seen = detectable(fit.error, fit.freedom, alpha / max(others.sum(), 1))
     p = np.where(others, 2 * stats.t.sf(np.abs(fit.value) / fit.error, fit.freedom), np.nan)
-    adjusted = corrected(p, holm)
     margin = fit.error * stats.t.isf(alpha / 2, fit.freedom)
+    low, high = fit.value - margin, fit.value + margin
+    if fit.is_bounded and sources:
+        for number, level in enumerate(levels[1:], 1):
+            if way := unbeaten(votes, level, levels[0]):
+                signs = [Signs.of(votes, level, levels[0], source) for source in sources]
+                p[number], least = max(one.p() for one in signs), min(one.least(alpha) for one in signs)
+                low[number], high[number] = (least, np.inf) if way > 0 else (-np.inf, -least)
+    adjusted = corrected(p, holm)
     more = np.nan if fit.is_bounded else np.ceil(np.maximum(len(votes) * ((seen / TOLD) ** 2 - 1), 0))
     sides = by_side(votes, "left", "right", "level").groupby("level", sort=False)
     table = pd.DataFrame(
         {
             factor: levels,
             "strength": fit.value,
-            "low": fit.value - margin,
-            "high": fit.value + margin,
+            "low": low,
+            "high": high,
             "win_share": sides["won"].mean()[levels].to_numpy(),
             "n": sides.size()[levels].to_numpy(),
             "raters": sides["rater"].nunique()[levels].to_numpy(),

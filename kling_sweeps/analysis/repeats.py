@@ -52,8 +52,9 @@ def has_repeats(runs: pd.DataFrame) -> bool:
 
 
 def further(runs: pd.DataFrame) -> str:
-    """Say how runs of which none is repeated are given a repeat each, and what that costs by what they cost themselves."""
-    number = runs.groupby(_held(runs), dropna=False).ngroups
+    """Say how runs that are not repeated are given a repeat each, and what that costs by what they cost themselves."""
+    runs = runs[runs.groupby(_held(runs), dropna=False)["sample"].transform("nunique") < 2]
+    number = len(runs)
     first = int(runs["sample"].min())
     sweep = str(runs.attrs.get("sweep"))
     is_here = (CONF / "sweep" / f"{sweep}.yaml").is_file()

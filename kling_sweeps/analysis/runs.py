@@ -17,6 +17,7 @@ from kling_sweeps.analysis.pairing import listed
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
+from kling_sweeps.tracking import tracked
 from kling_sweeps.tracking.tracker import REPORTS, every, experiment_name, mlflow_client, sweep_name
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     runs were repeated, if by any, and `.attrs["search"]` what a search has found. Raises NoRunsError, a LookupError, where
     there is no such experiment, or more than one.
     """
-    client = mlflow_client(_uri(tracking_uri))
+    uri = _uri(tracking_uri)
+    there = tracked.names(uri)  # which is quick, where MLflow's import takes seconds
+    if there is not None and there.isdisjoint(_meant(experiment)):
+        raise _absent(experiment, there)
+    client = mlflow_client(uri)
     experiment_id = _experiment_id(client, experiment)
     found = _runs(client, experiment_id)
     logged = {name for run in found for name in run.data.metrics}
@@ -69,9 +74,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
     table = with_numbers(table, params)
     table["may_have_cost_usd"] = table["may_have_cost_usd"].astype(float).fillna(0.0)
-    there = client.get_experiment(experiment_id)
-    about = there.tags
-    table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(there.name))
+    found_experiment = client.get_experiment(experiment_id)
+    about = found_experiment.tags
+    table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(found_experiment.name))
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
     return table
 
@@ -118,8 +123,7 @@ def _uri(tracking_uri: str | None) -> str:
 
 
 def _experiment_id(client: MlflowClient, experiment: str) -> str:
-    meant = [experiment, *(experiment_name(experiment, provider) for provider in ("fal", "emulator"))]
-    known = filter(None, map(client.get_experiment_by_name, meant))
+    known = filter(None, map(client.get_experiment_by_name, _meant(experiment)))
     found: dict[str, str] = {one.name: one.experiment_id for one in known if one.lifecycle_stage == "active"}
     if experiment in found:
         return found[experiment]
@@ -127,11 +131,20 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str:
         names = " or ".join(map(repr, found))
         raise NoRunsError(f"{experiment!r} was both generated and emulated: say {names}")
     if not found:
-        every_name = [one.name for one in every(client.search_experiments)]
-        there = {sweep_name(name) for name in every_name if name.startswith("kling_sweeps/")} - {REPORTS}
-        hint = close(sweep_name(experiment), there) if there else "; none has been run"
-        raise NoRunsError(f"there is no experiment {experiment!r}{hint}")
+        raise _absent(experiment, {one.name for one in every(client.search_experiments)})
     return next(iter(found.values()))
+
+
+def _meant(experiment: str) -> list[str]:
+    """Return the experiments that a name may stand for."""
+    return [experiment, *(experiment_name(experiment, provider) for provider in ("fal", "emulator"))]
+
+
+def _absent(experiment: str, names: Iterable[str]) -> NoRunsError:
+    """Return what to say of an experiment that is not among the names of those that are there."""
+    there = {sweep_name(name) for name in names if name.startswith("kling_sweeps/")} - {REPORTS}
+    hint = close(sweep_name(experiment), there) if there else "; none has been run"
+    return NoRunsError(f"there is no experiment {experiment!r}{hint}")
 
 
 def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:

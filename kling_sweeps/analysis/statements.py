@@ -19,6 +19,7 @@ from kling_sweeps.analysis.comparison import (
 from kling_sweeps.analysis.estimates import GENERAL
 from kling_sweeps.analysis.looks import CLOSED, EXHAUSTED, HOPELESS, OPEN, UNKNOWN, Looked, Looks
 from kling_sweeps.analysis.pairing import TWINS, plain, records
+from kling_sweeps.analysis.repeats import REPEAT_DISTANCE
 from kling_sweeps.experiment.naming import in_words
 from kling_sweeps.metrics import declared
 
@@ -65,7 +66,7 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
     if len(found) > most:
         lines.append(f"{len(found) - most} more are in the table.")
     asked = {name for table in tables for name in table.attrs.get("asked", ())}
-    wanted = [row for row in rows if row["metric"] in asked] or [row for row in rows if not _is_constant(row)]
+    wanted = [row for row in rows if row["metric"] in asked] or [row for row in rows if not _is_idle(row)]
     missed: dict[object, list[Row]] = defaultdict(list)
     for row in wanted:
         if row["verdict"] == NOT_DISTINGUISHABLE:
@@ -138,26 +139,36 @@ def _missed(rows: list[Row], most: int) -> str:
 
 
 def _untold(rows: Sequence[Row], most: int, is_asked: bool) -> Iterator[str]:
-    """Yield for each reason of what nothing can be said: of which settings, and metrics unless it is all that nobody asked for."""
+    """Yield for each reason of what nothing can be said: of which settings, and of which metrics where it is of few or asked."""
     compared = [row for row in rows if row["verdict"] != REFERENCE]
-    reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    number = Counter((list(row)[1], _level(row[list(row)[1]])) for row in compared)
+    reasons: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in compared:
         if row["verdict"] not in ANSWERS:
-            reasons[row["verdict"]][list(row)[1]].append(row["metric"])
-    number = Counter(list(row)[1] for row in compared)
+            reasons[row["verdict"]][list(row)[1]].append(row)
     for reason, by_factor in reasons.items():
-        whole = [factor for factor, names in by_factor.items() if len(names) == number[factor]]
-        whole = [] if is_asked else whole
+        whole = []
+        for factor, some in by_factor.items():
+            own = {level: count for (of, level), count in number.items() if of == factor}
+            levels = list(dict.fromkeys(_level(row[factor]) for row in some))
+            if not is_asked and 2 * len(some) > sum(own[level] for level in levels):
+                whole.append(factor if len(levels) == len(own) else f"{factor}={in_words(levels)}")
+                continue
+            names = _some(list(dict.fromkeys(row["metric"] for row in some)), most)
+            if reason == NOTHING_VARIES:
+                yield f"By {factor} alone, without any noise, differ: {names}."
+            else:
+                yield f"No answer on {names} by {factor}: {reason}."
         if whole:
             yield f"No answer by {in_words(whole)}: {reason}."
-        for factor, names in by_factor.items():
-            if factor not in whole:
-                yield f"No answer on {_some([*dict.fromkeys(names)], most)} by {factor}: {reason}."
 
 
-def _is_constant(row: Row) -> bool:
-    """Tell whether a metric is the same at both levels, and in all repeats."""
-    return bool(row["verdict"] == NOTHING_VARIES and row["difference"] == 0)
+def _is_idle(row: Row) -> bool:
+    """Tell whether a row that nobody asked for says nothing: the same number everywhere, or no answer of few repeats."""
+    is_constant = row["verdict"] == NOTHING_VARIES and row["difference"] == 0
+    return bool(
+        is_constant or (row["metric"] == REPEAT_DISTANCE and row["verdict"] not in (*ANSWERS, REFERENCE))
+    )
 
 
 def _some(names: list[str], most: int) -> str:

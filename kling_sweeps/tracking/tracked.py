@@ -21,10 +21,8 @@ from kling_sweeps.tracking.server import TrackingServer, needs_mlflow
 
 # The schemas (of Alembic) whose tables are known to be these: MLflow 3.17's.
 SCHEMAS = {"dc11669786a5"}
-ACTIVE = """
-    SELECT experiment_id FROM experiments
-    WHERE name = ? AND lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'
-"""
+THERE = "FROM experiments WHERE lifecycle_stage = 'active' AND coalesce(workspace, 'default') = 'default'"
+NAMES, ACTIVE = f"SELECT name {THERE}", f"SELECT experiment_id {THERE} AND name = ?"
 TAG = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
 RUNS = """
     SELECT key.value, content.value FROM runs
@@ -60,10 +58,28 @@ def read(uri: str, experiment: str) -> TrackedRuns | None:
     return None
 
 
+def names(uri: str) -> set[str] | None:
+    """Return the names of the experiments in a SQLite file; None where only MLflow itself can read them."""
+    address = Address(uri)
+    if not (address.is_sqlite and address.file and address.file.exists()) or has_workspaces():
+        return None
+    try:
+        with _opened(address.file) as database:
+            if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
+                return None
+            return {name for (name,) in database.execute(NAMES)}
+    except sqlite3.Error:
+        return None
+
+
+def _opened(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+
+
 def _in_file(path: Path, experiment: str) -> TrackedRuns | None:
     if not path.exists():
         return TrackedRuns(None, {})
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+    with _opened(path) as database:
         if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
             return None
         found = database.execute(ACTIVE, [experiment]).fetchone()
