@@ -58,7 +58,7 @@ LONGEST = (
     "test_conclusions",
 )
 # What a test asks for that makes it slow, or needs more than Python.
-SLOW = ("command", "fates", "laboratory", "mlflow_server", "potters", "sweep")
+SLOW = ("command", "emulator", "fates", "laboratory", "mlflow_server", "potters", "sweep")
 MARKS = {**dict.fromkeys(SLOW, "slow"), "page": "browser"}
 
 

@@ -264,6 +264,7 @@ def test_a_cut_off_download_is_never_taken_for_whole(fates):
         assert one.error or is_whole or "video" in one.measured.errors, one.name
 
 
+@pytest.mark.slow
 def test_a_whole_file_passes(originals, tmp_path):
     """Finds nothing wrong with the clips themselves."""
     with Workers(1) as scheduler:
@@ -283,6 +284,7 @@ def hang(*args: object) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_is_a_record_and_costs_one_worker(originals, tmp_path, monkeypatch):
     """Reports a process that died under a file, and goes on with the next file."""
     file = tmp_path / "video.mp4"
@@ -295,6 +297,7 @@ def test_a_decoder_that_crashes_is_a_record_and_costs_one_worker(originals, tmp_
         asyncio.run(scheduler.verify(file))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_a_record_and_costs_one_worker(originals, tmp_path, monkeypatch):
     """Ends a process that does not end by itself, and goes on with the next file."""
     file = tmp_path / "video.mp4"
@@ -308,6 +311,7 @@ def test_a_decoder_that_hangs_is_a_record_and_costs_one_worker(originals, tmp_pa
         asyncio.run(scheduler.verify(file))
 
 
+@pytest.mark.slow
 def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
     """Measures the others while one after another kills its worker."""
     good, bad = tmp_path / "good.mp4", tmp_path / "bad.mp4"

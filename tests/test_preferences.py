@@ -128,6 +128,7 @@ def test_a_level_that_was_always_on_one_side_has_no_answer():
     assert two[["low", "p"]].isna().all(axis=None) and np.isfinite(two["strength"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompts", "raters"), [(3, 1), (5, 1), (8, 1), (4, 2)])
 def test_few_votes_find_nothing_where_nothing_is(prompts, raters):
     """Finds next to nothing in coin tosses, which often let one level win all its votes, or one side."""
@@ -183,6 +184,7 @@ def test_a_side_is_no_win():
     assert Signs(20, 0, 0).p() == 1 and Signs(20, 0, 0).least(0.05) == -np.inf
 
 
+@pytest.mark.slow
 def test_the_side_is_no_preference():
     """Finds nothing where nothing but the left side is preferred, and says so of the side."""
     found = 0
@@ -296,6 +298,7 @@ def test_a_number_agrees_with_people_within_prompts():
     pd.testing.assert_frame_equal(by_level.sort_index(), table.sort_index())
 
 
+@pytest.mark.slow
 def test_numbers_that_follow_nothing_are_told_to_agree_by_chance_alone():
     """Corrects for the number of metrics: few tables of thirty that follow nothing have one that agrees."""
     wrong = 0
@@ -332,6 +335,7 @@ def test_few_prompts_tell_nothing_of_agreement():
         agreement(runs, votes, ["speed"])
 
 
+@pytest.mark.slow
 def test_a_report_says_what_people_prefer(tmp_path):
     """Has a part for each question: what is preferred, how often each level won, and what goes with it or why not."""
     prompts = [f"p{number}" for number in range(4)]

@@ -13,13 +13,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
+from omegaconf import DictConfig
 from test_guard import SWEEP, write
 from test_guard import run as run
 
 from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment import yaml_files
-from kling_sweeps.experiment.config import read_job
+from kling_sweeps.experiment.config import JobReader, read_job
 from kling_sweeps.experiment.prompt import chosen, escaped
 from kling_sweeps.experiment.prompt_file import ID, read_prompt_file
 from kling_sweeps.experiment.settings import Cell
@@ -40,7 +41,10 @@ ODD = [
 
 def texts(name: str, content: str | bytes) -> list[str]:
     """Return the texts of a file of prompts, as they are sent."""
-    return [cell(name, prompt).prompt_text for prompt in ids(name, content)]
+    first, *others = ids(name, content)
+    cfg = composed(name, first)
+    reader = JobReader(cfg, cfg.hydra)
+    return [reader.read()[1].prompt_text, *(reader.read(other)[1].prompt_text for other in others)]
 
 
 def ids(name: str, content: str | bytes) -> list[str]:
@@ -50,11 +54,15 @@ def ids(name: str, content: str | bytes) -> list[str]:
 
 
 def cell(file: str, prompt: str, *more: str) -> Cell:
-    """Return the run of a prompt of a file, composed by Hydra."""
+    """Return the run of a prompt of a file."""
+    return read_job(composed(file, prompt, *more))[1]
+
+
+def composed(file: str, prompt: str, *more: str) -> DictConfig:
+    """Return the config of the run of a prompt of a file, as Hydra composes it."""
     yaml_files.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [f"prompts={file}", f"prompt='{prompt}'", *more], return_hydra_config=True)
-    return read_job(cfg)[1]
+        return compose("config", [f"prompts={file}", f"prompt='{prompt}'", *more], return_hydra_config=True)
 
 
 def problems(name: str, content: str | bytes) -> list[str]:
