@@ -12,7 +12,7 @@ from typing import Any, cast
 
 
 def main() -> int:
-    """Run the command; return its exit code: 0 all finished, 1 some run failed, 2 refused, 3 a gate did not hold."""
+    """Run the command; return its exit code: 0 all finished, 1 some run failed or was not judged, 2 refused, 3 a gate did not hold."""
     from kling_sweeps.terminal import streams
 
     streams.settle()
@@ -26,7 +26,7 @@ def main() -> int:
     from kling_sweeps.experiment.prompt import sweeps
     from kling_sweeps.experiment.refusals import message
     from kling_sweeps.experiment.tracking_uri import holds_password
-    from kling_sweeps.sweep.job import at_end, broken, job
+    from kling_sweeps.sweep.job import at_end, broken, job, unjudged
 
     # Hydra would write it down before any config is read.
     for argument in filter(holds_password, sys.argv[1:]):
@@ -38,6 +38,7 @@ def main() -> int:
     sys.argv[1:] = [*spelled(given), *["hydra.mode=MULTIRUN"] * is_sweep]
     submitted.clear()
     broken.clear()
+    unjudged.clear()
     trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of exiting with 1
     with at_end:
@@ -54,7 +55,7 @@ def main() -> int:
             if trace:
                 raise
             return say_refused(message(error))
-    return 3 if broken.is_set() else 0
+    return 1 if unjudged.is_set() else 3 if broken.is_set() else 0
 
 
 def _interrupt_again(unraisable: Any) -> None:

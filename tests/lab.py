@@ -108,8 +108,9 @@ class Lab:
             expect=given.pop("expect", Expectations()),
             repeats=None,
             optimize=OptimizeSettings(),
-            dry_run=False,
+            dry_run=given.pop("dry_run", False),
             max_pixels=MAX_PIXELS,
+            judge=given.pop("judge", None),
         )
 
     def begin(self, settings: Settings, *cells: Cell, in_flight: int = IN_FLIGHT) -> Iterator[RunResult]:

@@ -31,8 +31,8 @@ ROOMS = {
     "analysis": "tracking experiment metrics store video",
     "reports": "analysis tracking experiment metrics store video",
     "votes": "reports analysis tracking experiment store video",
-    "judges": "votes analysis experiment",
-    "sweep": "reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
+    "judges": "votes analysis experiment video",
+    "sweep": "judges votes reports analysis tracking terminal generation measurement metrics provider providers experiment store video",
     "effects": "analysis experiment terminal",
     "endpoint": "providers experiment store terminal",
     "measure": "measurement metrics store video terminal",
@@ -41,6 +41,7 @@ ROOMS = {
     "vote": "votes tracking experiment store terminal",
     "__main__": "sweep experiment terminal",
     "hydra_plugins": "sweep tracking terminal experiment store",
+    "judge": "hydra_plugins sweep terminal",
     "check": "hydra_plugins sweep tracking terminal endpoint emulator providers metrics experiment store video",
 }
 # `kling_sweeps.metrics.measure` and `python -m kling_sweeps.metrics` stand above the metrics themselves.
@@ -58,6 +59,7 @@ ONLY = {
     "mlflow": (
         "kling_sweeps/tracking/tracker.py",
         "kling_sweeps/tracking/presentation.py",
+        "kling_sweeps/tracking/judged.py",
         "kling_sweeps/analysis",
     ),
 }

@@ -32,7 +32,7 @@ FILE = re.compile(r"^# (mine/\S+?\.yaml)", re.MULTILINE)
 ROW = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 # Chosen as a whole; what is in them belongs to the chosen file.
 GROUPS = {"model", "prompts", "metrics"}
-CHOICES = {"provider", "tracking", "cluster", "hydra/launcher", "hydra/sweeper"}
+CHOICES = {"provider", "tracking", "cluster", "judge", "hydra/launcher", "hydra/sweeper"}
 
 
 def blocks(document: Path, *languages: str) -> Iterator[str]:

@@ -254,6 +254,11 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
     if problems:
         raise ConfigError(*problems)
     _refuse_optimize(config, settings)
+    if settings.judge and not cells:
+        raise ConfigError(
+            "which videos there will be is not known beforehand, and so not what judging them costs: leave judge out, and "
+            "judge them afterwards, with python -m kling_sweeps.judge"
+        )
     if cells and not is_alone:  # our launcher does so itself, where it has them all at once
         _check_runs(Runs.read(settings, cells), Path(config.hydra.sweep.dir))
     if machines != "local":
@@ -261,6 +266,10 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
 
 
 def _check_runs(runs: Runs, outputs: Path) -> None:
+    if runs.settings.judge:
+        from kling_sweeps.sweep import judging
+
+        runs = judging.planned(runs)
     if runs.settings.dry_run:
         summary.show_refusal(runs)
         gates.show_expected(runs.settings.expect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
+from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
 from kling_sweeps.tracking import tracked
+from kling_sweeps.tracking.judged import VERSIONS
 from kling_sweeps.tracking.tracker import REPORTS, every, experiment_name, mlflow_client, sweep_name
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
     *("start_time", "expect", "expect_failed", "measurement_errors", "may_have_cost_usd", "camera_word"),
-    "picture_hashes",
+    *("picture_hashes", UNREADABLE),
 )
 # Columns whose tag has another name: a factor of a template may be called so.
 TAGS = {"camera_word": "camera"}
@@ -51,9 +53,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     Columns: `run_id`, `run_name`, `status`, `error`, `error_type`, `provider`, `request_key`, `artifact_uri`,
     `start_time` (milliseconds since 1970), `expect` and `expect_failed` (whether the run kept its gates, and which
     not), `measurement_errors`, `camera_word` (what the camera does), `picture_hashes` (what tells the video from
-    others, for `repeats_df`), `may_have_cost_usd` (of attempts that may have been charged besides
-    `cost_usd`), every param by its name, as numbers where all its values are, and
-    every metric by its name, NaN where a run has none. A param whose name is taken is called `params.NAME`.
+    others, for `repeats_df`), `judge_unreadable` (answers of a judge without a grade), `may_have_cost_usd` (of attempts
+    that may have been charged besides `cost_usd`), every param by its name, as numbers where all its values are, and
+    every metric by its name, NaN where a run has none; of a judge's question (`judge/NAME`) those of its last version. A param whose name is taken is called `params.NAME`.
     `.attrs["sweep"]` is what the runs are kept under, `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
     ratio, `.attrs["declared"]` the unit and the direction of each of its own, `.attrs["looks"]` by which plan its
@@ -67,6 +69,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     client = mlflow_client(uri)
     experiment_id = _experiment_id(client, experiment)
     found = _runs(client, experiment_id)
+    kept = client.get_experiment(experiment_id)
+    about = kept.tags
+    _leave_out(found, json.loads(about.get(VERSIONS, "{}")))
     logged = {name for run in found for name in run.data.metrics}
     metrics = sorted(name for name in logged if not name.startswith(("frame/", "setting/")))
     rows = [_row(run, {*FOUND, *metrics}) for run in found]
@@ -74,10 +79,9 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*FOUND, *params, *metrics])
     table = with_numbers(table, params)
     table["may_have_cost_usd"] = table["may_have_cost_usd"].astype(float).fillna(0.0)
-    found_experiment = client.get_experiment(experiment_id)
-    about = found_experiment.tags
-    table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(found_experiment.name))
+    table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(kept.name))
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
+    table.attrs["declared"] |= {name: ["", "higher"] for name in metrics if name.startswith(JUDGED)}
     return table
 
 
@@ -155,6 +159,15 @@ def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     last = {run.data.tags.get("request_key", run.info.run_id): run.info.run_id for run in written}
     kept = set(last.values())
     return [run for run in found if run.info.run_id in kept]
+
+
+def _leave_out(runs: Iterable[Run], versions: Mapping[str, str]) -> None:
+    """Leave out the grades of all versions of a judge's question but the one that counts, and those that are none."""
+    for run in runs:
+        for name in [name for name in run.data.metrics if name.startswith(JUDGED)]:
+            is_told = run.data.tags.get(name) == versions.get(name.removeprefix(JUDGED))
+            if not is_told or math.isnan(run.data.metrics[name]):
+                del run.data.metrics[name]
 
 
 def _row(run: Run, taken: set[str]) -> dict[str, Any]:

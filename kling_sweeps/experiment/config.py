@@ -37,6 +37,7 @@ from kling_sweeps.experiment.prompt import (
 from kling_sweeps.experiment.prompt_file import READERS, is_prompt_file, read_prompt_file
 from kling_sweeps.experiment.reader import Reader, close, leaves, meant, nearest, reason, said
 from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.rubric import Rubric, read_rubric
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
     Cell,
@@ -59,6 +60,7 @@ KEYS = (
     *("prompt", *ARGUMENTS, "sample", "model", "arguments", "where_taken", "prompts", "experiment"),
     *("metrics", "measuring"),
     *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "optimize"),
+    "judge",
     "dry_run",
     *("unknown", "retry", "on_interrupt", "fail_fast"),
 )
@@ -102,7 +104,7 @@ def read_all(jobs: Iterable[Callable[[], tuple[Settings, Cell]]]) -> tuple[Setti
             shared.setdefault(repr(settings), settings)
             cells.append(cell)
     if len(shared) > 1:
-        keys = "experiment, provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize and dry_run"
+        keys = "experiment, provider, store, tracking, metrics, budget, objective, goal, expect, repeats, optimize, judge and dry_run"
         problems[f"{keys} are the same for all runs of a sweep; sweep something else"] = None
     for name in set.intersection(*({*cell.absent} for cell in cells)) - {*ARGUMENTS} if cells else ():
         problems[f"where_taken.{name}: none of the models takes {name}"] = None
@@ -199,6 +201,7 @@ class JobReader(Reader):
             optimize=self.optimize(),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
+            judge=self.judge(),
         )
 
     def sweep(self) -> str:
@@ -212,6 +215,14 @@ class JobReader(Reader):
                 f"experiment={name} is no name: up to {LONGEST_NAME} letters, digits, . _ and -, as experiment=winter"
             )
         return name
+
+    def judge(self) -> Rubric | None:
+        given = self.value("judge")
+        try:
+            return None if given is None else read_rubric(given)
+        except ConfigError as error:
+            self.report(*error.problems)
+            return None
 
     def store_dir(self) -> Path:
         folder = self.value("store.dir")

@@ -12,6 +12,7 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.price import Price, Quote, quote
 from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.rubric import Rubric
 from kling_sweeps.metric import Requested
 
 # The param of an argument that a run's request has not.
@@ -99,8 +100,8 @@ class Settings:
     """What all the runs of one command share; `command` is its id, the same in all its processes.
 
     `objective` has the metrics, two at most, that a job returns to a sweeper, `goal` says of metrics which way is
-    better (max or min), `expect` has the gates, `repeats` is None where each run is repeated alike, and a frame of
-    more than `max_pixels` is not decoded.
+    better (max or min), `expect` has the gates, `repeats` is None where each run is repeated alike, a frame of
+    more than `max_pixels` is not decoded, and `judge` is None where nobody judges the videos.
     """
 
     sweep: str
@@ -118,6 +119,7 @@ class Settings:
     optimize: OptimizeSettings
     dry_run: bool
     max_pixels: int
+    judge: Rubric | None = None
 
 
 @dataclass(frozen=True)

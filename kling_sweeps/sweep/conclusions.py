@@ -48,7 +48,8 @@ class Outcome:
         """Return the runs of this command alone."""
         keys = {cell.request.key for cell in self.runs.cells}
         runs = self.experiment[self.experiment["request_key"].isin(keys)]
-        runs.attrs |= about(self.settings)
+        told = about(self.settings)
+        runs.attrs |= {**told, "declared": {**runs.attrs["declared"], **told["declared"]}}
         return runs
 
     @property

@@ -26,6 +26,8 @@ CONFIG_DUMP = "multirun.yaml"
 at_end = ExitStack()
 # Set at the end of a command where a gate did not hold, cleared by `main`.
 broken = threading.Event()
+# Set at the end of a command where an answer of its judge is missing, cleared by `main`.
+unjudged = threading.Event()
 
 
 def job(cfg: Any) -> Any:

@@ -160,7 +160,7 @@ class Repeats:
                 rows.append({"status": "FAILED", **dict.fromkeys(goal)})
             else:
                 return None
-        table = _params([planned.cell for planned in runs.plan.planned])
+        table = params_of([planned.cell for planned in runs.plan.planned])
         names = list(table)
         for name in ("status", *goal):
             table[name] = [row[name] for row in rows]
@@ -231,7 +231,7 @@ class Repeats:
         )
 
 
-def _params(cells: Sequence[Cell]) -> pd.DataFrame:
+def params_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """Return the params of runs as `runs_df` has them."""
     import pandas as pd
 
@@ -242,7 +242,7 @@ def _params(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _levels(cells: Sequence[Cell], factor: str) -> list[Any]:
-    levels: list[Any] = _params(cells)[factor].tolist()
+    levels: list[Any] = params_of(cells)[factor].tolist()
     return levels
 
 

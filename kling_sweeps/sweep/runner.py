@@ -44,12 +44,18 @@ def run_all(
     Runs that are complete in the store and in MLflow come first. A dry run yields nothing. Raises RefusedError
     before anything is submitted. `is_begun` tells that an earlier batch of the command has checked MLflow. A
     sweep that has a folder for its `outputs` has a report there, made anew where there was anything to do. Of
-    cells that are a part of a command's (`is_part`), whoever has them all concludes and judges the gates.
+    cells that are a part of a command's (`is_part`), whoever has them all has a judge judge them, concludes and judges
+    the gates.
     """
     runs = Runs.read(settings, cells)
     summary.show_plan(runs.plan, settings, runs.provider_name)
     if not is_begun:
         summary.say_nameless(settings, len(cells))
+    is_judged = bool(settings.judge) and not is_part
+    if is_judged:
+        from kling_sweeps.sweep import judging
+
+        runs = judging.planned(runs)
     if settings.dry_run:
         summary.show_refusal(runs)
         if not is_part:
@@ -84,9 +90,13 @@ def run_all(
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
+    has_grades = is_judged and judging.judge_runs(runs, tracker)
+    if has_grades:
+        outcome = conclusions.Outcome(runs, tracker)
+        lines = conclusions.draw(outcome)
     conclusions.show(lines)
     has_changed = not is_part and gates.conclude(outcome)
-    if (left or has_changed) and outputs:
+    if (left or has_changed or has_grades) and outputs:
         summary.show_report(runs, tracker, outputs)
     elif not is_part and not any(result.error for result in results):
         summary.say_report(runs, tracker)

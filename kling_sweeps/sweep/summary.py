@@ -13,6 +13,7 @@ from rich.text import Text
 
 from kling_sweeps.errors import BudgetError, NotTrackedError, OverBudgetError
 from kling_sweeps.experiment.naming import NAMELESS
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.metrics import build, remarks
 from kling_sweeps.store.measured import read_values
@@ -57,7 +58,7 @@ NAMED = 5
 
 def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
     """Print every cell with its state and price, and the total."""
-    _say_provider(provider, settings)
+    say_provider(provider, settings)
     is_new = "" if settings.store_dir.exists() else " (new)"
     show_line(f"Store: {settings.store_dir.absolute()}{is_new}")
     rows = [Row(p.cell, p.status, STYLES.get(p.status, "dim"), p.cost_usd) for p in plan.planned]
@@ -75,18 +76,7 @@ def show_plan(plan: Plan, settings: Settings, provider: str) -> None:
                 number_column("USD", prices),
             ]
         )
-    counts = Counter(row.status for row in rows)
-    summary = ", ".join(f"{n} {status}" for status, n in counts.items())
-    notes = [
-        f"prices {plan.price_words}" * bool(plan.price_words),
-        "the emulator charges nothing" if provider == "emulator" else "on fal",
-    ]
-    note = "; ".join(filter(None, notes))
-    total = _begun(money(row.usd for row in rows))
-    show_line(
-        *(f"{len(rows)} run{'s' * (len(rows) != 1)}: {summary}. ", (total, "bold")),
-        f" ({note}; budget.max_usd={settings.budget.max_usd:g})",
-    )
+    say_total(plan, settings, provider, "run", f"prices {plan.price_words}" * bool(plan.price_words))
     for remark in dict.fromkeys(remark for planned in plan.planned for remark in planned.cell.remarks):
         show_line((remark, "yellow"))
     for remark in remarks(settings.metrics, [planned.cell.requested for planned in plan.planned]):
@@ -109,6 +99,18 @@ def say_nameless(settings: Settings, number: int) -> None:
             f"effects and votes{looks}."
         )
         show_line((said, "dim"))
+
+
+def say_total(plan: Plan, settings: Settings, provider: str, what: str, note: str) -> None:
+    """Print how many there are of what a plan plans, how they stand, and what the rest costs."""
+    counts = Counter(planned.status for planned in plan.planned)
+    summary = ", ".join(f"{n} {status}" for status, n in counts.items())
+    whose = "the emulator charges nothing" if provider == "emulator" else "on fal"
+    number, total = len(plan.planned), _begun(money(planned.cost_usd for planned in plan.planned))
+    show_line(
+        *(f"{number} {what}{'s' * (number != 1)}: {summary}. ", (total, "bold")),
+        f" ({'; '.join(filter(None, (note, whose)))}; budget.max_usd={settings.budget.max_usd:g})",
+    )
 
 
 def _say_changes(cells: Sequence[Cell]) -> None:
@@ -155,7 +157,7 @@ def _show_refusal_on_fal(plan: Plan) -> None:
         show_line((f"On fal this would be refused: {error}", "yellow"))
 
 
-def _say_provider(provider: str, settings: Settings) -> None:
+def say_provider(provider: str, settings: Settings) -> None:
     where = settings.provider.base_url or ("this machine" if provider == "emulator" else "fal.ai")
     if provider == "emulator":
         why = ": no fal credentials are set" if settings.provider.name == "auto" else ""
@@ -212,12 +214,12 @@ def show_results(results: Sequence[RunResult], runs: Runs, tracker: Tracker) -> 
     elif rows:
         columns = _metrics([ends.get(row.cell.request.key) for row in rows], runs.settings)
         show([*settings_columns([row.cell for row in rows]), *columns, _statuses("result", rows)])
-    _say_ends(over)
+    say_ends(over)
     show_line(spent([attempt for attempts in made.values() for attempt in attempts], runs.provider_name))
     if len(runs.cells) == 1 and over and not over[0].error:
         show_line(f"The video: {over[0].entry.video.absolute()}")
     _say_left_out(runs.plan)
-    _say_remedies([one for one in over if one.error], runs)
+    say_remedies([one for one in over if one.error], runs)
     if any(not isinstance(one.error, NotTrackedError) for one in results):
         with suppress(Exception):  # MLflow has gone away meanwhile
             show_line(tracker.address())
@@ -240,14 +242,19 @@ def show_sweep(runs: Runs, outputs: Path) -> None:
     show_line(f"The whole sweep, {len(states)} runs: {summary}. {spent(made, runs.provider_name)}")
     show_in_flight(runs)
     tracker = Tracker(runs.settings.tracking_uri, runs.settings.sweep, runs.provider_name)
+    has_grades = False
+    if runs.settings.judge:
+        from kling_sweeps.sweep import judging
+
+        has_grades = judging.judge_runs(runs, tracker)
     outcome = Outcome(runs, tracker)
-    lines = conclusions.draw(outcome) if made else conclusions.recall(outcome)
+    lines = conclusions.draw(outcome) if made or has_grades else conclusions.recall(outcome)
     present(tracker)
     with suppress(Exception):  # MLflow has gone away meanwhile
         show_line(tracker.address())
     conclusions.show(lines)
     has_changed = gates.conclude(outcome)
-    if made or has_changed:
+    if made or has_changed or has_grades:
         show_report(runs, tracker, outputs)
     else:
         say_report(runs, tracker)
@@ -325,7 +332,7 @@ def _metrics(ends: Sequence[RunResult | None], settings: Settings) -> list[Colum
     ]
 
 
-def _say_ends(over: Sequence[RunResult]) -> None:
+def say_ends(over: Sequence[RunResult]) -> None:
     """Name the runs that failed and those that something went wrong with, and say why."""
     said: list[tuple[str | tuple[str, str], ...]] = [
         (("failed ", "red"), f"{one.cell.name}: {one.error}") for one in over if one.error
@@ -341,7 +348,7 @@ def _say_ends(over: Sequence[RunResult]) -> None:
         )
 
 
-def _say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
+def say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
     """Say what is to be done about runs that failed, by whether that costs anything."""
     over_budget = [one.cell for one in failed if isinstance(one.error, OverBudgetError)]
     again = [one.cell for one in failed if one.state.is_failed]
@@ -353,6 +360,8 @@ def _say_remedies(failed: Sequence[RunResult], runs: Runs) -> None:
         (over_budget, "A higher budget.max_usd generates {n}, for {price}"),
         (here, "The same command tracks {n}, for nothing"),
     ):
+        if cells and cells[0].request.product is Product.ANSWER:
+            remedy = remedy.replace("generates", "asks for").replace("budget.max_usd", "limit")
         if cells:
             show_line(f"{remedy.format(n=len(cells), price=_price_of(cells))}: {_names(cells)}.")
 
@@ -381,14 +390,14 @@ def show_in_flight(runs: Runs) -> None:
         )
 
 
-def spent(made: Sequence[Attempt], provider: str) -> str:
-    """Say what submissions have cost, and what they may have."""
+def spent(made: Sequence[Attempt], provider: str, done: str = "generated") -> str:
+    """Say what submissions have cost, and what they may have; `done` is what became of them."""
     prices: dict[Cost, list[float | None]] = {Cost.SPENT: [], Cost.IN_FLIGHT: [], Cost.PERHAPS: []}
     for attempt in made:
         if attempt.cost is not Cost.FREE:
-            prices[Cost.PERHAPS if attempt.cost is Cost.UNKNOWN else attempt.cost].append(attempt.price_usd)
+            prices[Cost.PERHAPS if attempt.cost is Cost.UNKNOWN else attempt.cost].append(attempt.usd)
     if not made:
-        return "Nothing was generated."
+        return f"Nothing was {done}."
     more = "".join(
         f", {money(some)} {cost}" for cost, some in prices.items() if some and cost is not Cost.SPENT
     )

@@ -193,7 +193,8 @@ def money(prices: Iterable[float | None], unit: str = " USD") -> str:
     prices = list(prices)
     known = [price for price in prices if price is not None]
     unknown = len(prices) - len(known)
-    said = [f"{sum(known):.2f}{unit}"] * (any(known) or not unknown)
+    digits = 4 if 0 < sum(known) < 0.01 else 2
+    said = [f"{sum(known):.{digits}f}{unit}"] * (any(known) or not unknown)
     if not unit:
         return " + ".join([*said, *[f"{unknown} unknown"] * (unknown > 0)])
     words = f"the unknown price of {unknown} run{'s' * (unknown > 1)}"

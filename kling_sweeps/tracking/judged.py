@@ -1,0 +1,59 @@
+"""What judges gave, as metrics of the runs in MLflow: of one version of a judge's questions at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
+from kling_sweeps.tracking.tracker import TAG_LENGTH, Tracker, every
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+# The tag of an experiment that says of each question which version of it counts: the last that was asked.
+VERSIONS = "judges"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a judge gave a video: a value by name, and why there are no others, "" where there is nothing to say."""
+
+    values: Mapping[str, float]
+    unreadable: str = ""
+
+
+def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Mapping[str, Given]) -> int:
+    """Write what a version of a judge gave to the runs of an experiment, by their requests' keys; return how many changed.
+
+    `names` are those of the values; a run that has no value by this version has none any more. Raises what MLflow raises.
+    """
+    with tracker.trying():
+        client, experiment_id = tracker.client, tracker.experiment_id
+        known = json.loads(client.get_experiment(experiment_id).tags.get(VERSIONS, "{}"))
+        tracker.tag_experiment({VERSIONS: json.dumps({**known, **dict.fromkeys(names, version)})})
+        runs = [*every(partial(client.search_runs, [experiment_id], max_results=1000))]
+    changed = 0
+    for run in runs:
+        own = given.get(run.data.tags.get("request_key", ""))
+        if own is not None and run.info.status == "FINISHED":
+            changed += _write(tracker, run, version, names, own)
+    return changed
+
+
+def _write(tracker: Tracker, run: Run, version: str, names: Sequence[str], given: Given) -> bool:
+    """Bring a run up to date; return whether it was not."""
+    wanted = {f"{JUDGED}{name}": given.values.get(name, math.nan) for name in names}
+    had = {name: run.data.metrics.get(name, math.nan) for name in wanted}
+    metrics = {name: value for name, value in wanted.items() if repr(value) != repr(had[name])}
+    tags: dict[str, str | None] = dict.fromkeys(wanted, version)
+    tags[UNREADABLE] = given.unreadable[:TAG_LENGTH] or None
+    new = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
+    if metrics or new:
+        tracker.add(run.info.run_id, metrics, {})
+        tracker.tag_runs({run.info.run_id: new})
+    return bool(metrics or new)

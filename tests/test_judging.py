@@ -1,0 +1,340 @@
+"""A judge's answers are bought as videos are: planned, once, within the budget, and never taken for what they don't say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import lab
+import pytest
+from lab import Lab
+from mlflow.tracking import MlflowClient
+
+from kling_sweeps.analysis import runs_df
+from kling_sweeps.errors import BudgetError, ConfigError
+from kling_sweeps.experiment.naming import UNREADABLE
+from kling_sweeps.experiment.request import Product
+from kling_sweeps.experiment.rubric import VISION, Rubric, read_rubric
+from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.judges.instructions import version
+from kling_sweeps.ledger import read_ledger
+from kling_sweeps.store.folder import Entry, Store
+from kling_sweeps.store.state_machine import Stage, fold
+from kling_sweeps.sweep.job import unjudged
+from kling_sweeps.sweep.judging import judge_sweep
+from kling_sweeps.sweep.plan import WORDS
+
+MOST_USD = 0.02
+NODE = {
+    "name": "strict",
+    "endpoint": "openrouter/router/video",
+    "model": "a/model",
+    "frames": None,
+    "show_prompt": True,
+    "temperature": 0,
+    "max_tokens": 500,
+    "max_usd": MOST_USD,
+    "repeats": 1,
+    "pairs": False,
+    "factor": None,
+    "questions": {
+        "fidelity": {"ask": "Is it what the prompt says?", "scale": {1: "no", 2: "half", 3: "all"}}
+    },
+}
+STRICT = read_rubric(NODE)
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab.opened(tmp_path_factory.mktemp("lab")) as opened:
+        yield opened
+
+
+def run_of(prompt: str, cfg_scale: float = 0.5, sample: int = 0) -> Cell:
+    one = lab.cell(prompt, sample)
+    arguments = {**one.request.arguments, "cfg_scale": cfg_scale}
+    name = f"{prompt} · cfg {cfg_scale:g} · #{sample}"
+    return replace(one, request=replace(one.request, arguments=arguments), name=name)
+
+
+def generated(laboratory: Lab, sweep: str, *cells: Cell) -> None:
+    laboratory.emulator.set_faults()
+    assert laboratory.run(sweep, *cells).exit_code == 0
+
+
+def judged(laboratory: Lab, sweep: str, rubric: Rubric = STRICT, **given: Any) -> tuple[bool, str]:
+    """Judge what is in the store; return whether all have their grades, and what was said."""
+    with lab.said() as text:
+        whole = judge_sweep(laboratory.settings(sweep, judge=rubric, **given), sweep)
+    return whole, text.getvalue()
+
+
+def asked(laboratory: Lab, word: str) -> list[dict]:
+    """Return what the emulator accepted for judges about videos whose prompt has a word."""
+    ledger = laboratory.emulator.ledger()
+    return [
+        one
+        for one in ledger
+        if one["endpoint"].startswith("openrouter") and word in one["arguments"]["prompt"]
+    ]
+
+
+def answers(laboratory: Lab, sweep: str) -> list[Entry]:
+    """Return the folders of the answers that a sweep bought."""
+    entries = Store(laboratory.folder / "store/fal").entries(Product.ANSWER)
+    return [one for one in entries if one.state().attempts and one.state().attempts[-1].sweep == sweep]
+
+
+def grade(entry: Entry) -> float:
+    return float(re.findall(r"fidelity: (\d)", entry.read_json("result.json")["output"])[0])
+
+
+def uploads(laboratory: Lab) -> int:
+    return httpx.get(f"{laboratory.emulator.base_url}/_emulator/counters").json()["uploads"]
+
+
+def test_a_video_is_judged_once(laboratory):
+    """Buys an answer for each video and repeat, tells MLflow the mean, notes what it has cost, and buys nothing again."""
+    cells = [run_of(f"judged once {name}", cfg) for name in "ab" for cfg in (0.1, 0.9)]
+    generated(laboratory, "once", *cells)
+    before = uploads(laboratory)
+    whole, said = judged(laboratory, "once")
+    assert whole and f"4 answers: 4 to ask. {4 * MOST_USD:.2f} USD" in said
+    assert (len(asked(laboratory, "judged once")), uploads(laboratory) - before) == (4, 4)
+    whole, said = judged(laboratory, "once")
+    assert whole and "4 answers: 4 in the store. 0.00 USD" in said and "Nothing was bought." in said
+    assert len(asked(laboratory, "judged once")) == 4
+    whole, _ = judged(laboratory, "once", replace(STRICT, repeats=3, temperature=0.0))
+    assert whole and (len(asked(laboratory, "judged once")), uploads(laboratory) - before) == (12, 4)
+    entries = answers(laboratory, "once")
+    runs = runs_df("kling_sweeps/once", laboratory.tracking_uri)
+    assert runs["judge/fidelity"].mean() == pytest.approx(sum(map(grade, entries)) / 12)
+    assert runs.attrs["declared"]["judge/fidelity"] == ["", "higher"]
+    charged = sum(one["charged_usd"] for one in asked(laboratory, "judged once"))
+    lines = [line for line in read_ledger(laboratory.folder / "store").lines if line.sweep == "once"]
+    told = [line.attempt.billed_usd for line in lines if line.product is Product.ANSWER]
+    assert len(told) == 12 and 0 < sum(told) == pytest.approx(charged, abs=1e-6)
+    assert all(one.state().committed_usd < MOST_USD for one in entries)
+
+
+def test_what_was_asked_otherwise_is_bought_anew_and_never_mixed(laboratory):
+    """Gives a run that only an earlier version of a question judged no grade, and keeps what each version said."""
+    cells = [run_of("asked otherwise", cfg) for cfg in (0.1, 0.5, 0.9)]
+    generated(laboratory, "versions", *cells)
+    assert judged(laboratory, "versions")[0]
+    other = {"fidelity": {"ask": "Is it all there?", "scale": {5: "no", 6: "yes"}}}
+    changed = read_rubric({**NODE, "questions": other})
+    assert version(changed) != version(STRICT)
+    gone = laboratory.entry(cells[0]).video
+    aside = gone.rename(gone.with_name("aside.mp4"))
+    assert judged(laboratory, "versions", changed)[0]
+    aside.rename(gone)
+    runs = runs_df("kling_sweeps/versions", laboratory.tracking_uri).set_index("run_name")
+    assert runs["judge/fidelity"].isna().tolist() == [name == cells[0].name for name in runs.index]
+    assert runs["judge/fidelity"].min() >= 5
+    assert len(asked(laboratory, "asked otherwise")) == 5
+    assert judged(laboratory, "versions")[0]  # the earlier version counts again, for nothing
+    runs = runs_df("kling_sweeps/versions", laboratory.tracking_uri)
+    assert runs["judge/fidelity"].max() <= 3 and not runs["judge/fidelity"].isna().any()
+    assert len(asked(laboratory, "asked otherwise")) == 5
+
+
+def test_grades_stay_with_their_video(laboratory):
+    """Keeps them where a run is written anew, and drops them where its video is another."""
+    cell = run_of("written anew")
+    generated(laboratory, "anew", cell)
+    assert judged(laboratory, "anew")[0]
+    client = MlflowClient(laboratory.tracking_uri)
+
+    def rewritten(**tags: str) -> dict[str, float]:
+        run = laboratory.tracked("anew")[cell.name]
+        for key, value in {"content": "older", **tags}.items():
+            client.set_tag(run.info.run_id, key, value)
+        assert laboratory.run("anew", cell).exit_code == 0
+        return laboratory.tracked("anew")[cell.name].data.metrics
+
+    assert "judge/fidelity" in rewritten()
+    assert "judge/fidelity" not in rewritten(request_id="of another video")
+
+
+def test_no_answer_is_bought_over_the_budget(laboratory):
+    """Refuses a plan over budget, buys nothing in a dry run, and stops at the first answer that costs more than it may."""
+    cells = [run_of("over budget", cfg) for cfg in (0.1, 0.5, 0.9)]
+    generated(laboratory, "budget", *cells)
+    whole, said = judged(laboratory, "budget", dry_run=True, max_usd=0.05)
+    assert whole and "would be refused: this costs 0.06 USD" in said
+    with pytest.raises(BudgetError, match=r"this costs 0.06 USD, and budget.max_usd=0.05"):
+        judged(laboratory, "budget", max_usd=0.05)
+    assert asked(laboratory, "over budget") == []
+    laboratory.emulator.set_faults({"at": "judge", "fault": "dear", "usd": 0.5})
+    whole, said = judged(laboratory, "budget", max_usd=0.06)
+    assert not whole and "was to cost 0.02 at most; nothing more is sent" in said
+    laboratory.emulator.set_faults()
+    with pytest.raises(BudgetError, match=r"has cost 0.5 USD, and judge.max_usd=0.02"):
+        judged(laboratory, "budget")
+    assert len(asked(laboratory, "over budget")) == 1
+    whole, _ = judged(laboratory, "budget", max_usd=0.03, partial=True, sample=1)
+    assert not whole
+
+
+def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
+    """Keeps what was said, tells it in MLflow and the terminal, gives no grade, and is paid for once."""
+    faults = ("no_grade", "out_of_scale", "two_grades", "empty", "html", "prose_around")
+    cells = {fault: run_of(f"spoilt by {fault}.") for fault in ("nothing", *faults)}
+    generated(laboratory, "spoilt", *cells.values())
+    rules = [{"at": "judge", "fault": one, "match": cells[one].prompt_text} for one in faults]
+    laboratory.emulator.set_faults(*rules)
+    for _ in range(2):
+        whole, said = judged(laboratory, "spoilt")
+        assert not whole and said.count("no grade for spoilt by ") == 5
+        assert "and 1 answer more without a grade" in said
+        assert len(asked(laboratory, "spoilt by")) == len(cells)
+    runs = runs_df("kling_sweeps/spoilt", laboratory.tracking_uri).set_index("run_name")
+    lacking = {name for name in runs.index if runs["judge/fidelity"].isna()[name]}
+    assert lacking == {cells[fault].name for fault in faults}
+    assert {name for name in runs.index if isinstance(runs[UNREADABLE][name], str)} == lacking
+    texts = [one.read_json("result.json")["output"] for one in answers(laboratory, "spoilt")]
+    assert len(texts) == len(cells) and "" in texts
+    laboratory.emulator.set_faults()
+    whole, _ = judged(laboratory, "spoilt", replace(STRICT, repeats=2))
+    runs = runs_df("kling_sweeps/spoilt", laboratory.tracking_uri)
+    assert not whole and not runs["judge/fidelity"].isna().any()
+
+
+def test_a_sweep_is_judged_when_its_videos_are_there(laboratory):
+    """Counts what judging costs at the most in the plan, and judges what was made, in the same command and budget."""
+    cells = [run_of("judged at once", cfg) for cfg in (0.1, 0.9)]
+    videos_usd = 2 * lab.PRICE_USD
+    laboratory.emulator.set_faults()
+    outcome = laboratory.run("with judge", *cells, judge=STRICT, max_usd=videos_usd + MOST_USD)
+    assert isinstance(outcome.error, BudgetError) and laboratory.bought(*cells) == []
+    unjudged.clear()
+    outcome = laboratory.run("with judge", *cells, judge=STRICT, max_usd=videos_usd + 2 * MOST_USD)
+    assert (outcome.exit_code, unjudged.is_set()) == (0, False), outcome.said
+    assert "2 answers about videos to come: 0.04 USD" in outcome.said
+    assert len(asked(laboratory, "judged at once")) == 2
+    runs = runs_df("kling_sweeps/with judge", laboratory.tracking_uri)
+    assert not runs["judge/fidelity"].isna().any()
+    laboratory.emulator.set_faults({"at": "judge", "fault": "no_grade"})
+    again = replace(STRICT, repeats=2)
+    assert laboratory.run("with judge", *cells, judge=again).exit_code == 0 and unjudged.is_set()
+    assert laboratory.charged(*cells) == 2
+    laboratory.emulator.set_faults()
+
+
+def test_two_videos_are_compared_in_both_orders(laboratory):
+    """Buys each pair twice, by stills, and tells of each run how often it won, a tie counting as a half."""
+    cells = [run_of(f"compared {name}", cfg) for name in "ab" for cfg in (0.1, 0.5, 0.9)]
+    generated(laboratory, "pairs", *cells)
+    rubric = read_rubric({**NODE, "pairs": True, "endpoint": VISION, "frames": 2})
+    before = uploads(laboratory)
+    whole, said = judged(laboratory, "pairs", rubric)
+    assert whole and "in both orders, which differ in cfg_scale" in said
+    bought = asked(laboratory, "compared")
+    assert (len(bought), uploads(laboratory) - before) == (12, 12)
+    orders = {tuple(one["arguments"]["image_urls"]) for one in bought}
+    assert {(*second, *first) for *first, second in [(a, b, (c, d)) for a, b, c, d in orders]} == orders
+    runs = runs_df("kling_sweeps/pairs", laboratory.tracking_uri)
+    shares = runs["judge/fidelity/win_share"]
+    assert shares.mean() == pytest.approx(0.5) and shares.std() > 0
+    assert judged(laboratory, "pairs", rubric)[0] and len(asked(laboratory, "compared")) == 12
+    with pytest.raises(ConfigError, match=r"two videos of one prompt are compared"):
+        judged(laboratory, "pairs", replace(rubric, factor="prompt"))
+    with pytest.raises(ConfigError, match=r"judge.factor=colour: "):
+        judged(laboratory, "pairs", replace(rubric, factor="colour"))
+
+
+# What an answer meets; then how many were accepted and charged, how far it came, what it costs, and what the same command makes of it.
+FAULTS = """
+submit    drop                          once  1  1  finished   spent      1
+submit    cut                           once  1  1  finished   spent      1
+submit    error_500 accepted=true       once  1  1  finished   spent      1
+submit    too_many_429                  once  1  1  finished   spent      1
+submit    drop accepted=false           ever  0  0  unknown    unknown    0
+upload    drop                          once  1  1  finished   spent      1
+generate  error_500                     once  2  1  finished   spent      2
+generate  error_500                     ever  3  0  failed     -          3
+generate  moderation_422                ever  1  0  failed     perhaps    1
+status    html_200                      once  1  1  finished   spent      1
+status    drop                          ever  1  1  submitted  in_flight  1
+result    html_200                      once  1  1  finished   spent      1
+result    not_found_404                 ever  1  1  finished   spent      1
+result    error_500                     ever  1  1  completed  spent      1
+judge     no_usage                      ever  1  1  finished   spent      1
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault that one answer meets, and what is known of it afterwards."""
+
+    at: str
+    fault: str
+    options: dict[str, Any]
+    how: str
+    known: tuple[int, int, str, str]
+    later: int
+
+    @property
+    def cell(self) -> Cell:
+        return run_of(f"answer at {self.at} {self.fault} {self.how} {sorted(self.options)}.")
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        rule = {"at": self.at, "fault": self.fault, **self.options}
+        rule |= {} if self.at == "upload" else {"match": self.cell.prompt_text.split("[")[0]}
+        return rule | ({"times": 1} if self.how == "once" else {})
+
+
+def rows() -> Sequence[Row]:
+    found = []
+    for line in FAULTS.strip().splitlines():
+        at, fault, *options, how, accepted, charged, stage, costs, later = line.split()
+        given = {name: value == "true" for name, value in (one.split("=") for one in options)}
+        known = (int(accepted), int(charged), stage, costs)
+        found.append(Row(at, fault, given, how, known, int(later)))
+    return found
+
+
+def test_an_answer_under_a_fault_ends_as_its_row_says(laboratory):
+    """Is bought once and not lost, whatever it meets; the same command then goes on with it, and the budget holds."""
+    cells = {row.cell.name: row for row in rows()}
+    generated(laboratory, "faults", *(row.cell for row in cells.values()))
+
+    def known() -> dict[str, tuple[int, int, str, str]]:
+        entries = {
+            row.cell.name: next(
+                one
+                for one in answers(laboratory, "faults")
+                if row.cell.prompt_text in one.read_json("request.json")["arguments"]["prompt"]
+            )
+            for row in cells.values()
+        }
+        found = {}
+        for name, entry in entries.items():
+            bought = asked(laboratory, cells[name].cell.prompt_text)
+            attempts = fold(entry.journal.events()).attempts
+            costs = [one.cost.replace(" ", "_") for one in attempts if one.cost != "free"]
+            charged = sum(one["charged_usd"] > 0 for one in bought)
+            found[name] = (len(bought), charged, entry.state().stage.value, ",".join(costs) or "-")
+        return found
+
+    laboratory.emulator.set_faults(*(row.rule for row in cells.values()))
+    most_usd = 20 * MOST_USD
+    whole, _ = judged(laboratory, "faults", timeout_s=2, history_wait_s=2, max_usd=most_usd)
+    assert not whole
+    assert known() == {name: row.known for name, row in cells.items()}
+    laboratory.emulator.set_faults()
+    judged(laboratory, "faults", history_wait_s=0, max_usd=most_usd)
+    later = known()
+    assert {name: found[0] for name, found in later.items()} == {
+        name: row.later for name, row in cells.items()
+    }
+    stays = {name for name, row in cells.items() if row.known[2] in ("unknown", "failed")}
+    assert {name for name, found in later.items() if found[2] != Stage.FINISHED} == stays
+    assert set(WORDS) >= {Stage(found[2]) for found in later.values()}
+    spent = sum(one.state().committed_usd for one in answers(laboratory, "faults"))
+    assert spent <= most_usd
