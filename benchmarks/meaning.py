@@ -3,6 +3,7 @@
     python benchmarks/meaning.py                     on scenes that the emulator paints
     python benchmarks/meaning.py FILE [FILE ...]     on every shot of these files, too
     python benchmarks/meaning.py --csv FILE          and keep every value
+    python benchmarks/meaning.py --metrics camera,color_drift     of these metrics alone
 
 Each shot is changed by rising doses: blurred, made noisy, coded harder, darkened, doubled, cut and so on. A statistic *rises* with a change
 where it does so, dose by dose, on most shots, *falls* where it falls on most, and *stays* where no dose changes it
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from kling_sweeps.metric import Value  # noqa: E402
-from kling_sweeps.metrics import declared, measure, specification  # noqa: E402
+from kling_sweeps.metrics import METRICS, declared, measure, specification  # noqa: E402
 from kling_sweeps.video.decode import frames  # noqa: E402
 
 FPS, FRAMES, WIDTH, CRF = 24, 36, 640, 14
@@ -273,12 +274,18 @@ def painted(folder: Path) -> Iterable[Shot]:
         yield from shots(path)
 
 
-def measured(given: Sequence[Shot], folder: Path, changes: Sequence[Change] = CHANGES) -> pd.DataFrame:
+def measured(
+    given: Sequence[Shot],
+    folder: Path,
+    changes: Sequence[Change] = CHANGES,
+    only: Sequence[str] = (),
+) -> pd.DataFrame:
     """Measure every shot under every change: a row a shot, change, dose and statistic; dose 0 is the shot itself."""
     # Often enough for a shot of 36 frames, and not on every frame, where that takes long.
     spec = {
         name: {**(settings or {}), **({"every": 3} if "every" in (settings or {}) else {})}
         for name, settings in specification("full").items()
+        if name in (only or METRICS)
     }
     still = Change("pan", (0,), panned)
     rows = []
@@ -346,10 +353,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--csv", type=Path, help="write every value to this file")
+    parser.add_argument(
+        "--metrics", type=lambda text: text.split(","), metavar="NAME,...", help="these alone"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         given = [*painted(Path(folder)), *(shot for path in options.videos for shot in shots(path))]
-        table = measured(given, Path(folder))
+        table = measured(given, Path(folder), only=options.metrics or ())
     if options.csv:
         table.to_csv(options.csv, index=False)
     print_verdicts(table)

@@ -29,6 +29,7 @@ from typing import Any
 from kling_sweeps import CONF, providers
 from kling_sweeps.errors import KlingSweepsError, RefusedError, say_interrupted
 from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.metrics import remarks
 from kling_sweeps.terminal.streams import Parser, settle
 from kling_sweeps.untrusted import clean, mask, printable
 
@@ -129,6 +130,8 @@ def check(overrides: Sequence[str], config_dir: Path | None) -> Iterator[Finding
         ("video", _video),
     ):
         yield _tried(name, question)
+    for remark in remarks(settings.metrics, [cell.requested for cell in cells]):
+        yield Finding("metrics", NOTE, remark)
     yield _versions()
 
 

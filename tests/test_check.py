@@ -59,6 +59,13 @@ def test_a_command_that_will_work(checked, emulator, tmp_path, capsys):
     assert "this command costs 11.20 USD" in " ".join(capsys.readouterr().out.split())
 
 
+def test_what_is_not_measured(checked, emulator):
+    """Notes what there will be no value of."""
+    code, found = checked("metrics=text", at(emulator))
+    assert (code, found["metrics"]["status"]) == (0, "note")
+    assert found["metrics"]["said"].startswith("text_legible has no value")
+
+
 def test_a_key_that_fal_does_not_know(checked):
     """Says that the key is not accepted, and asks no further."""
     with EmulatorProcess(EmulatorSettings(key="another", latency_s=0)) as process:
