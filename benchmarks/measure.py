@@ -11,7 +11,7 @@ does. Every way may use all cores.
 
     decode             PyAV, the luma plane viewed in place: the floor
     decode, OpenCV     cv2.VideoCapture.read
-    fast, default, full    kling_sweeps.metrics.measure with that set
+    fast, default, full, text    kling_sweeps.metrics.measure with that set; text needs the extra `ocr`
     four numbers, OpenCV   mean, deviation, variance of the Laplacian and difference of neighbours, at full size
     VBench flickering  the list of all frames and the loop over it of VBench's temporal flickering
     PySceneDetect      its content detector
@@ -36,7 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-SETS = ("fast", "default", "full")
+SETS = ("fast", "default", "full", "text")
 FILTERS = "signalstats,siti,scdet,freezedetect"
 GRAIN = "noise=alls=5:allf=t,format=yuv420p,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 
