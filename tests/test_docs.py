@@ -31,7 +31,7 @@ COMMAND = re.compile(r"^(?:.*(?:&&|:) )?python -m kling_sweeps +(.*)$", re.MULTI
 FILE = re.compile(r"^# (mine/\S+?\.yaml)", re.MULTILINE)
 ROW = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 # Chosen as a whole; what is in them belongs to the chosen file.
-GROUPS = {"model", "prompts", "metrics"}
+GROUPS = {"model", "prompts", "metrics", "judge.questions"}
 CHOICES = {"provider", "tracking", "cluster", "judge", "hydra/launcher", "hydra/sweeper"}
 
 
@@ -160,7 +160,7 @@ def test_commands_compose(arguments: list[str], conf: str):
 def test_every_key_has_its_row():
     """Has a row for each key of the config and of Hydra's part that is ours, and none for another."""
     rows = set(ROW.findall((ROOT / "docs/keys.md").read_text(encoding="utf-8")))
-    config = composed().copy()
+    config = composed("judge=fidelity").copy()
     hydra = {
         f"hydra.{part}.{key}"
         for part in ("launcher", "sweeper")
@@ -169,5 +169,5 @@ def test_every_key_has_its_row():
     }
     OmegaConf.set_struct(config, False)
     del config["hydra"]
-    names = set(leaves(config)) - {"provider.name"}  # set by the choice of the provider
+    names = set(leaves(config)) - {"provider.name", "judge.name"}  # set by the choice of the file
     assert rows == names | hydra | CHOICES

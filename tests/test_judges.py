@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,11 +48,21 @@ def test_every_file_is_a_judge(file):
     """Reads each file of conf/judge/ as Hydra composes it; it has the file's name and an anchor for each grade."""
     yaml_files.install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [f"+judge={file.stem}"])
+        cfg = compose("config", [f"judge={file.stem}"])
     rubric = read_rubric(OmegaConf.to_container(cfg.judge))
     assert rubric.name == file.stem
     assert all(sorted(one.scale) == [1, 2, 3, 4, 5] for one in rubric.questions)
     assert (rubric.frames is None) == rubric.endpoint.endswith("/video")
+
+
+def test_the_judge_of_the_page_is_one():
+    """Reads the file that docs/judge.md has."""
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```$", Path("docs/judge.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    own = yaml.safe_load(text)
+    assert own.pop("defaults") == ["base"]
+    assert [one.name for one in changed(**own).questions] == [own["name"]]
 
 
 @pytest.mark.parametrize(
