@@ -312,3 +312,11 @@ def test_a_model_may_take_no_prompt(own):
     ]
     assert "text" not in read(own, "model=odd", "prompt=null")[1].request.arguments
     assert problems("prompt=null") == ["prompt=null is neither an id of the prompt set nor a text; quote it"]
+
+
+def test_how_the_emulator_judges_is_set():
+    """Hands on its noise and biases, and refuses what is none."""
+    settings, _ = read("provider.emulator.judge.position_bias=0.71", "provider.emulator.judge.noise=0")
+    assert vars(settings.provider.emulator.judge) == {"noise": 0, "position_bias": 0.71, "length_bias": 0.6}
+    (problem,) = problems("provider.emulator.judge.length_bias=1")
+    assert problem.startswith("provider.emulator: judge.length_bias is 1.0")
