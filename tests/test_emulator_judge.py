@@ -143,6 +143,7 @@ def test_repeats_differ_by_temperature_alone():
     ]
     assert len(found[0]) == 1
     assert len(found[1]) > 2
+    assert Judge(JudgeSettings(noise=1e9), "model", 1.0, "id").grade(line, seen) in ("1", "10")
 
 
 def test_what_an_answer_costs_is_told_everywhere(client, videos):
@@ -202,8 +203,9 @@ def test_an_uploaded_file_is_looked_at_whatever_it_is(client):
     ).json()
     client.put(upload["upload_url"], content=b"no video").raise_for_status()
     assert grades(client, FIDELITY, upload["file_url"]) == grades(client, FIDELITY, upload["file_url"])
-    code, text = told(client, FIDELITY, [])
-    assert code not in text
+    for urls in ([], [upload["file_url"]] * 2):
+        code, text = told(client, FIDELITY, urls)
+        assert code not in text
     assert result(client, FIDELITY.endpoint, {"prompt": "Hello?", "model": "m"})["output"]
 
 

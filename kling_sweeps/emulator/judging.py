@@ -32,8 +32,15 @@ LINE = re.compile(r"(\w+) (\w+): (\S+(?: \| \S+)+)")
 VERDICTS = ["first", "second", "tie"]
 # Log odds that are closer to even than this are a tie; those of a quality of 1 against 0; how much a temperature of 1 adds.
 TIE, SLOPE, HEAT = 0.1, 2.0, 0.5
+# The seconds of a video whose length neither adds to its grade nor takes from it.
+USUAL_S = 5.0
 # In US dollars a token that is read, and one that is written; characters a token.
 READ_USD, WRITTEN_USD, LETTERS = 3e-7, 2.5e-6, 4
+
+GONE = {
+    "type": "file_download_error",
+    "msg": "Failed to download the file. Please check if the URL is accessible and try again.",
+}
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,11 @@ class Judge:
 
     def grade(self, line: Line, seen: Seen) -> str:
         """Return the grade of a video, one of those that are offered."""
-        length = (
-            0.0 if seen.seconds is None else _logit(self.settings.length_bias) * math.log2(seen.seconds / 5)
-        )
-        odds = SLOPE * seen.quality + length + self.error(line, [seen])
-        return line.offered[min(len(line.offered) - 1, int(len(line.offered) / (1 + math.exp(-odds))))]
+        odds = SLOPE * seen.quality + self.error(line, [seen])
+        if seen.seconds:
+            odds += _logit(self.settings.length_bias) * math.log2(seen.seconds / USUAL_S)
+        share = (1 + math.tanh(odds / 2)) / 2
+        return line.offered[min(len(line.offered) - 1, int(share * len(line.offered)))]
 
     def verdict(self, line: Line, first: Seen, second: Seen) -> str:
         """Return which of two videos is better."""
@@ -96,22 +103,14 @@ def answered(
             return outcomes.of_problems([{**GONE, "loc": ["body", name, number], "input": address}])
     form = _form(arguments["prompt"])
     of_two = bool(form) and list(form[0].offered) == VERDICTS
-    half = len(contents) // 2 if of_two else len(contents)
-    seen = [
-        sight.of_video(part[0]) if endpoint == VIDEO else sight.of_stills(part)
-        for part in (contents[:half], contents[half:])
-        if part
-    ]
+    seen = [sight.of_video(one) for one in contents]
+    if endpoint != VIDEO:
+        half = len(contents) // 2 if of_two else len(contents)
+        seen = [sight.of_stills(part) for part in (contents[:half], contents[half:]) if part]
     judge = Judge(settings, arguments["model"], float(arguments["temperature"]), request_id)
     text = _answer(judge, form, seen, of_two)
     longest = arguments.get("max_tokens")
     return _told(text if longest is None else text[: longest * LETTERS], form, seen, arguments, fault)
-
-
-GONE = {
-    "type": "file_download_error",
-    "msg": "Failed to download the file. Please check if the URL is accessible and try again.",
-}
 
 
 def _form(prompt: str) -> list[Line]:

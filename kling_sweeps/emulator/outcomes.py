@@ -75,12 +75,12 @@ def of_problems(problems: list[Problem]) -> Outcome:
     return _of_model(422, problems)
 
 
-def of_render_failure(error: Exception) -> Outcome:
-    """Return the failure of an emulator that couldn't render."""
+def of_failure(error: Exception) -> Outcome:
+    """Return the failure of an emulator that couldn't do its work."""
     detail = [
         {
             "loc": ["body"],
-            "msg": f"the emulator could not render: {error}",
+            "msg": f"the emulator failed: {error}",
             "type": "internal_server_error",
         }
     ]

@@ -154,7 +154,7 @@ class RequestQueue:
         except RenderStopped:
             raise
         except Exception as error:  # whatever it is, the request has to end
-            return outcomes.of_render_failure(error)
+            return outcomes.of_failure(error)
         size = (self.folder / name).stat().st_size
         return outcomes.of_video(
             name, size, *self.endpoints.charge(submission.endpoint, submission.arguments)
@@ -170,7 +170,10 @@ class RequestQueue:
             self._settings.judge,
             fault,
         )
-        return await asyncio.get_running_loop().run_in_executor(self._threads, judging.answered, *asked)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, judging.answered, *asked)
+        except Exception as error:  # whatever it is, the request has to end
+            return outcomes.of_failure(error)
 
     async def _write(self, name: str, scene: Scene, request_id: str) -> None:
         path = self.folder / name
