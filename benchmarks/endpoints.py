@@ -31,6 +31,7 @@ from kling_sweeps.experiment import example, json_schema, openapi, yaml_files
 from kling_sweeps.experiment.config import read_job
 from kling_sweeps.experiment.json_schema import jsonschema
 from kling_sweeps.experiment.model import Model, read_model
+from kling_sweeps.experiment.picture import is_address
 
 ODD = (True, False, -1, 0, 1, 3.7, 10**12, "", "zzz~", "5", [], {}, [[]], [None], {"zzz~": 1})
 TEXT = "https://example.com/a.png"
@@ -103,7 +104,14 @@ def _disagreements(
 def _is_ours(model: Model, name: str, value: Any) -> bool:
     """Tell whether a value is refused here on purpose: an empty prompt, or what is no address of a picture."""
     role = model.arguments[name].get("role")
-    return role == "image" or (role == "prompt" and not str(value).strip())
+    pictures: list[str] = []
+
+    def note(text: str, _: Mapping[str, Any]) -> str:
+        pictures.append(text)
+        return text
+
+    model.with_pictures(name, value, note)
+    return any(not is_address(one) for one in pictures) or (role == "prompt" and not str(value).strip())
 
 
 def _in_dialect(node: Any) -> Any:
