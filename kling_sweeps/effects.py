@@ -20,6 +20,8 @@ from kling_sweeps.terminal.streams import Parser, settle
 if TYPE_CHECKING:
     import pandas as pd
 
+# Metrics that are left out are named up to so many.
+NAMED = 4
 STYLES = {"found": "green", "worth a look": "cyan", "not distinguishable": ""}
 
 
@@ -126,7 +128,7 @@ def _show(table: pd.DataFrame) -> None:
     from kling_sweeps.analysis.comparison import ANSWERS, REFERENCE
     from kling_sweeps.analysis.pairing import plain, records
     from kling_sweeps.terminal.console import show_line
-    from kling_sweeps.terminal.tables import number_column, show, text_column, word_column
+    from kling_sweeps.terminal.tables import number_column, show, text_column, whole_column
 
     answered = table[table["verdict"].isin(ANSWERS)]
     if answered.empty:
@@ -139,29 +141,33 @@ def _show(table: pd.DataFrame) -> None:
         for row in rows
     ]
     columns = [
-        text_column("metric", [Text(row["metric"]) for row in rows]),
+        whole_column("metric", [Text(row["metric"]) for row in rows]),
         *[text_column(factor, [Text(plain(row[factor])) for row in rows])] * (len(levels) > 1),
         number_column("difference", [Text(_told(row["difference"], row, "+")) for row in rows]),
         number_column("interval", list(map(Text, interval)), is_optional=True),
         number_column(
-            "adjusted p", [Text(f"{p:.3g}" if (p := row["p_adjusted"]) == p else "") for row in rows]
+            "adjusted p",
+            [Text(f"{p:.3g}" if (p := row["p_adjusted"]) == p else "") for row in rows],
+            is_optional=True,
         ),
         number_column("smallest detectable", [Text(_told(row["smallest_detectable"], row)) for row in rows]),
-        word_column(
+        whole_column(
             "verdict", [Text(row["verdict"], style=STYLES.get(row["verdict"], "dim")) for row in rows]
         ),
         number_column("n", [Text(str(row["n_runs"])) for row in rows], is_optional=True),
-        number_column("without", [Text(str(row["failed"] or "")) for row in rows], is_optional=True),
+        *[number_column("without", [Text(str(row["failed"] or "")) for row in rows], is_optional=True)]
+        * any(row["failed"] for row in rows),
         number_column("mean", [Text(f"{row['mean']:.4g}") for row in rows], is_optional=True),
     ]
     claim = "prompts in general" if table["scope"].iloc[0] == "general" else "these prompts alone"
     of = factor if len(levels) > 1 else f"{factor}={levels[0]}"
     show_line((f"{of}, compared with {plain(table['reference'].iloc[0])}, of {claim}:", "bold"))
     show(columns)
-    left = table[~table["verdict"].isin([*ANSWERS, REFERENCE])]
+    left = table[~table["verdict"].isin([*ANSWERS, REFERENCE]) & (table["difference"] != 0)]
     for reason, some in left.groupby("verdict", sort=False):
-        number = some["metric"].nunique()
-        show_line((f"Not shown: {number} metric{'s' * (number > 1)}, since {reason}.", "dim"))
+        names = some["metric"].unique()
+        which = ", ".join(names) if len(names) <= NAMED else f"{len(names)} metrics"
+        show_line((f"Not shown: {which}, since {reason}.", "dim"))
     for warning, some in answered[answered["warning"] != ""].groupby("warning", sort=False):
         at, metrics = (", ".join(map(str, some[name].unique())) for name in (factor, "metric"))
         which = f", {metrics}" if some["metric"].nunique() < answered["metric"].nunique() else ""

@@ -60,11 +60,11 @@ def further(runs: pd.DataFrame) -> str:
     is_here = (CONF / "sweep" / f"{sweep}.yaml").is_file()
     command = f"python -m kling_sweeps +sweep={sweep}" if is_here else "the same command with"
     cost = runs["cost_usd"].mean() * number if "cost_usd" in runs else nan
-    on_fal = " on fal" * bool((runs["provider"] == "emulator").all()) if "provider" in runs else ""
-    price = f", for {cost:.2f} USD{on_fal}" if cost == cost else ""
+    is_emulated = "provider" in runs and bool((runs["provider"] == "emulator").all())
+    price = f", for {cost:.2f} USD{' on fal, here for nothing' * is_emulated}" if cost == cost else ""
     return (
-        f"Repeats tell a difference from chance: {command} sample={first},{first + 1} makes {number} "
-        f"video{'s' * (number > 1)} more{price}."
+        f"Repeats tell a difference from chance: {command} sample={first},{first + 1}"
+        f"{' provider=emulator' * (is_emulated and is_here)} makes {number} video{'s' * (number > 1)} more{price}."
     )
 
 

@@ -131,8 +131,8 @@ class Plan:
         for planned in self.planned:
             if planned.cost_usd is None:
                 raise BudgetError(
-                    f"{planned.cell.model} has no price, so what this costs can't be known. Give its file in "
-                    "conf/model/ a price, or accept that: budget.allow_unknown_price=true"
+                    f"{planned.cell.model} has no price, so what this costs can't be known. Give its file a "
+                    "price, or accept that: budget.allow_unknown_price=true"
                 )
 
     def check_budget(self, max_usd: float) -> None:

@@ -106,6 +106,12 @@ def text_column(name: str, texts: Sequence[Text], is_optional: bool = False) -> 
     return Column(name, texts, least, max(least, min(LONG, _widest(name, *texts))), is_optional)
 
 
+def whole_column(name: str, texts: Sequence[Text]) -> Column:
+    """Return a column of texts that are neither cut nor broken."""
+    widest = _widest(name, *texts)
+    return Column(name, texts, widest, widest)
+
+
 def word_column(name: str, texts: Sequence[Text]) -> Column:
     """Return a column of texts that are whole, and the longest broken between words where there is no room."""
     words = [word for text in texts for word in text.plain.split()]
