@@ -84,7 +84,7 @@ def test_a_key_that_fal_does_not_know(checked):
         ([("history", "error_500")], 0, "history", "note", "fal answers 500"),
         (
             [("pricing", "raised")],
-            0,
+            1,  # 21.00 USD are more than budget.max_usd
             "kling_v2.1_master price",
             "note",
             "0.42 USD a second as fal says today",

@@ -69,9 +69,8 @@ def test_models_have_what_is_theirs_on_a_line(shown):
 
 def test_what_a_model_does_not_take_is_no_setting(shown):
     """Shows neither an argument that the model lacks nor a prompt that is sent to nobody, and keeps both apart from null."""
-    cells = [
-        replace(cell("", n, image_url=f"{n}.png"), prompt_argument=None, absent=["cfg_scale"]) for n in (0, 1)
-    ]
+    requests = [GenerationRequest("fal-ai/m", {"image_url": f"{n}.png"}, n, 1.4) for n in (0, 1)]
+    cells = [Cell(one, "m", "", {}, "", prompt_argument=None, absent=["cfg_scale"]) for one in requests]
     first, head, *_ = shown(80, plan, *cells)
     assert (first, head.split()) == ("model=m", ["#", "image_url", "sample", "status"])
     mixed = [cell("fox", cfg_scale=0.5), replace(cell("fox", model="other"), absent=["cfg_scale"])]

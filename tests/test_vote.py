@@ -228,7 +228,7 @@ def test_a_copy_has_the_pictures_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--factor", "prompt"], "votes are on two videos of one prompt"),
+        (["--factor", "prompt"], "two videos of one prompt are compared"),
         (["--factor", "size"], "the runs have no param 'size'"),
         (["--question", " "], "--question must have 1 to 300 characters"),
         (["--rater", "a" * 61], "the rater's name must have 1 to 60 characters"),
