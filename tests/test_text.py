@@ -241,9 +241,14 @@ class TestWhatIsSaid:
 
     @pytest.mark.slow
     def test_in_the_plan(self, run):
-        """Tells before anything is bought that no word is in quotes, and nothing where one is."""
+        """Tells before anything is bought that no word is in quotes, and why a gate's metric is not measured."""
         said = "text_legible has no value"
         code, out, err = run("metrics=text", "dry_run=true", "provider=emulator")
         assert code == 0 and out.count(said) == 1, err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "rapidocr", None)
+            asked = ("objective=text_legible", "+expect.text_legible.min=1")
+            code, _, err = run("metrics=text", *asked, "dry_run=true", "provider=emulator")
+        assert code == 2 and err.count("is not measured") == 2 and err.count("[ocr]") == 1
         code, out, err = run("metrics=text", f"prompt='{SIGN}'", "dry_run=true", "provider=emulator")
         assert code == 0 and said not in out, err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property, partial
@@ -240,7 +240,8 @@ class JobReader(Reader):
             known = measured(spec)
             for name in names:
                 if name not in known:
-                    self.report(f"objective={said(name)} is not measured{close(name, known)}")
+                    why = metrics.remarks(spec, [])
+                    self.report(f"objective={said(name)} is not measured{close(name, known)}", *why)
         except ConfigError as error:
             self.report(*error.problems)
         if len(names) > MOST_OBJECTIVES or len({*map(said, names)}) < len(names):
@@ -307,10 +308,11 @@ class JobReader(Reader):
     def expect(self, spec: metrics.Spec) -> Expectations:
         """Return the gates, which are of metrics that are measured."""
         known: Iterable[str] = metrics.declared()
+        why: Sequence[str] = ()
         with suppress(ConfigError):  # which is reported with the objective
-            known = measured(spec)
+            known, why = measured(spec), metrics.remarks(spec, [])
         found, problems = read_expectations(self.value("expect"), [*known])
-        self.report(*problems)
+        self.report(*problems, *(why if problems else ()))
         return found
 
     def repeats(self, spec: metrics.Spec) -> RepeatSettings | None:
@@ -346,7 +348,10 @@ class JobReader(Reader):
             known = measured(spec)
             for name in goal if isinstance(goal, dict) else ():
                 if name not in known:
-                    self.report(f"goal.{name} decides about repeats, and is not measured{close(name, known)}")
+                    why = metrics.remarks(spec, [])
+                    self.report(
+                        f"goal.{name} decides about repeats, and is not measured{close(name, known)}", *why
+                    )
 
     def folder(self) -> str:
         """Return the name of the folder that Hydra gives a command, which all its jobs share."""
