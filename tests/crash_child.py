@@ -23,6 +23,7 @@ from kling_sweeps import providers
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.rubric import Question, Rubric
 from kling_sweeps.experiment.settings import (
     BudgetSettings,
     Cell,
@@ -38,6 +39,7 @@ from kling_sweeps.providers.transport import Route
 from kling_sweeps.store import folder as store
 from kling_sweeps.store import journal
 from kling_sweeps.sweep import runner, scheduler
+from kling_sweeps.sweep.job import unjudged
 from kling_sweeps.video import MAX_PIXELS
 
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
@@ -63,6 +65,25 @@ def cells(prompts: list[str]) -> list[Cell]:
         request = GenerationRequest(ENDPOINT, arguments, prompts[:number].count(prompt), 1.4)
         made.append(Cell(request, "kling", prompt, {}, f"{prompt} · #{request.sample}"))
     return made
+
+
+def judge(question: str) -> Rubric:
+    """Return a judge who is asked a question twice."""
+    questions = [Question("good", question, {1: "no", 2: "yes"})]
+    return Rubric(
+        name="judge",
+        endpoint="openrouter/router/video",
+        model="a/model",
+        frames=None,
+        show_prompt=True,
+        temperature=0,
+        max_tokens=500,
+        max_usd=0.02,
+        repeats=2,
+        pairs=False,
+        factor=None,
+        questions=questions,
+    )
 
 
 def settings(task: dict[str, Any]) -> Settings:
@@ -94,6 +115,7 @@ def settings(task: dict[str, Any]) -> Settings:
         optimize=OptimizeSettings(),
         dry_run=False,
         max_pixels=MAX_PIXELS,
+        judge=judge(task["judge"]) if task["judge"] else None,
     )
 
 
@@ -142,12 +164,12 @@ def tear(path: Path) -> None:
 
 
 def die_when_accepted() -> None:
-    """Patch the transport: a submission is answered, and nobody is left to read it."""
+    """Patch the transport: a submission, and no upload, is answered, and nobody is left to read it."""
     send = Route.handle_async_request
 
     async def dies(self: Route, request: Any) -> Any:
         response = await send(self, request)
-        if request.method == "POST":
+        if request.method == "POST" and "/storage/" not in request.url.path:
             die()
         return response
 
@@ -197,7 +219,7 @@ def child(task: dict[str, Any], answer: int) -> None:
     os.chdir(task["folder"])
     results = sweep(task)
     sys.stdout.flush()
-    os.write(answer, json.dumps(results).encode())
+    os.write(answer, json.dumps([results, unjudged.is_set()]).encode())
 
 
 def forked(task: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +243,8 @@ def forked(task: dict[str, Any]) -> dict[str, Any]:
     with os.fdopen(readable, "rb") as pipe:
         said = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"code": code, "results": json.loads(said) if code == 0 else []}
+    results, is_unjudged = json.loads(said) if code == 0 else ([], False)
+    return {"code": code, "results": results, "unjudged": is_unjudged}
 
 
 def main() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGKILL
 
@@ -20,7 +21,8 @@ from mlflow.tracking import MlflowClient
 
 from kling_sweeps.emulator.process import EmulatorProcess
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
-from kling_sweeps.store.folder import Store
+from kling_sweeps.experiment.request import Product
+from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.state_machine import Stage
 from kling_sweeps.tracking.tracker import Tracker
 from kling_sweeps.video.decode import verify
@@ -38,6 +40,16 @@ PLACES = [
     *(f"{moment} {what}" for what in ("claim", "rename") for moment in ("before", "after")),
     *(f"{moment} replace {file}" for file in FILES for moment in ("before", "after")),
     *(f"{moment} mlflow {call}" for call in TRACKING for moment in ("before", "after")),
+]
+PLACES_OF_ANSWERS = [
+    *(
+        f"after append {step}"
+        for step in ("submitting", "submitted", "completed", "fetched", "billed", "answered")
+    ),
+    *(f"torn append {step}" for step in ("submitting", "fetched", "answered")),
+    *("after answer", "after claim", "before rename"),
+    *("before replace request.json", "before replace result.json", "after replace result.json"),
+    "after mlflow log_batch",
 ]
 
 
@@ -70,7 +82,7 @@ class Sweep:
 
     def run(self, **how: object) -> dict:
         """Run the sweep in a child; return its exit code, negative for a signal, and its results."""
-        defaults = {"kill": None, "kill_after_s": None, "unknown": "wait", "workers": False}
+        defaults = {"kill": None, "kill_after_s": None, "unknown": "wait", "workers": False, "judge": None}
         return self.children.ask(
             {
                 "sweep": self.name,
@@ -101,13 +113,47 @@ class Sweep:
             never_sent = len(self.ledger()) < len(self.prompts)
         raise AssertionError(errors)
 
+    def judge(self, question: str) -> bool:
+        """Have the videos judged until all are; return, as `finish` does, whether a submission was never sent."""
+        never_sent = False
+        for _ in range(4):
+            done = self.run(unknown="resubmit" if never_sent else "wait", judge=question)
+            assert done["code"] == 0, self.log()
+            if not done["unjudged"]:
+                return never_sent
+            self.wait_for_fal()
+            is_unknown = any(one.state().stage is Stage.UNKNOWN for one in self.answers())
+            never_sent = is_unknown and len(self.judged(question)) < len(self.answers())
+        raise AssertionError(self.log())
+
     def wait_for_fal(self) -> None:
         """Wait until all that was accepted is over, and so in the history."""
-        while any(entry["status"] != "COMPLETED" for entry in self.ledger()):
+        while any(entry["status"] != "COMPLETED" for entry in self.emulator.ledger()):
             time.sleep(0.02)
 
     def ledger(self) -> list[dict]:
         return [e for e in self.emulator.ledger() if e["arguments"]["prompt"] in self.prompts]
+
+    def judged(self, question: str) -> list[dict]:
+        """Return what the emulator accepted for a judge who is asked a question."""
+        return [entry for entry in self.emulator.ledger() if question in entry["arguments"]["prompt"]]
+
+    def answers(self) -> list[Entry]:
+        return [*Store(self.folder / "store" / "fal").entries(Product.ANSWER)]
+
+    def check_judged(self, question: str) -> None:
+        """Hold that each answer was charged once, is in the store, and its grade in MLflow."""
+        charged = sorted(entry["request_id"] for entry in self.judged(question) if entry["charged_usd"])
+        assert len(charged) == len(self.judged(question)), self.log()
+        states = [entry.state() for entry in self.answers()]
+        assert {state.stage for state in states} == {Stage.FINISHED}, self.log()
+        assert sorted(state.request_id for state in states) == charged, self.log()
+        paid = sum(entry["charged_usd"] for entry in self.judged(question))
+        assert sum(state.spent_usd for state in states) == pytest.approx(paid, abs=1e-5)
+        client = MlflowClient(self.tracking_uri)
+        experiment = client.get_experiment_by_name(f"kling_sweeps/{self.name}")
+        runs = client.search_runs([experiment.experiment_id])
+        assert all(1 <= run.data.metrics["judge/good"] <= 2 for run in runs) and len(runs) == 2
 
     def log(self) -> str:
         return (self.folder / "log.txt").read_text()
@@ -187,6 +233,26 @@ def test_a_kill_at_any_step_buys_nothing_twice_and_loses_nothing(
     never_sent = sweep.finish()
     assert never_sent or place != "after append submitting"
     sweep.check()
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory, tracking_uri, fal, children) -> Sweep:
+    """Make a sweep whose videos are there."""
+    sweep = Sweep("filmed", tmp_path_factory.mktemp("filmed"), tracking_uri, fal, children)
+    assert not sweep.finish()
+    return sweep
+
+
+@pytest.mark.parametrize("place", PLACES_OF_ANSWERS)
+def test_a_kill_while_videos_are_judged_buys_no_answer_twice_and_loses_none(tmp_path, filmed, place):
+    """Goes on from where it was killed, and the videos are left as they are."""
+    shutil.copytree(filmed.folder / "store", tmp_path / "store")
+    sweep, question = replace(filmed, folder=tmp_path), f"Is it good {place}?"
+    assert sweep.run(kill=place, judge=question)["code"] == -SIGKILL
+    never_sent = sweep.judge(question)
+    assert never_sent or place != "after append submitting"
+    sweep.check()
+    sweep.check_judged(question)
 
 
 def test_a_finished_sweep_is_left_as_it_is(tmp_path, tracking_uri, fal, children):
