@@ -257,15 +257,18 @@ def _key(told: Told) -> Finding:
 
 def _balance(told: Told, settings: Settings, cells: Sequence[Cell], is_whole: bool) -> Finding:
     from kling_sweeps.providers import answers
+    from kling_sweeps.sweep.judging import of_runs
     from kling_sweeps.sweep.scheduler import Runs
 
     credits = answers.fields(answers.fields(told.body("account")).get("credits"))
     left = credits.get("current_balance")
     try:
-        plan = Runs.read(settings, cells).plan
+        runs = Runs.read(settings, cells)
+        judging = of_runs(runs) if is_whole else None
     except RefusedError as error:
         return Finding("balance", FAIL, str(error))
-    needed = plan.total_usd if is_whole else settings.budget.max_usd
+    plan = runs.plan
+    needed = plan.total_usd + (judging.most_usd if judging else 0) if is_whole else settings.budget.max_usd
     cost = f"this command costs {needed:.2f} USD {plan.price_words}".rstrip()
     if not is_whole:
         cost = f"this search costs budget.max_usd={needed:g} at most"

@@ -13,17 +13,19 @@ import pytest
 from lab import Lab
 from mlflow.tracking import MlflowClient
 
+from hydra_plugins.hydra_fal_launcher.planned import read_command
 from kling_sweeps.analysis import runs_df
 from kling_sweeps.errors import BudgetError, ConfigError
+from kling_sweeps.experiment.expectations import Expectations, Limits
 from kling_sweeps.experiment.naming import UNREADABLE
 from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.rubric import VISION, Rubric, read_rubric
-from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.judges.instructions import version
 from kling_sweeps.ledger import read_ledger
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.state_machine import Stage, fold
-from kling_sweeps.sweep.job import unjudged
+from kling_sweeps.sweep.job import broken, unjudged
 from kling_sweeps.sweep.judging import judge_sweep
 from kling_sweeps.sweep.plan import WORDS
 
@@ -218,11 +220,36 @@ def test_a_sweep_is_judged_when_its_videos_are_there(laboratory):
     assert len(asked(laboratory, "judged at once")) == 2
     runs = runs_df("kling_sweeps/with judge", laboratory.tracking_uri)
     assert not runs["judge/fidelity"].isna().any()
+    gate = Expectations(limits=(Limits("judge/fidelity", min=runs["judge/fidelity"].max() + 1),))
+    broken.clear()
+    outcome = laboratory.run("with judge", *cells, judge=STRICT, expect=gate)
+    assert outcome.exit_code == 0 and broken.is_set() and "holds for 0 of 2 runs" in outcome.said
     laboratory.emulator.set_faults({"at": "judge", "fault": "no_grade"})
     again = replace(STRICT, repeats=2)
     assert laboratory.run("with judge", *cells, judge=again).exit_code == 0 and unjudged.is_set()
     assert laboratory.charged(*cells) == 2
     laboratory.emulator.set_faults()
+
+
+def test_a_judge_is_a_part_of_the_config(monkeypatch, tmp_path):
+    """Is chosen by name, with goals and gates on what it gives, and refused with all that is wrong with it."""
+    monkeypatch.chdir(tmp_path)
+
+    def settings(*overrides: str) -> Settings:
+        return read_command(overrides, None)[0]
+
+    assert settings().judge is None
+    found = settings("judge=fidelity", "goal={judge/fidelity: max}", "+expect={judge/plausible: {min: 3}}")
+    assert (found.judge.name, found.goal) == ("fidelity", {"judge/fidelity": "max"})
+    assert found.expect.limits == (Limits("judge/plausible", min=3),)
+    with pytest.raises(ConfigError) as caught:
+        settings("judge=fidelity", "judge.repeats=0", "judge.max_usd=0", "+judge.colour=red")
+    said = str(caught.value)
+    assert all(key in said for key in ("judge.repeats=0", "judge.max_usd=0", "judge.colour is unknown"))
+    with pytest.raises(ConfigError, match=r"expect.judge/fidelity is not measured"):
+        settings("+expect={judge/fidelity: {min: 3}}")
+    with pytest.raises(ConfigError, match=r"there is no judge=fidelty; did you mean fidelity"):
+        settings("judge=fidelty")
 
 
 def test_two_videos_are_compared_in_both_orders(laboratory):

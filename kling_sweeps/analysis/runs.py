@@ -165,7 +165,7 @@ def _leave_out(runs: Iterable[Run], versions: Mapping[str, str]) -> None:
     """Leave out the grades of all versions of a judge's question but the one that counts, and those that are none."""
     for run in runs:
         for name in [name for name in run.data.metrics if name.startswith(JUDGED)]:
-            is_told = run.data.tags.get(name) == versions.get(name.removeprefix(JUDGED))
+            is_told = run.data.tags.get(name) == versions.get(name)
             if not is_told or math.isnan(run.data.metrics[name]):
                 del run.data.metrics[name]
 

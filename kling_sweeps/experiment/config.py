@@ -22,7 +22,7 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSet
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.json_schema import Schema
 from kling_sweeps.experiment.model import Model, read_model
-from kling_sweeps.experiment.naming import NAMELESS, part
+from kling_sweeps.experiment.naming import JUDGED, NAMELESS, part
 from kling_sweeps.experiment.picture import NO_PICTURE, STANDS_FOR, Picture, beyond, find_picture, is_address
 from kling_sweeps.experiment.prompt import (
     ALL,
@@ -201,7 +201,7 @@ class JobReader(Reader):
             optimize=self.optimize(),
             dry_run=self.flag("dry_run"),
             max_pixels=int(self.number("measuring.max_pixels", 1, whole=True)),
-            judge=self.judge(),
+            judge=self.judge,
         )
 
     def sweep(self) -> str:
@@ -216,7 +216,9 @@ class JobReader(Reader):
             )
         return name
 
+    @cached_property
     def judge(self) -> Rubric | None:
+        """Return who judges the videos, None where nobody does."""
         given = self.value("judge")
         try:
             return None if given is None else read_rubric(given)
@@ -299,19 +301,20 @@ class JobReader(Reader):
         with suppress(ConfigError):  # which is reported with the objective
             known |= {*measured(spec)}
         for name, way in goal.items():
-            if name not in known:
+            if name not in known and not str(name).startswith(JUDGED):
                 self.report(f"goal.{name} is no metric{close(name, known)}")
             if way not in WAYS:
                 self.report(f"goal.{name}={said(way)} is neither max nor min")
         return {str(name): str(way) for name, way in goal.items()}
 
     def expect(self, spec: metrics.Spec) -> Expectations:
-        """Return the gates, which are of metrics that are measured."""
+        """Return the gates, which are of metrics that are measured, or of what a judge gives."""
         known: Iterable[str] = metrics.declared()
         why: Sequence[str] = ()
         with suppress(ConfigError):  # which is reported with the objective
             known, why = measured(spec), metrics.remarks(spec, [])
-        found, problems = read_expectations(self.value("expect"), [*known])
+        known = [*known, *(self.judge.metrics if self.judge else ())]
+        found, problems = read_expectations(self.value("expect"), known)
         self.report(*problems, *(why if problems else ()))
         return found
 

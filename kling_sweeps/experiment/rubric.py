@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment.naming import JUDGED
 from kling_sweeps.experiment.reader import close, said
 
 # The endpoints of fal that answer about videos, and the argument that takes the addresses of what is looked at.
@@ -52,6 +53,12 @@ class Rubric:
     pairs: bool
     factor: str | None
     questions: Sequence[Question]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the names of the metrics that a run gets: of each question the grade, or the share of comparisons won."""
+        end = "/win_share" * self.pairs
+        return [f"{JUDGED}{question.name}{end}" for question in self.questions]
 
 
 def read_rubric(node: Any) -> Rubric:

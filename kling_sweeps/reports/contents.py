@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from kling_sweeps.errors import RefusedError, VideoError
-from kling_sweeps.experiment.naming import VOTES
+from kling_sweeps.experiment.naming import JUDGED, VOTES
 from kling_sweeps.metrics import declared as declared_here
 from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.reports.people import Preferred, preferred
@@ -50,6 +50,7 @@ PREFERENCES = dict(
         strict=True,
     )
 )
+JUDGEMENT = "what a judge gave: a mean grade, or the share of comparisons that it won"
 # What a goal says, as a metric's direction.
 WAYS = {"max": "higher", "min": "lower"}
 # Shown first where nobody said what a sweep is about.
@@ -446,7 +447,8 @@ def _quantities(
             found.append(Quantity(name, "" if row.unit == "1" else row.unit, row.meaning, row.direction))
         else:
             unit, direction = declared.get(name, ("", "neither"))
-            found.append(Quantity(name, "" if unit == "1" else unit, "", direction))
+            meaning = JUDGEMENT * name.startswith(JUDGED)
+            found.append(Quantity(name, "" if unit == "1" else unit, meaning, direction))
     found = [replace(one, direction=WAYS.get(goal.get(one.name, ""), one.direction)) for one in found]
     order = [*goal, *FIRST, *known]
     places = {name: place for place, name in reversed(list(enumerate(order)))}

@@ -84,7 +84,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a judge answered: of each video its values by their names, what they say, and why calls have none."""
+    """What a judge answered: of each video its metrics by their names, what they say, and why calls have none."""
 
     names: Sequence[str]
     values: Mapping[str, Mapping[str, float]]
@@ -245,8 +245,10 @@ class Judging:
                     grades[one.subjects[0].key][name].append(grade)
             except UnreadableAnswerError as error:
                 unreadable.append((one, str(error)))
-        means = {key: {name: fmean(some) for name, some in own.items()} for key, own in grades.items()}
-        return Answers([question.name for question in self.rubric.questions], means, unreadable)
+        means = {
+            key: {f"{JUDGED}{name}": fmean(some) for name, some in own.items()} for key, own in grades.items()
+        }
+        return Answers(self.rubric.metrics, means, unreadable)
 
     def _comparisons(self, factor: str) -> Answers:
         """Return of a question the share of its comparisons that a video won, a tie counting as a half, and what they say."""
@@ -264,18 +266,16 @@ class Judging:
                 unreadable.append((one, str(error)))
         table = verdicts_df(self.table, factor, self.rubric.name, told)
         values: dict[str, dict[str, float]] = defaultdict(dict)
-        names: list[str] = []
         sentences: list[str] = []
-        for question in self.rubric.questions:
+        for question, name in zip(self.rubric.questions, self.rubric.metrics, strict=True):
             own = table[table["question"] == question.name]
-            names.append(f"{question.name}/win_share")
             if len(own):
                 for key, share in win_shares(own).iloc[:, 0].items():
-                    values[str(key)][names[-1]] = float(share)
+                    values[str(key)][name] = float(share)
                 flips = f"{own['flipped'].mean():.0%} of the verdicts changed with the order, and are ties."
                 told_by = [*preference_statements(preferences(own, factor)), flips]
                 sentences += [f"{question.name}: {sentence}" for sentence in told_by]
-        return Answers(names, values, unreadable, sentences)
+        return Answers(self.rubric.metrics, values, unreadable, sentences)
 
     def _texts(self) -> Iterator[tuple[Call, str]]:
         """Yield the calls that are answered, each with the answer's text."""
@@ -416,13 +416,13 @@ def _show(subjects: Sequence[Subject], answers: Answers) -> None:
         columns = [tables.text_column("video", [Text(subject.name) for subject, _ in rows])]
         for name in answers.names:
             texts = [Text(f"{own[name]:.3g}" if name in own else "–") for _, own in rows]
-            columns.append(tables.number_column(f"{JUDGED}{name}", texts))
+            columns.append(tables.number_column(name, texts))
         tables.show(columns)
     for name in answers.names:
         values = [own[name] for _, own in rows if name in own]
         if values and not answers.sentences:
             mean = f": {fmean(values):.3g} on average of {_many(len(values), 'video')}"
-            show_line((f"{JUDGED}{name}", "bold"), mean)
+            show_line((name, "bold"), mean)
     for sentence in answers.sentences:
         show_line(f"- {sentence}")
     for one, why in answers.unreadable[: summary.NAMED]:

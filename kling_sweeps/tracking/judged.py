@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
+from kling_sweeps.experiment.naming import UNREADABLE
 from kling_sweeps.tracking.tracker import TAG_LENGTH, Tracker, every
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-# The tag of an experiment that says of each question which version of it counts: the last that was asked.
+# The tag of an experiment that says of each metric of a judge which version of it counts: the last that was asked.
 VERSIONS = "judges"
 
 
@@ -30,7 +30,7 @@ class Given:
 def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Mapping[str, Given]) -> int:
     """Write what a version of a judge gave to the runs of an experiment, by their requests' keys; return how many changed.
 
-    `names` are those of the values; a run that has no value by this version has none any more. Raises what MLflow raises.
+    `names` are those of the metrics; a run that has no value by this version has none any more. Raises what MLflow raises.
     """
     with tracker.trying():
         client, experiment_id = tracker.client, tracker.experiment_id
@@ -47,7 +47,7 @@ def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Map
 
 def _write(tracker: Tracker, run: Run, version: str, names: Sequence[str], given: Given) -> bool:
     """Bring a run up to date; return whether it was not."""
-    wanted = {f"{JUDGED}{name}": given.values.get(name, math.nan) for name in names}
+    wanted = {name: given.values.get(name, math.nan) for name in names}
     had = {name: run.data.metrics.get(name, math.nan) for name in wanted}
     metrics = {name: value for name, value in wanted.items() if repr(value) != repr(had[name])}
     tags: dict[str, str | None] = dict.fromkeys(wanted, version)
