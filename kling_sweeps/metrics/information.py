@@ -115,7 +115,8 @@ class TemporalInformation(Information):
 def _sobel_magnitude(strip: np.ndarray) -> np.ndarray:
     # Not cv2.magnitude: its last bits depend on where in memory the arrays lie.
     dx, dy = (gradient.astype(np.float32) for gradient in cv2.spatialGradient(strip))
-    magnitude: np.ndarray = cv2.sqrt(cv2.add(cv2.multiply(dx, dx), cv2.multiply(dy, dy)))
+    # In place: fresh memory takes a fifth longer.
+    magnitude: np.ndarray = cv2.sqrt(cv2.accumulateSquare(dy, cv2.multiply(dx, dx, dx)), dx)
     return magnitude
 
 
