@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import lab
+import pandas as pd
 import pytest
 from lab import Lab
 from mlflow.tracking import MlflowClient
 
 from hydra_plugins.hydra_fal_launcher.planned import read_command
-from kling_sweeps.analysis import runs_df
+from kling_sweeps.analysis import agreement, main_metrics, runs_df
 from kling_sweeps.errors import BudgetError, ConfigError
 from kling_sweeps.experiment.expectations import Expectations, Limits
 from kling_sweeps.experiment.naming import UNREADABLE
@@ -115,6 +116,15 @@ def test_a_video_is_judged_once(laboratory):
     runs = runs_df("kling_sweeps/once", laboratory.tracking_uri)
     assert runs["judge/fidelity"].mean() == pytest.approx(sum(map(grade, entries)) / 12)
     assert runs.attrs["declared"]["judge/fidelity"] == ["", "higher"]
+    assert main_metrics(runs)[0] == "judge/fidelity"
+    keys = dict(zip(runs["run_name"], runs["request_key"], strict=True))
+    votes = [
+        [name, keys[low.name], keys[high.name], 0.0]
+        for name, (low, high) in {"a": cells[:2], "b": cells[2:]}.items()
+    ]
+    table = pd.DataFrame(votes, columns=["prompt", "left_key", "right_key", "outcome"])
+    told = agreement(runs, table).set_index("metric").loc["judge/fidelity"]
+    assert (told["videos"], told["verdict"]) == (4, "can't be told")
     charged = sum(one["charged_usd"] for one in asked(laboratory, "judged once"))
     lines = [line for line in read_ledger(laboratory.folder / "store").lines if line.sweep == "once"]
     told = [line.attempt.billed_usd for line in lines if line.product is Product.ANSWER]

@@ -255,6 +255,7 @@ def assemble(
         video.levels = {one.key: one.levels.index(video.params.get(one.key, NOTHING)) for one in factors}
     quantities = _quantities(metrics, goal, declared)
     known = {one.name for one in quantities}
+    first = [*(one.name for one in quantities if one.name.startswith(JUDGED)), *FIRST]
     endpoints = dict.fromkeys(video.params.get("endpoint", "") for video in videos)
     return Contents(
         sweep,
@@ -263,7 +264,7 @@ def assemble(
         sorted(videos, key=lambda video: (*video.levels.values(), video.sample)),
         factors,
         quantities,
-        [name for name in goal if name in known] or [name for name in FIRST if name in known],
+        [name for name in goal if name in known] or [name for name in first if name in known],
         [endpoint for endpoint in endpoints if endpoint],
     )
 

@@ -152,9 +152,11 @@ class Judging:
     def show_plan(self) -> None:
         """Print how many answers there are, how they stand, and what the others cost at the most."""
         plan, rubric, settings = self.runs.plan, self.rubric, self.runs.settings
+        finished = int((self.table["status"] == "FINISHED").sum())
+        number = finished if self.to_come else len(self.subjects)
         show_line(
             (rubric.name, "bold"),
-            f" ({rubric.model}, version {version(rubric)}) judges {_many(len(self.subjects), 'video')}"
+            f" ({rubric.model}, version {version(rubric)}) judges {_many(number, 'video')}"
             + f", two at a time in both orders, which differ in {self.factor}" * bool(self.factor)
             + f", {rubric.repeats} times each" * (rubric.repeats > 1),
         )
@@ -292,6 +294,8 @@ def planned(runs: Runs) -> Runs:
         return runs
     judging.show_plan()
     usd = 0.0 if runs.settings.budget.partial else judging.most_usd  # or else as much as fits is judged
+    if runs.plan.total_usd and usd:
+        show_line("With the videos ", (f"{runs.plan.total_usd + usd:.2f} USD", "bold"), " at most.")
     return replace(runs, plan=replace(runs.plan, judging_usd=usd))
 
 
@@ -411,7 +415,8 @@ def _many(number: int, what: str) -> str:
 
 def _show(subjects: Sequence[Subject], answers: Answers) -> None:
     """Print the values of each video, or, of many, of all of them, and which answers have none."""
-    rows = [(subject, answers.values.get(subject.key, {})) for subject in subjects]
+    shown = sorted(subjects, key=lambda subject: subject.name)
+    rows = [(subject, answers.values.get(subject.key, {})) for subject in shown]
     if 1 < len(rows) <= tables.MANY:
         columns = [tables.text_column("video", [Text(subject.name) for subject, _ in rows])]
         for name in answers.names:
