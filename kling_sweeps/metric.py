@@ -124,6 +124,10 @@ class FrameMetric(ABC):
             raise LookupError(f"per_frame gave {', '.join(self.series)}, and not {', '.join(missing)}")
         return {value.name: mean(self.series.get(value.name, [])) for value in self.values}
 
+    def facts(self) -> dict[str, str]:
+        """Tell what was found that is no number, by name."""
+        return {}
+
 
 @dataclass
 class SampledMetric(FrameMetric):

@@ -139,6 +139,7 @@ class TestClips:
         found = measure(path, SPEC, prompt=SIGN)
         assert found.errors == {}
         assert (found.values["text_legible"], found.values["text_flicker"]) == (1, 0)
+        assert found.facts["text_read"] == "Grand Hotel"
         assert 1.2 < found.values["text_share"] / drawn_share("Grand Hotel", height=height) < 1.8
         assert np.isfinite(found.frames["text_share"]).sum() == 4
 

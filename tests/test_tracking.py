@@ -91,6 +91,18 @@ def measured_anew(result) -> RunResult:
     return dataclasses.replace(result, measurement=other)
 
 
+def test_what_was_read_is_a_tag(tracker, result):
+    """Tells what text was read in the video, where any was."""
+    tracker.track(result)
+    assert "text_read" not in runs(tracker)[0].data.tags
+    measured, other = measure(result.entry.video, {"luma": {}}), result.entry.measurements("d" * 16)
+    dataclasses.replace(measured, facts={**measured.facts, "text_read": "OPEN / 茶馆"}).save(other)
+    Tracker(tracker.uri, tracker.sweep, tracker.provider).track(
+        dataclasses.replace(result, measurement=other)
+    )
+    assert runs(tracker)[0].data.tags["text_read"] == "OPEN / 茶馆"
+
+
 def test_a_new_measurement_replaces_the_run(tracker, result, measured_anew):
     """Shows what was measured anew, and keeps the tags and votes that people gave the run, which alone change nothing."""
     tracker.track(result)

@@ -33,6 +33,7 @@ def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested |
             metric.start(video, requested or Requested())
     times_s, strip = _decoded(video, metrics, errors)
     values = {name: value for metric in metrics for name, value in _values(metric, errors).items()}
+    facts = {name: fact for metric in metrics for name, fact in _facts(metric, errors).items()}
     table = _table(times_s, metrics, errors)
     if video.facts.problem:
         errors["video"] = video.facts.problem
@@ -40,7 +41,7 @@ def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested |
         values=values,
         frames=table,
         errors=errors,
-        facts=asdict(video.facts) | {"picture_hashes": written(strip.hashes())},
+        facts=facts | asdict(video.facts) | {"picture_hashes": written(strip.hashes())},
         versions=_versions(metrics),
         filmstrip=strip.image(),
     )
@@ -77,6 +78,12 @@ def _values(metric: FrameMetric, errors: dict[str, str]) -> dict[str, float]:
             computed = metric.compute()
             found = {name: float(computed.get(name, nan)) for name in found}
     return {name: value if isfinite(value) else nan for name, value in found.items()}
+
+
+def _facts(metric: FrameMetric, errors: dict[str, str]) -> dict[str, str]:
+    with _recorded(metric, errors):
+        return {str(name): str(fact) for name, fact in metric.facts().items()}
+    return {}
 
 
 def _table(times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dict[str, str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ import numpy as np
 
 from kling_sweeps.metric import Requested, SampledMetric, Value, positive
 from kling_sweeps.metrics.words import Line, difference, quoted, share_read, words
+from kling_sweeps.untrusted import clean
 from kling_sweeps.video import opencv as cv2
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Text(SampledMetric):
     long_side: int = 960
     wanted: Sequence[Line] = field(default=(), init=False, repr=False)
     read: Sequence[Line] | None = field(default=None, init=False, repr=False)
+    readings: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,12 +94,17 @@ class Text(SampledMetric):
         area = np.zeros(frame.luma.shape, np.uint8)
         cv2.fillPoly(area, boxes, 1)
         before, self.read = self.read, [words(text) for text in texts]
+        self.readings.update([" / ".join(texts)] if texts else [])
         is_text = bool(before or self.read) and before is not None
         return {
             "text_share": cv2.countNonZero(area) / area.size,
             "text_legible": share_read(self.wanted, self.read) if self.wanted else nan,
             "text_flicker": difference(before or (), self.read) if is_text else nan,
         }
+
+    def facts(self) -> dict[str, str]:
+        """Tell what was read most often, with a stroke between lines; nothing where there was no text."""
+        return {"text_read": clean(self.readings.most_common(1)[0][0])} if self.readings else {}
 
 
 def readable(prompt: str) -> list[Line]:

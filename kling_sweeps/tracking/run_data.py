@@ -44,7 +44,7 @@ BESIDE_LINE = re.compile(rf"\A{BESIDE}.*\n\n")
 OURS = {
     "request_key", "request_id", "provider", "sweep", "content", "error", "error_type", "error_stage",
     "may_have_cost_usd", "estimate_usd", "measurement_errors", "named", "described", "colored", "kind", "search",
-    "expect", "expect_failed", "camera", "picture_hashes",
+    "expect", "expect_failed", "camera", "picture_hashes", "text_read",
 }  # fmt: skip
 
 
@@ -122,8 +122,8 @@ def tags(result: RunResult) -> dict[str, str]:
             found["measurement_errors"] = flaws
         if "camera_pan" in (values := read_values(result.measurement)):
             found["camera"] = word(values)
-        if hashes := read_facts(result.measurement).get("picture_hashes"):
-            found["picture_hashes"] = str(hashes)
+        facts = read_facts(result.measurement)
+        found |= {name: str(facts[name]) for name in ("picture_hashes", "text_read") if facts.get(name)}
     if result.error:
         found |= {
             "error": str(result.error),
