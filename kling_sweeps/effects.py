@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kling_sweeps.errors import say, say_interrupted
+from kling_sweeps.terminal.console import READING, working
 from kling_sweeps.terminal.streams import Parser, settle
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle()
     options = _parser().parse_args(arguments)
     try:
-        runs, tables = _read(options)
+        with working(READING):
+            runs, tables = _read(options)
         if options.csv:
             _write(tables, options.csv)
     except (LookupError, ValueError, OSError) as error:

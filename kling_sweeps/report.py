@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kling_sweeps.errors import KlingSweepsError, explained, say, say_interrupted
 from kling_sweeps.experiment.tracking_uri import default_uri
+from kling_sweeps.terminal.console import working
 from kling_sweeps.terminal.streams import Parser, settle
 
 
@@ -41,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         uri = default_uri()
         path = options.out or Path("outputs", options.sweep.removeprefix("kling_sweeps/"), REPORT)
-        contents = make_report(options.sweep, options.store, uri, path)
-        name_in_note(contents, uri)
+        with working("Making the report"):
+            contents = make_report(options.sweep, options.store, uri, path)
+            name_in_note(contents, uri)
     except (LookupError, KlingSweepsError) as error:
         say(error.args[0] if isinstance(error, LookupError) else error)
         return 2

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from kling_sweeps.errors import ConfigError, KlingSweepsError, explained, say, say_interrupted
 from kling_sweeps.experiment.tracking_uri import default_uri
+from kling_sweeps.terminal.console import READING, working
 from kling_sweeps.terminal.streams import Parser, settle
 from kling_sweeps.untrusted import clean
 
@@ -80,7 +81,8 @@ def _poll(options: argparse.Namespace) -> Poll:
     from kling_sweeps.votes.poll import read_poll
 
     question = QUESTION if options.question is None else options.question
-    return read_poll(options.sweep, options.factor, question, options.store, default_uri())
+    with working(READING):
+        return read_poll(options.sweep, options.factor, question, options.store, default_uri())
 
 
 def _serve(options: argparse.Namespace) -> int:

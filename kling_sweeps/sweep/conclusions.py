@@ -13,7 +13,7 @@ from kling_sweeps import metrics
 from kling_sweeps.experiment.naming import NAMELESS
 from kling_sweeps.experiment.settings import Settings
 from kling_sweeps.sweep.scheduler import Runs
-from kling_sweeps.terminal.console import show_line
+from kling_sweeps.terminal.console import READING, show_line, working
 from kling_sweeps.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def draw(outcome: Outcome) -> list[str]:
     tracker = outcome.tracker
     try:
         is_whole = outcome.is_named and not outcome.settings.repeats
-        lines = conclusions(outcome.experiment if is_whole else outcome.own)
+        with working(READING):
+            lines = conclusions(outcome.experiment if is_whole else outcome.own)
     except Exception as error:  # all runs are tracked, whatever can be said of them
         log.warning("no conclusions could be drawn: %s", tracker.said(error))
         return []

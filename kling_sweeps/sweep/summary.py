@@ -24,7 +24,7 @@ from kling_sweeps.sweep.conclusions import Outcome
 from kling_sweeps.sweep.job import CONFIG_DUMP
 from kling_sweeps.sweep.plan import WORDS, Plan
 from kling_sweeps.sweep.scheduler import Runs
-from kling_sweeps.terminal.console import show_line
+from kling_sweeps.terminal.console import show_line, working
 from kling_sweeps.terminal.tables import (
     MANY,
     Column,
@@ -268,7 +268,8 @@ def show_report(runs: Runs, tracker: Tracker, outputs: Path) -> None:
 
         name = experiment_name(tracker.sweep, tracker.provider)
         config = config_of(outputs / CONFIG_DUMP)
-        make_report(name, settings.store_dir, settings.tracking_uri, outputs / REPORT, config)
+        with working("Making the report"):
+            make_report(name, settings.store_dir, settings.tracking_uri, outputs / REPORT, config)
     except (Exception, KeyboardInterrupt) as error:  # the runs are as they are
         why = tracker.said(error) if isinstance(error, Exception) else "interrupted"
         show_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.text import Text
 
 from kling_sweeps.untrusted import printable
 
+# What takes the longest of a command that only reads.
+READING = "Reading the runs from MLflow"
 # Nobody's terminal, but a file or a pipe: as wide as a table reads well.
 UNWATCHED_WIDTH = 160
 
@@ -31,6 +34,11 @@ class _Console(Console):
 console = _Console(highlight=False, markup=False, emoji=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = UNWATCHED_WIDTH
+
+
+def working(what: str) -> AbstractContextManager[object]:
+    """Show on a terminal, as long as a block runs, what it is that takes its time; nothing in a file or a pipe."""
+    return console.status(what) if console.is_terminal else nullcontext()
 
 
 def show_line(*parts: str | tuple[str, str]) -> None:
