@@ -375,7 +375,7 @@ def test_models_of_different_arguments_are_compared(command):
     small = ("provider.emulator.width=128", "provider.emulator.height=72", "provider.emulator.fps=8")
     done = command("-m", models, *given, "provider=emulator", *small, "goal={sharpness: max}")
     assert done.returncode == 0, done.stderr
-    assert "veo3.1: generate_audio=False  resolution=720p  duration=8s  auto_fix=False" in done.stdout
+    assert "veo3.1: duration=8s  resolution=720p  generate_audio=False  auto_fix=False" in done.stdout
     assert "On fal this would have cost 7.00 USD" in done.stdout
     runs = runs_df("single", command.tracking_uri)
     assert runs.groupby("model")["duration"].first().to_dict() == {
