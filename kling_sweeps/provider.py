@@ -14,6 +14,8 @@ from kling_sweeps.store.state_machine import Ticket
 
 # The type of the error that a cancelled request has for a result.
 CANCELLED = "client_cancelled"
+# The type of the error of a request one of whose files fal could not fetch.
+FILE_GONE = "file_download_error"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -130,6 +131,26 @@ def test_a_video_is_judged_once(laboratory):
     told = [line.attempt.billed_usd for line in lines if line.product is Product.ANSWER]
     assert len(told) == 12 and 0 < sum(told) == pytest.approx(charged, abs=1e-6)
     assert all(one.state().committed_usd < MOST_USD for one in entries)
+
+
+def test_a_file_that_fal_no_longer_has_is_uploaded_anew(laboratory):
+    """Sends an address that it knows as long as fal has the file, and another one after fal has said that it has not."""
+    generated(laboratory, "gone", run_of("upload gone"))
+    assert judged(laboratory, "gone")[0]
+    (file,) = {
+        path
+        for path in (laboratory.folder / "store/fal/pictures").glob("*.json")
+        if path.stem in str(answers(laboratory, "gone")[0].read_json("request.json"))
+    }
+    (known,) = json.loads(file.read_text())
+    file.write_text(json.dumps([{**known, "address": f"{known['address']}.lost"}]))
+    before, other = uploads(laboratory), replace(STRICT, temperature=0.5)
+    assert not judged(laboratory, "gone", other)[0]
+    assert asked(laboratory, "upload gone")[-1]["error_type"] == "file_download_error"
+    assert not judged(laboratory, "gone", other)[0]
+    assert uploads(laboratory) == before
+    assert judged(laboratory, "gone", other, retry="failed")[0]
+    assert (uploads(laboratory), len(asked(laboratory, "upload gone"))) == (before + 1, 3)
 
 
 def test_what_was_asked_otherwise_is_bought_anew_and_never_mixed(laboratory):

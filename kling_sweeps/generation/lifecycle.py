@@ -27,7 +27,7 @@ from kling_sweeps.generation.context import GenerationContext
 from kling_sweeps.generation.patience import Notify, Patience
 from kling_sweeps.generation.submitter import LARGEST_SKEW, Submitter
 from kling_sweeps.generation.watch import Watch
-from kling_sweeps.provider import CANCELLED, Status
+from kling_sweeps.provider import CANCELLED, FILE_GONE, Status
 from kling_sweeps.providers.answers import has, usage_usd, video_url
 from kling_sweeps.providers.download import EMPTY, EXPIRED
 from kling_sweeps.store.folder import Entry
@@ -111,6 +111,7 @@ class _Generation:
         self.provider = context.provider
         self.budget = context.budget
         self.workers = context.workers
+        self.pictures = context.pictures
         self.settings = context.settings
         self.request = request
         self.entry = entry
@@ -138,7 +139,7 @@ class _Generation:
                 except PollError as error:
                     self.notify("no answer", str(error))
                 except GenerationError as error:
-                    return self._failed(error)
+                    return await self._failed(error)
         raise PollError(
             f"not completed after {self.settings.timeout_s:g} s (provider.timeout_s); it goes on at "
             "fal, and the same command collects it"
@@ -175,7 +176,7 @@ class _Generation:
             try:
                 return await self._fetch_once(failed)
             except GenerationError as error:
-                return self._failed(error)
+                return await self._failed(error)
             except UnreadableResultError as error:
                 self._unreadable(error)
             except (PollError, LockedAccountError) as error:
@@ -245,9 +246,11 @@ class _Generation:
         error.args = (f"{error}; retry=failed asks once more, and then pays again",)
         raise error
 
-    def _failed(self, error: GenerationError) -> None:
+    async def _failed(self, error: GenerationError) -> None:
         """Journal a failure; one that fal does not charge is submitted again, `FREE_RETRIES` times at the most."""
         state = self.entry.state()
+        if error.error_type == FILE_GONE:
+            await self.pictures.forget(self.request)
         if error.error_type == CANCELLED and state.is_cancelled:
             self.entry.journal.append("cancelled")
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,28 +49,38 @@ class Pictures:
         named = None if sent is None else replace(request, arguments=sent).with_pictures(marks)
         return named == request.arguments
 
-    async def _address(self, picture: Attachment) -> str:
+    async def forget(self, request: GenerationRequest) -> None:
+        """Have the files of a request uploaded anew when they are sent again, since fal no longer has them."""
+        for picture in request.pictures:
+            async with self._locked(picture):
+                self.uploaded.pop(picture.mark, None)
+                self._note(picture, [{**upload, "is_gone": True} for upload in self._uploads(picture)])
+
+    def _locked(self, picture: Attachment) -> AsyncFileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
-        async with AsyncFileLock(
-            self.folder / f"{picture.name}.lock", poll_interval=0.1, run_in_executor=False
-        ):
+        return AsyncFileLock(self.folder / f"{picture.name}.lock", poll_interval=0.1, run_in_executor=False)
+
+    async def _address(self, picture: Attachment) -> str:
+        async with self._locked(picture):
             if picture.mark not in self.uploaded:
                 self.uploaded[picture.mark] = self._fresh(picture) or await self._upload(picture)
-        return self.uploaded[picture.mark]
+            return self.uploaded[picture.mark]
 
     def _fresh(self, picture: Attachment) -> str | None:
-        """Return the address of an earlier upload that is not old."""
+        """Return the address of an earlier upload that is not old, and that fal has for all that is known."""
         if self.provider.is_ephemeral:
             return None
         since = datetime.now(UTC) - FRESH
-        return next((one["address"] for one in self._uploads(picture) if _utc(one["at"]) > since), None)
+        known = (one for one in self._uploads(picture) if not one["is_gone"] and _utc(one["at"]) > since)
+        return next((str(one["address"]) for one in known), None)
 
     async def _upload(self, picture: Attachment) -> str:
         content = await asyncio.to_thread(self._kept, picture)
         address = await self.provider.upload(content, MEDIA_TYPES[picture.kind], picture.file_name)
-        upload = {"address": address, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        text = json.dumps([upload, *self._uploads(picture)], indent=2)
-        self._write(f"{picture.name}.json", f"{text}\n".encode())
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        # An emulator that ends with the command takes its files along.
+        upload = {"address": address, "at": at, "is_gone": self.provider.is_ephemeral}
+        self._note(picture, [upload, *self._uploads(picture)])
         return address
 
     def _kept(self, picture: Attachment) -> bytes:
@@ -84,12 +94,22 @@ class Pictures:
             f"{picture.path} has changed since this command began; run it again", error_type="picture_changed"
         )
 
-    def _uploads(self, picture: Attachment) -> list[dict[str, str]]:
+    def _note(self, picture: Attachment, uploads: Sequence[Mapping[str, Any]]) -> None:
+        self._write(f"{picture.name}.json", f"{json.dumps(uploads, indent=2)}\n".encode())
+
+    def _uploads(self, picture: Attachment) -> list[dict[str, Any]]:
         """Return where a file was uploaded to and when, the newest first; nothing where that can't be read."""
         try:
             found = json.loads((self.folder / f"{picture.name}.json").read_bytes())
-            return [{"address": str(one["address"]), "at": str(_utc(one["at"]))} for one in found]
-        except (OSError, ValueError, TypeError, KeyError):
+            return [
+                {
+                    "address": str(one["address"]),
+                    "at": str(_utc(one["at"])),
+                    "is_gone": bool(one.get("is_gone")),
+                }
+                for one in found
+            ]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return []
 
     def _write(self, name: str, content: bytes) -> None:
