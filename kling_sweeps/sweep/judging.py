@@ -207,7 +207,11 @@ class Judging:
     def _say_ends(self, results: Sequence[RunResult]) -> None:
         runs = self.runs
         entries = [runs.store.entry(one.request) for one in runs.cells]
-        made = [attempt for entry in entries for attempt in entry.attempts(runs.settings.command)]
+        made = [
+            replace(attempt, price_usd=attempt.usd)  # which an answer itself has told
+            for entry in entries
+            for attempt in entry.attempts(runs.settings.command)
+        ]
         summary.say_ends(results)
         show_line(summary.spent(made, runs.provider_name, "bought"))
         summary.say_remedies([result for result in results if result.error], runs)

@@ -396,7 +396,7 @@ def spent(made: Sequence[Attempt], provider: str, done: str = "generated") -> st
     prices: dict[Cost, list[float | None]] = {Cost.SPENT: [], Cost.IN_FLIGHT: [], Cost.PERHAPS: []}
     for attempt in made:
         if attempt.cost is not Cost.FREE:
-            prices[Cost.PERHAPS if attempt.cost is Cost.UNKNOWN else attempt.cost].append(attempt.usd)
+            prices[Cost.PERHAPS if attempt.cost is Cost.UNKNOWN else attempt.cost].append(attempt.price_usd)
     if not made:
         return f"Nothing was {done}."
     more = "".join(

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import Cost
@@ -99,8 +100,10 @@ class Progress:
     def over(self, result: RunResult) -> None:
         """Note that a run is over, one way or the other."""
         made = result.attempts(self.command)
+        paid = [attempt for attempt in made if attempt.cost is not Cost.FREE]
+        is_answer = result.cell.request.product is Product.ANSWER  # whose price is its bound
         with self.lock:
-            self.prices += [attempt.usd for attempt in made if attempt.cost is not Cost.FREE]
+            self.prices += [attempt.usd if is_answer else attempt.price_usd for attempt in paid]
             if made:
                 self.finished_at.append(time.monotonic())
         if result.error:
