@@ -42,10 +42,7 @@ PLACES = [
     *(f"{moment} mlflow {call}" for call in TRACKING for moment in ("before", "after")),
 ]
 PLACES_OF_ANSWERS = [
-    *(
-        f"after append {step}"
-        for step in ("submitting", "submitted", "completed", "fetched", "billed", "answered")
-    ),
+    *(f"after append {step}" for step in ("submitting", "submitted", "completed", "fetched", "answered")),
     *(f"torn append {step}" for step in ("submitting", "fetched", "answered")),
     *("after answer", "after claim", "before rename"),
     *("before replace request.json", "before replace result.json", "after replace result.json"),

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from kling_sweeps.errors import StoreError
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.journal import Journal
 from kling_sweeps.store.state_machine import Stage
@@ -146,7 +147,7 @@ def test_a_line_that_is_no_event_makes_the_journal_untrusted(journal, bad):
     journal.path.write_bytes((bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
     with pytest.raises(StoreError, match=r"journal\.jsonl"):
         journal.state()
-    entry = Store(journal.path.parent).find("ab" * 32)
+    entry = Store(journal.path.parent).find("ab" * 32, Product.VIDEO)
     entry.make_folder()
     shutil.copy(journal.path, entry.journal.path)
     state = entry.state()

@@ -23,12 +23,13 @@ from kling_sweeps.experiment.naming import UNREADABLE
 from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.rubric import VISION, Rubric, read_rubric
 from kling_sweeps.experiment.settings import Cell, Settings
+from kling_sweeps.generation.budget import UNIT
 from kling_sweeps.judges.instructions import version
 from kling_sweeps.ledger import read_ledger
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.state_machine import Stage, fold
 from kling_sweeps.sweep.job import broken, unjudged
-from kling_sweeps.sweep.judging import judge_sweep
+from kling_sweeps.sweep.judging import Judging, judge_sweep
 from kling_sweeps.sweep.plan import WORDS
 
 MOST_USD = 0.02
@@ -128,9 +129,30 @@ def test_a_video_is_judged_once(laboratory):
     assert (told["videos"], told["verdict"]) == (4, "can't be told")
     charged = sum(one["charged_usd"] for one in asked(laboratory, "judged once"))
     lines = [line for line in read_ledger(laboratory.folder / "store").lines if line.sweep == "once"]
-    told = [line.attempt.billed_usd for line in lines if line.product is Product.ANSWER]
-    assert len(told) == 12 and 0 < sum(told) == pytest.approx(charged, abs=1e-6)
+    told = [line.attempt.usd for line in lines if line.product is Product.ANSWER]
+    assert len(told) == 12 and 0 < sum(told) == pytest.approx(charged, abs=12e-6)  # a bill has six digits
     assert all(one.state().committed_usd < MOST_USD for one in entries)
+
+
+def test_what_an_answer_has_cost_counts_in_every_command(laboratory):
+    """Settles what the store's running total says of an answer by the answer's own journal, unless another works on it."""
+    generated(laboratory, "counted", run_of("counted a"))
+    assert judged(laboratory, "counted")[0]
+    (entry,) = answers(laboratory, "counted")
+    usd = entry.state().committed_usd
+    assert usd > 0
+
+    def counted() -> float:
+        with open(laboratory.folder / "store/fal/spending", "a") as file:
+            file.write(f"{entry.key} {10 * UNIT}\n")
+        settings = laboratory.settings("counted", judge=STRICT)
+        runs = Judging.read(settings, STRICT, runs_df("counted", laboratory.tracking_uri)).runs
+        return runs.budget.amounts[entry.key] / UNIT
+
+    assert counted() == pytest.approx(usd)
+    with entry.lock(timeout_s=0):
+        assert counted() == 10
+    assert counted() == pytest.approx(usd)
 
 
 def test_a_file_that_fal_no_longer_has_is_uploaded_anew(laboratory):

@@ -26,7 +26,7 @@ JOURNALLED = {
     Stage.UNKNOWN: {"submitting", "not_submitted", "submitted", "forgotten"},
     Stage.SUBMITTED: {"started", "completed", "fetched", "cancelling", "cancelled"} | FAILURES | LEAVES,
     Stage.COMPLETED: {"fetched", "unreadable", "cancelled"} | FAILURES | LEAVES,
-    Stage.FETCHED: {"fetched", "downloaded", "billed", "answered"} | FAILURES | LEAVES,
+    Stage.FETCHED: {"fetched", "downloaded", "answered"} | FAILURES | LEAVES,
     Stage.FINISHED: {"measured", "billed", "fetched", "downloaded", "lost", "retrying"},
     Stage.FAILED: {"retrying", "billed"},
 }
@@ -51,7 +51,8 @@ submitting submitted completed failed                                   failed  
 submitting submitted completed failed:may_have_cost                     failed     1  perhaps
 submitting submitted completed failed:may_have_cost retrying            new        -  perhaps
 submitting submitted completed fetched downloaded billed                finished   1  spent
-submitting submitted completed fetched billed answered                  finished   1  spent
+submitting submitted completed fetched answered                         finished   1  spent
+submitting submitted completed fetched answered billed                  finished   1  spent
 submitting submitted completed failed:may_have_cost billed              failed     1  spent
 submitting submitted completed failed:begins_anew                       new        -  free
 submitting submitted completed forgotten                                new        -  free
@@ -199,3 +200,19 @@ def test_the_table_has_the_events_that_are_written():
         written |= set(re.findall(r'journal\.append\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
     assert written == {kind.partition(" ")[0] for kind in EVENTS}
     assert set().union(*JOURNALLED.values()) == EVENTS.keys()
+
+
+def test_what_an_answer_says_that_it_cost_stands_until_fal_bills_it():
+    """Counts its bound before, what it says then, and fal's bill in the end, which may still be asked for."""
+    events = [
+        journalled(kind, n) for n, kind in enumerate(("submitting", "submitted", "completed", "fetched"))
+    ]
+    told = [*events, journalled("answered", 4) | {"usd": PRICE_USD / 4}]
+    billed = [*told, journalled("billed", 5) | {"usd": PRICE_USD / 2}]
+    for journal, usd, is_unbilled in (
+        ([*events, journalled("answered", 4)], PRICE_USD, True),
+        (told, PRICE_USD / 4, True),
+        (billed, PRICE_USD / 2, False),
+    ):
+        (attempt,) = fold(journal).attempts
+        assert (attempt.usd, attempt.committed_usd, attempt.is_unbilled) == (usd, usd, is_unbilled)

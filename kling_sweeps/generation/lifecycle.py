@@ -266,16 +266,15 @@ class _Generation:
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
 
     async def answer(self) -> None:
-        """Note what an answer has cost, as far as it says so, and that it is here; what it says is read by who asked.
+        """Note that an answer is here, and what it says that it has cost; what else it says is read by who asked.
 
-        Where it has cost more than it may, nothing more is bought, since the others may do so too.
+        One that says that it was for nothing counts as much as it may cost, until fal bills it. Where it has cost more than
+        it may, nothing more is bought, since the others may do so too.
         """
         usd, most = usage_usd(self.entry.read_json("result.json")), self.request.price_usd
-        if usd is not None:
-            self.entry.journal.append("billed", request_id=self.ticket.request_id, usd=usd)
-        if usd is not None and most is not None and usd > most:
+        if usd and most is not None and usd > most:
             self.budget.close(f"an answer has cost {usd:.6g} USD, and was to cost {most:.6g} at most")
-        self.entry.journal.append("answered")
+        self.entry.journal.append("answered", **({"usd": usd} if usd else {}))
         self.budget.settle(self.entry.key, self.entry.state().committed_usd)
 
     async def download(self) -> None:

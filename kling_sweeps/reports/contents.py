@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from kling_sweeps.errors import RefusedError, VideoError
 from kling_sweeps.experiment.naming import JUDGED, VOTES
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.metrics import declared as declared_here
 from kling_sweeps.reports.clips import Clip, clip_of
 from kling_sweeps.reports.people import Preferred, preferred
@@ -285,7 +286,7 @@ def _tracked(row: Mapping[str, Any], names: Mapping[str, Any], store: Store) -> 
     values = {name: float(row[name]) for name in names["metrics"] if isfinite(row[name])}
     is_finished = row["status"] == "FINISHED"
     why = "" if is_finished else f"{row['error_type'] or 'failed'}: {row['error'] or 'no reason was kept'}"
-    entry = store.find(row["request_key"]) if row["request_key"] else None
+    entry = store.find(row["request_key"], Product.VIDEO) if row["request_key"] else None
     return Video(
         name=row["run_name"] or row["run_id"],
         status="finished" if is_finished else "failed",
@@ -325,7 +326,7 @@ def _coming(store: Store, sweep: str, tracked: Sequence[Video]) -> list[Video]:
     known = {video.key for video in tracked}
     found = []
     for path in sorted(store.root.glob("??/*/journal.jsonl")):
-        entry = store.find(path.parent.name)
+        entry = store.find(path.parent.name, Product.VIDEO)
         if entry.key not in known and (state := _state_in(entry, sweep)):
             found.append(_on_its_way(entry, state, tracked))
     return found
@@ -413,7 +414,7 @@ def _clip(video: Video, store: Store, tracking_uri: str | None) -> Clip | None:
             video.source = _fetched(video, tracking_uri)
         if (source := video.source) is None:
             return None
-        entry = store.find(video.key)
+        entry = store.find(video.key, Product.VIDEO)
         return clip_of(source, entry.folder if video.key and entry.folder.is_dir() else source.parent)
     except (OSError, LookupError, VideoError, RefusedError) as error:
         video.flaws = clean(f"no clip: {error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_sweeps.experiment.reader import said
-from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.store.folder import Store
 from kling_sweeps.store.state_machine import Stage, State
 
@@ -67,6 +67,6 @@ class Earlier:
         known = self.stored.get((request.endpoint, request.sample, prompt), [])
         changes = [(one, found) for one in known if (found := one.differences(request))]
         for one, found in sorted(changes, key=lambda change: len(change[1])):
-            if is_paid(self.store.find(one.key).state()):
+            if is_paid(self.store.find(one.key, Product.VIDEO).state()):
                 return one, found
         return None

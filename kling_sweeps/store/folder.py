@@ -89,7 +89,7 @@ class Store:
     def entry(self, request: GenerationRequest) -> Entry:
         return self.find(request.key, request.product)
 
-    def find(self, key: str, product: Product = Product.VIDEO) -> Entry:
+    def find(self, key: str, product: Product) -> Entry:
         """Return the folder of the generation that has a key."""
         return Entry(self.root / SHELVES[product] / key[:2] / key, self, product)
 

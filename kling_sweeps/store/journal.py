@@ -41,6 +41,7 @@ FACTS: Mapping[str, Mapping[str, Any]] = {
         "may_have_cost": bool,
         "begins_anew": bool | None,
     },
+    "answered": {"usd": NUMBER | None},
     "billed": {"request_id": str, "usd": NUMBER},
     "lost": {"command": str},
     "measured": {"fingerprint": str, "seconds": NUMBER},

@@ -113,7 +113,8 @@ class Ticket:
 class Attempt:
     """One submission; `at` is in UTC, and `price_usd` is None where it had no known price.
 
-    `billed_usd` is what fal says that it has charged, None as long as it does not.
+    `told_usd` is what its result says that it has cost, `billed_usd` what fal says that it has charged; None as long as
+    they do not.
     """
 
     at: datetime
@@ -122,6 +123,7 @@ class Attempt:
     price_usd: float | None
     cost: Cost
     request_id: str | None = None
+    told_usd: float | None = None
     billed_usd: float | None = None
 
     @property
@@ -148,15 +150,15 @@ class Attempt:
 
     @property
     def usd(self) -> float | None:
-        """Return what it was charged, or was expected to be charged where that was not told, in USD."""
-        return self.price_usd if self.billed_usd is None else self.billed_usd
+        """Return what it was charged, or else said to cost, or else expected to, in USD."""
+        known = (self.billed_usd, self.told_usd, self.price_usd)
+        return next((usd for usd in known if usd is not None), None)
 
     @property
     def committed_usd(self) -> float:
         """Return what the attempt has cost or may have cost, in USD."""
-        if self.billed_usd is not None:
-            return self.billed_usd
-        return 0.0 if self.cost is Cost.FREE else self.price_usd or 0.0
+        is_free = self.cost is Cost.FREE and self.billed_usd is None
+        return 0.0 if is_free else self.usd or 0.0
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,8 @@ def fold(events: Iterable[Mapping[str, Any]]) -> State:
             unanswered.append(_by_provider(event))
         elif name == "submitted":
             current = max((n for n, one in enumerate(attempts) if one.cost is Cost.UNKNOWN), default=current)
+        if name == "answered" and attempts:
+            attempts[current] = replace(attempts[current], told_usd=event.get("usd"))
         if name == "billed":
             attempts = [one.billed_by(event["request_id"], float(event["usd"])) for one in attempts]
         if effect.cost and attempts:

@@ -400,7 +400,7 @@ def call(rubric: Rubric, subjects: Sequence[Subject], sample: int) -> Call:
 
 def _subject(row: Mapping[str, Any], store: Store) -> Subject | None:
     """Return the video of a run, None where it is not in the store."""
-    entry = store.find(row["request_key"])
+    entry = store.find(row["request_key"], Product.VIDEO)
     if entry.state().stage is not Stage.FINISHED:
         return None
     prompt = row.get("prompt_text")
@@ -408,9 +408,10 @@ def _subject(row: Mapping[str, Any], store: Store) -> Subject | None:
 
 
 def _charged(planned: Iterable[Any]) -> Iterator[float]:
-    """Yield what each answer of a plan has cost, as far as that was told, in USD."""
+    """Yield what each answer of a plan has cost, as far as fal or the answer itself says, in USD."""
     attempts: Iterable[Attempt] = (attempt for one in planned for attempt in one.state.attempts)
-    yield from (attempt.billed_usd for attempt in attempts if attempt.billed_usd is not None)
+    costs = (attempt.told_usd if attempt.billed_usd is None else attempt.billed_usd for attempt in attempts)
+    yield from (usd for usd in costs if usd is not None)
 
 
 def _many(number: int, what: str) -> str:

@@ -112,8 +112,9 @@ class Runs:
     def budget(self) -> Budget:
         """Return the command's budget, in which what the plan's cells have cost before is counted."""
         budget = Budget(self.store.root, self.settings.command, self.settings.budget.max_usd)
+        entries = {p.cell.request.key: self.store.entry(p.cell.request) for p in self.plan.planned}
         for key in budget.count({p.cell.request.key: p.state.committed_usd for p in self.plan.planned}):
-            entry = self.store.find(key)
+            entry = entries[key]
             # Or else whoever works on it settles it.
             with suppress(Timeout, OSError), entry.lock(timeout_s=0):
                 state = entry.state()
