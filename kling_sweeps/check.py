@@ -28,6 +28,7 @@ from typing import Any
 
 from kling_sweeps import CONF, providers
 from kling_sweeps.errors import KlingSweepsError, RefusedError, say_interrupted
+from kling_sweeps.experiment.rubric import Rubric
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.metrics import remarks
 from kling_sweeps.terminal.streams import Parser, settle
@@ -150,19 +151,23 @@ def _without_runs(
 
 def _command(settings: Settings, cells: Sequence[Cell], is_whole: bool) -> Finding:
     """Say what a command would run and what that costs; it fails where that would be refused."""
+    from kling_sweeps.sweep.judging import with_judging
     from kling_sweeps.sweep.scheduler import Runs
     from kling_sweeps.terminal.tables import money
 
     limit = f"budget.max_usd={settings.budget.max_usd:g}"
     if not is_whole:
         return Finding("command", OK, f"a search, of {limit} at most")
-    runs = Runs.read(settings, cells)
+    runs, judging = with_judging(Runs.read(settings, cells))
     plan = runs.plan
     counts = Counter(planned.status for planned in plan.planned)
     said = f"{len(plan.planned)} run{'s' * (len(plan.planned) != 1)}: "
     said += ", ".join(f"{number} {status}" for status, number in counts.items())
     price = money(planned.cost_usd for planned in plan.planned)
-    said += f"; {price}{' on fal, here for nothing' * runs.is_ephemeral} ({limit})"
+    said += f"; {price}{' on fal, here for nothing' * runs.is_ephemeral}"
+    if judging:
+        said += f", and {judging.most_usd:.2f} USD at most for {judging.rubric.name} to judge them"
+    said += f" ({limit})"
     try:
         runs.check_price()
     except RefusedError as error:
@@ -208,9 +213,10 @@ def _of_provider(
         )
         return
     endpoints = sorted({cell.request.endpoint for cell in cells})
+    asked = [*endpoints, *([settings.judge.endpoint] if settings.judge else [])]
     try:
         told = asyncio.run(
-            providers.asked(given.name, given.base_url, lambda fal: _ask(fal, endpoints), TIMEOUT_S)
+            providers.asked(given.name, given.base_url, lambda fal: _ask(fal, asked), TIMEOUT_S)
         )
     except KlingSweepsError as error:
         yield Finding("key", FAIL, str(error), "check the network, the proxy if there is one, and the key")
@@ -224,6 +230,8 @@ def _of_provider(
         yield from _endpoint(
             told, next(cell for cell in cells if cell.request.endpoint == endpoint), config_dir
         )
+    if settings.judge:
+        yield _judge(told, settings.judge)
     yield _may_ask(told, "history", "a submission whose answer was lost is looked for in fal's history")
     yield _may_ask(told, "bills", "what was charged becomes cost_usd")
     yield _clock(told)
@@ -257,18 +265,18 @@ def _key(told: Told) -> Finding:
 
 def _balance(told: Told, settings: Settings, cells: Sequence[Cell], is_whole: bool) -> Finding:
     from kling_sweeps.providers import answers
-    from kling_sweeps.sweep.judging import of_runs
+    from kling_sweeps.sweep.judging import with_judging
     from kling_sweeps.sweep.scheduler import Runs
 
     credits = answers.fields(answers.fields(told.body("account")).get("credits"))
     left = credits.get("current_balance")
     try:
         runs = Runs.read(settings, cells)
-        judging = of_runs(runs) if is_whole else None
+        runs = with_judging(runs)[0] if is_whole else runs
     except RefusedError as error:
         return Finding("balance", FAIL, str(error))
     plan = runs.plan
-    needed = plan.total_usd + (judging.most_usd if judging else 0) if is_whole else settings.budget.max_usd
+    needed = plan.total_usd + plan.more_usd if is_whole else settings.budget.max_usd
     cost = f"this command costs {needed:.2f} USD {plan.price_words}".rstrip()
     if not is_whole:
         cost = f"this search costs budget.max_usd={needed:g} at most"
@@ -281,6 +289,20 @@ def _balance(told: Told, settings: Settings, cells: Sequence[Cell], is_whole: bo
             "balance", FAIL, said, "top up at fal.ai/dashboard/billing, or run less: budget.partial=true"
         )
     return Finding("balance", OK, said)
+
+
+def _judge(told: Told, rubric: Rubric) -> Finding:
+    """Tell how the endpoint of a judge stands at fal."""
+    from kling_sweeps.experiment import openapi
+
+    name, endpoint = f"judge {rubric.name}", rubric.endpoint
+    try:
+        source = openapi.described(told.body(f"model {endpoint}"), endpoint)
+    except (ValueError, KlingSweepsError) as error:
+        return Finding(name, NOTE, f"{endpoint}: {clean(error)}", "fal may have taken it off, or not list it")
+    if str(source.metadata.get("status", "active")) != "active":
+        return Finding(name, NOTE, f"{endpoint} is deprecated: fal may take it off", "choose another judge")
+    return Finding(name, OK, f"{endpoint} is active; whether it has {rubric.model} is seen when it is asked")
 
 
 def _endpoint(told: Told, cell: Cell, config_dir: Path | None) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from hydra_plugins.hydra_fal_launcher.planned import read_command
 from kling_sweeps.analysis import agreement, main_metrics, runs_df
+from kling_sweeps.check import FAIL, NOTE, OK, check
 from kling_sweeps.errors import BudgetError, ConfigError
 from kling_sweeps.experiment.expectations import Expectations, Limits
 from kling_sweeps.experiment.naming import UNREADABLE
@@ -28,9 +30,11 @@ from kling_sweeps.judges.instructions import version
 from kling_sweeps.ledger import read_ledger
 from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.state_machine import Stage, fold
+from kling_sweeps.sweep import judging
 from kling_sweeps.sweep.job import broken, unjudged
 from kling_sweeps.sweep.judging import Judging, judge_sweep
 from kling_sweeps.sweep.plan import WORDS
+from kling_sweeps.tracking.tracker import PARAM_LENGTH
 
 MOST_USD = 0.02
 NODE = {
@@ -211,8 +215,21 @@ def test_grades_stay_with_their_video(laboratory):
         assert laboratory.run("anew", cell).exit_code == 0
         return laboratory.tracked("anew")[cell.name].data.metrics
 
+    theirs = client.create_run(client.get_experiment_by_name("kling_sweeps/anew").experiment_id)
+    client.set_terminated(theirs.info.run_id)  # a run of somebody's own has no video
+    assert judged(laboratory, "anew")[0]
+    client.delete_run(theirs.info.run_id)
     assert "judge/fidelity" in rewritten()
     assert "judge/fidelity" not in rewritten(request_id="of another video")
+
+
+def test_a_judge_is_told_the_whole_prompt(laboratory):
+    """Takes from the store what MLflow has cut, so that both commands ask the same."""
+    text = "a long prompt, " * 500
+    entry = laboratory.entry(run_of(text))
+    entry.create(run_of(text).request)
+    assert judging._prompt(text[:PARAM_LENGTH], entry) == text
+    assert judging._prompt("a fox", entry) == "a fox" and judging._prompt(math.nan, entry) == ""
 
 
 def test_no_answer_is_bought_over_the_budget(laboratory):
@@ -231,8 +248,17 @@ def test_no_answer_is_bought_over_the_budget(laboratory):
     with pytest.raises(BudgetError, match=r"has cost 0.5 USD, and judge.max_usd=0.02"):
         judged(laboratory, "budget")
     assert len(asked(laboratory, "over budget")) == 1
-    whole, _ = judged(laboratory, "budget", max_usd=0.03, partial=True, sample=1)
-    assert not whole
+    dear = replace(STRICT, max_usd=0.6)
+    for max_usd, bought in ((0.55, 1), (1.15, 2)):
+        whole, _ = judged(laboratory, "budget", dear, max_usd=max_usd, partial=True)
+        assert not whole and len(asked(laboratory, "over budget")) == bought
+    again = replace(dear, repeats=2)  # what the answers have cost counts beside the videos
+    spent = sum(one.state().committed_usd for one in answers(laboratory, "budget"))
+    outcome = laboratory.run("budget", *cells, judge=again, max_usd=3 * lab.PRICE_USD + spent + 2.3)
+    assert isinstance(outcome.error, BudgetError) and "this costs 2.40 USD" in str(outcome.error)
+    outcome = laboratory.run("budget", *cells, judge=STRICT, max_usd=100)
+    assert isinstance(outcome.error, BudgetError) and "has cost 0.5 USD" in str(outcome.error)
+    assert len(asked(laboratory, "over budget")) == 2
 
 
 def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
@@ -282,6 +308,21 @@ def test_a_sweep_is_judged_when_its_videos_are_there(laboratory):
     assert laboratory.run("with judge", *cells, judge=again).exit_code == 0 and unjudged.is_set()
     assert laboratory.charged(*cells) == 2
     laboratory.emulator.set_faults()
+
+
+def test_a_check_counts_the_judge(laboratory):
+    """Says of a command what judging costs, fails where that is over its budget, and how the judge's endpoint stands."""
+    command = [
+        "prompt=potter",
+        "judge=fidelity",
+        "provider=fal",
+        f"provider.base_url={laboratory.emulator.base_url}",
+    ]
+    found = {one.name: one for one in check([*command, f"budget.max_usd={lab.PRICE_USD}"], None)}
+    assert found["command"].status == FAIL and "this costs 1.42 USD" in found["command"].said
+    assert found["judge fidelity"].status in (OK, NOTE)
+    found = {one.name: one for one in check(command, None)}
+    assert found["command"].status == OK and "and 0.02 USD at most for fidelity" in found["command"].said
 
 
 def test_a_judge_is_a_part_of_the_config(monkeypatch, tmp_path):

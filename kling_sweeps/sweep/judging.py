@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.text import Text
 
 from kling_sweeps import providers
-from kling_sweeps.errors import BudgetError, ConfigError, RefusedError, UnreadableAnswerError
+from kling_sweeps.errors import ConfigError, RefusedError, UnreadableAnswerError
 from kling_sweeps.experiment.naming import JUDGED
 from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.experiment.rubric import Rubric
@@ -27,17 +27,18 @@ from kling_sweeps.judges.looked_at import looked_at
 from kling_sweeps.providers.answers import answer_text
 from kling_sweeps.reports.contents import EMULATED
 from kling_sweeps.reports.publish import present_anew
-from kling_sweeps.store.folder import Store
+from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import Attempt, Stage
 from kling_sweeps.sweep import summary
 from kling_sweeps.sweep.job import unjudged
+from kling_sweeps.sweep.plan import Plan
 from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.terminal import tables
 from kling_sweeps.terminal.console import show_line
 from kling_sweeps.terminal.progress import Progress
 from kling_sweeps.tracking.judged import Given, track_given
-from kling_sweeps.tracking.tracker import Tracker, sweep_name
+from kling_sweeps.tracking.tracker import PARAM_LENGTH, Tracker, sweep_name
 from kling_sweeps.votes.poll import factor_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Judging:
         if rubric.pairs:
             factor = factor_of(table, rubric.factor, settings.sweep, "judge.factor=")
         store = Store(settings.store_dir / providers.resolve(settings.provider))
-        rows = records(table[table["status"] == "FINISHED"])
+        rows = records(table[(table["status"] == "FINISHED") & table["request_key"].notna()])
         here = {row["request_key"]: one for row in rows if (one := _subject(row, store))}
         asked: list[tuple[str, ...]] = [(row["request_key"],) for row in rows]
         if factor:
@@ -137,6 +138,8 @@ class Judging:
         ]
         to_come = len(asked) * rubric.repeats - len(calls)
         runs = Runs.read(settings, [one.cell for one in calls])
+        refusal = _refusal(rubric, runs.plan, to_come)
+        runs = replace(runs, plan=replace(runs.plan, refusal=refusal))
         return cls(rubric, table, factor, calls, runs, to_come)
 
     @property
@@ -173,16 +176,11 @@ class Judging:
         if known := [*_charged(plan.planned)]:
             show_line((f"An answer that is here has cost {fmean(known):.4f} USD on average.", "dim"))
 
-    def check(self) -> None:
-        """Raise RefusedError where the plan is over budget, or an answer that is here has cost more than one may."""
-        self.runs.check()
-        planned = self.runs.plan.planned
-        most = max(_charged(planned), default=0.0)
-        if most > self.rubric.max_usd and any(one.is_new for one in planned):
-            raise BudgetError(
-                f"an answer of {self.rubric.name} has cost {most:.6g} USD, and judge.max_usd={self.rubric.max_usd:g}. Have "
-                f"it say less, with judge.max_tokens, or allow it: judge.max_usd={2 * most:.1g}"
-            )
+    def beside(self, usd: float) -> Self:
+        """Return the same within a budget of which so many USD are committed to the videos that are judged."""
+        budget, plan = self.runs.settings.budget, replace(self.runs.plan, before_usd=usd)
+        plan = plan.fitted(budget.max_usd) if budget.partial else plan
+        return replace(self, runs=replace(self.runs, plan=plan))
 
     def buy(self) -> bool:
         """Buy the answers that are not here, and say what became of them; return whether all of them are here."""
@@ -293,14 +291,24 @@ class Judging:
 
 def planned(runs: Runs) -> Runs:
     """Show what the judge of a command is asked about its runs, and return them with what that costs in their plan."""
+    runs, judging = with_judging(runs)
+    if judging:
+        judging.show_plan()
+    if runs.plan.total_usd and runs.plan.more_usd:
+        whole = runs.plan.total_usd + runs.plan.more_usd
+        show_line("With the videos ", (f"{whole:.2f} USD", "bold"), " at most.")
+    return runs
+
+
+def with_judging(runs: Runs) -> tuple[Runs, Judging | None]:
+    """Return the runs of a command with what judging them costs, and has cost, in their plan, and what is judged."""
     judging = of_runs(runs)
     if judging is None:
-        return runs
-    judging.show_plan()
-    usd = 0.0 if runs.settings.budget.partial else judging.most_usd  # or else as much as fits is judged
-    if runs.plan.total_usd and usd:
-        show_line("With the videos ", (f"{runs.plan.total_usd + usd:.2f} USD", "bold"), " at most.")
-    return replace(runs, plan=replace(runs.plan, judging_usd=usd))
+        return runs, None
+    own = judging.runs.plan
+    more = 0.0 if runs.settings.budget.partial else judging.most_usd  # or else as much as fits is judged
+    plan = replace(runs.plan, more_usd=more, before_usd=own.committed_usd, refusal=own.refusal)
+    return replace(runs, plan=plan), judging
 
 
 def judge_runs(runs: Runs, tracker: Tracker) -> bool:
@@ -311,8 +319,10 @@ def judge_runs(runs: Runs, tracker: Tracker) -> bool:
     judging = of_runs(runs)
     if judging is None or not judging.calls:
         return False
+    committed = sum(runs.store.entry(cell.request).state().committed_usd for cell in runs.cells)
+    judging = judging.beside(committed)
     try:
-        judging.check()
+        judging.runs.check()
         is_whole = judging.buy()
     except RefusedError as error:
         show_line((f"The videos were not judged: {error}", "red"))
@@ -376,7 +386,7 @@ def judge_sweep(settings: Settings, experiment: str) -> bool:
     if settings.dry_run:
         summary.show_refusal(judging.runs)
         return True
-    judging.check()
+    judging.runs.check()
     tracker.check()
     is_whole = judging.buy()
     is_told, _ = judging.conclude(tracker)
@@ -403,8 +413,26 @@ def _subject(row: Mapping[str, Any], store: Store) -> Subject | None:
     entry = store.find(row["request_key"], Product.VIDEO)
     if entry.state().stage is not Stage.FINISHED:
         return None
-    prompt = row.get("prompt_text")
-    return Subject(row["run_name"], entry.key, prompt if isinstance(prompt, str) else "", entry.video)
+    return Subject(row["run_name"], entry.key, _prompt(row.get("prompt_text"), entry), entry.video)
+
+
+def _prompt(tracked: Any, entry: Entry) -> str:
+    """Return the prompt of a run, whole, of which MLflow may have the beginning alone."""
+    if not isinstance(tracked, str) or len(tracked) < PARAM_LENGTH:
+        return tracked if isinstance(tracked, str) else ""
+    sent = (entry.read_json("request.json").get("arguments") or {}).values()
+    return next((text for text in sent if isinstance(text, str) and text.startswith(tracked)), tracked)
+
+
+def _refusal(rubric: Rubric, plan: Plan, to_come: int) -> str:
+    """Return why nobody may be asked: an answer that is here has cost more than one may."""
+    most = max(_charged(plan.planned), default=0.0)
+    if most <= rubric.max_usd or not (to_come or any(one.is_new for one in plan.planned)):
+        return ""
+    return (
+        f"an answer of {rubric.name} has cost {most:.6g} USD, and judge.max_usd={rubric.max_usd:g}. Have it say less, with "
+        f"judge.max_tokens, or allow it: judge.max_usd={2 * most:.1g}"
+    )
 
 
 def _charged(planned: Iterable[Any]) -> Iterator[float]:

@@ -67,12 +67,15 @@ class PlannedCell:
 class Plan:
     """All cells of a command, in its order; `told` is what fal says today of the endpoints of new ones.
 
-    `judging_usd` is what a judge's answers about them cost at the most, in USD.
+    What belongs to the same command besides costs at most `more_usd`, and has cost, or may have, `before_usd`; `refusal`
+    says why nothing may be bought, "" where it may.
     """
 
     planned: Sequence[PlannedCell]
     told: Mapping[str, Price] = field(default_factory=dict)
-    judging_usd: float = 0.0
+    more_usd: float = 0.0
+    before_usd: float = 0.0
+    refusal: str = ""
 
     @property
     def new_endpoints(self) -> set[str]:
@@ -118,8 +121,9 @@ class Plan:
 
     @property
     def committed_usd(self) -> float:
-        """Return what the cells have cost before, or may have, in USD."""
-        return round(sum(p.state.committed_usd for p in self.planned if not p.is_repeat), DIGITS)
+        """Return what the cells, and what belongs to the command besides, have cost before, or may have, in USD."""
+        own = sum(p.state.committed_usd for p in self.planned if not p.is_repeat)
+        return round(own + self.before_usd, DIGITS)
 
     @property
     def pending(self) -> bool:
@@ -136,8 +140,10 @@ class Plan:
                 )
 
     def check_budget(self, max_usd: float) -> None:
-        """Raise BudgetError where the plan, with what its cells have cost before, is over budget."""
-        new = round(self.total_usd + self.judging_usd, DIGITS)
+        """Raise BudgetError where the plan, with what its cells have cost before, is over budget, or nothing may be bought."""
+        if self.refusal:
+            raise BudgetError(self.refusal)
+        new = round(self.total_usd + self.more_usd, DIGITS)
         whole = round(self.committed_usd + new, DIGITS)
         if not any(planned.fits for planned in self.planned):
             raise BudgetError(f"nothing of this fits into budget.max_usd={max_usd:g}")
