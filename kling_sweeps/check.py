@@ -41,7 +41,7 @@ PACKAGES = (
     "hydra-core",
     "fal-client",
     "mlflow",
-    "opencv-python-headless",
+    "opencv-python",
     "av",
     "numpy",
     "pandas",

@@ -15,6 +15,7 @@ import pytest
 from test_guard import run as run
 
 from kling_sweeps import metrics
+from kling_sweeps.errors import UnavailableError
 from kling_sweeps.measure import main
 from kling_sweeps.metric import Requested
 from kling_sweeps.metrics import build, fingerprint, measure, remarks, text
@@ -253,3 +254,10 @@ class TestWhatIsSaid:
         assert code == 2 and err.count("is not measured") == 2 and err.count("[ocr]") == 1
         code, out, err = run("metrics=text", f"prompt='{SIGN}'", "dry_run=true", "provider=emulator")
         assert code == 0 and said not in out, err
+
+
+def test_a_reader_with_other_models_is_refused(monkeypatch):
+    """Says which models are missing and what has them, instead of reading with others."""
+    monkeypatch.setattr(text, "MODELS", ("PP-OCRv9_det.onnx", text.MODELS[1]))
+    with pytest.raises(UnavailableError, match=r"rapidocr 3.* has no PP-OCRv9_det.onnx and .*: pip install"):
+        text._reader.__wrapped__(640, 1)

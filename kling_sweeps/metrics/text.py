@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kling_sweeps.errors import UnavailableError
 from kling_sweeps.metric import Requested, SampledMetric, Value, positive
 from kling_sweeps.metrics.words import Line, difference, quoted, share_read, words
 from kling_sweeps.untrusted import clean
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # How sure the reader must be of a line for it to be one, 0 to 1: 148 lines that were drawn had 0.96 or more, and balls that it took for an O at most 0.84.
 SURE = 0.9
+# The models that find and read lines; with others, which a later wheel may bring, `Text` has another version.
+MODELS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
 # The scripts that its model knows, as Unicode begins the names of their letters.
 SCRIPTS = ("LATIN", "CJK", "HIRAGANA", "KATAKANA", "DIGIT")
 
@@ -127,19 +131,26 @@ def _read(bgr: np.ndarray, long_side: int) -> tuple[list[np.ndarray], list[str]]
 
 @cache
 def _reader(long_side: int, threads: int) -> Any:
-    """Load the models that are in RapidOCR's wheel; with their paths it looks for none on the network."""
+    """Load the models that are in RapidOCR's wheel; with their paths it looks for none on the network.
+
+    Raises UnavailableError where they are not there.
+    """
     import rapidocr
 
-    folder = Path(rapidocr.__file__).parent / "models"
+    detection, recognition = (Path(rapidocr.__file__).parent / "models" / name for name in MODELS)
+    if not (detection.exists() and recognition.exists()):
+        raise UnavailableError(
+            f"rapidocr {version('rapidocr')} has no {' and '.join(MODELS)}, by which text is read: pip install 'rapidocr==3.10.*'"
+        )
     return rapidocr.RapidOCR(
         params={
             "Global.log_level": "critical",
             "Global.use_cls": False,
             "Global.text_score": SURE,
-            "Det.model_path": str(next(folder.glob("*_det_*.onnx"))),
+            "Det.model_path": str(detection),
             "Det.limit_type": "max",
             "Det.limit_side_len": long_side,
-            "Rec.model_path": str(next(folder.glob("*_rec_*.onnx"))),
+            "Rec.model_path": str(recognition),
             "EngineConfig.onnxruntime.intra_op_num_threads": threads,
         }
     )

@@ -18,8 +18,9 @@ def load() -> ModuleType:
         return importlib.import_module("cv2")
     except ImportError as error:
         raise UnavailableError(
-            f"OpenCV can't be imported ({error}). Where opencv-python is installed beside it, which needs the system's "
-            "libGL and libxcb: pip uninstall -y opencv-python && pip install --force-reinstall opencv-python-headless"
+            f"OpenCV can't be imported ({error}). opencv-python needs the system's libGL and libxcb; "
+            "without them: pip uninstall -y opencv-python && "
+            "pip install --force-reinstall opencv-python-headless"
         ) from error
 
 
