@@ -36,7 +36,7 @@ NODE: dict[str, Any] = {
 }
 RUBRIC = read_rubric(NODE)
 CODE = instructions(RUBRIC, "a potter", [DIGEST]).code
-ANSWER = f"The thumb bends backwards.\n\n{CODE} hands: 2\n{CODE} calm: 10"
+ANSWER = f"The thumb bends backwards.\n\n{CODE} hands: 2\n{CODE} calm: 10\n{CODE} end"
 
 
 def changed(**keys: Any) -> Rubric:
@@ -144,11 +144,12 @@ def test_a_judge_is_asked_by_the_endpoints_arguments():
     lines = sent["prompt"].splitlines()
     assert '"a \\"potter\\"\\nat work"' in lines
     assert "  2: at times" in lines
-    assert lines[-2:] == [f"{said.code} hands: 1 | 2 | 3", f"{said.code} calm: 0 | 10"]
+    form = [f"{said.code} hands: 1 | 2 | 3", f"{said.code} calm: 0 | 10", f"{said.code} end"]
+    assert lines[-3:] == form
     stills = changed(endpoint="openrouter/router/vision", frames=8)
     of_two = instructions(stills, None, [DIGEST, OTHER])
     assert "8 stills of each" in of_two.text
-    assert of_two.text.endswith("calm: first | second | tie")
+    assert of_two.text.endswith(f"calm: first | second | tie\n{of_two.code} end")
     assert arguments(stills, of_two, ["a", "b"])["image_urls"] == ["a", "b"]
 
 
@@ -174,11 +175,13 @@ def test_each_request_has_a_code_of_its_own():
 def test_grades_and_verdicts_are_read():
     """Takes the lines with the code, and lets the rest be said."""
     assert read_grades(RUBRIC, CODE, ANSWER) == {"hands": 2, "calm": 10}
-    assert read_grades(RUBRIC, CODE, f"```\n- **{CODE} hands:** 3\r\n{CODE} `calm:` 0\n```") == {
+    assert read_grades(
+        RUBRIC, CODE, f"```\n- **{CODE} hands:** 3\r\n{CODE} `calm:` 0\n{CODE} **end**\n```"
+    ) == {
         "hands": 3,
         "calm": 0,
     }
-    told = f"{CODE} calm: tie\n{CODE} hands: Second"
+    told = f"{CODE} calm: tie\n{CODE} hands: Second\n{CODE} end"
     assert read_verdicts(RUBRIC, CODE, told) == {"hands": Verdict.SECOND, "calm": Verdict.TIE}
 
 
@@ -187,7 +190,8 @@ def test_grades_and_verdicts_are_read():
     [
         "",
         "hands: 2\ncalm: 10",
-        f"{CODE} hands: 2",
+        f"{CODE} hands: 2\n{CODE} end",
+        f"{CODE} hands: 2\n{CODE} end\n{CODE} calm: 10",
         ANSWER.replace("hands: 2", "hands: 4"),
         ANSWER.replace("hands: 2", "hands: 2.5"),
         ANSWER.replace("hands: 2", "hands: 2 or 3"),
@@ -198,10 +202,11 @@ def test_grades_and_verdicts_are_read():
         ANSWER.replace("hands: 2", "hands: first"),
         ANSWER.replace("hands", "feet"),
         ANSWER + f"\n{CODE} hands: 3",
-        ANSWER + f"\n{CODE} hands: 2",
+        ANSWER.replace("hands: 2", f"hands: 2\n{CODE} hands: 3"),
+        ANSWER.replace("hands: 2", f"hands: 2\n{CODE} hands: 2"),
+        ANSWER + f"\n{CODE} end",
         ANSWER + f"\nSo {CODE} hands: 3 would be too much.",
         ANSWER.replace(CODE, "deadbeef"),
-        ANSWER[:-3],
         f"<!doctype html><p>{CODE} hands: 2 <p>{CODE} calm: 10",
         json.dumps({"hands": 2, "calm": 10}),
     ],
@@ -210,6 +215,17 @@ def test_what_is_not_each_grade_once_is_no_grade(text):
     """Refuses the whole answer, and says what it was."""
     with pytest.raises(UnreadableAnswerError, match="the judge's answer has"):
         read_grades(RUBRIC, CODE, text)
+
+
+def test_an_answer_that_was_cut_off_is_no_grade():
+    """Refuses every beginning of an answer, that one too whose last grade, 10, is cut off to another one, 1."""
+    scale = {1: "none", 5: "half", 10: "all"}
+    of_ten = changed(questions={"hands": {"ask": "Are there hands?", "scale": scale}})
+    whole = f"Both.\n{CODE} hands: 10\n{CODE} end"
+    assert read_grades(of_ten, CODE, whole) == {"hands": 10}
+    for length in range(len(whole)):
+        with pytest.raises(UnreadableAnswerError):
+            read_grades(of_ten, CODE, whole[:length])
 
 
 # Texts that try to be answers: pieces of the form, and anything.
@@ -255,7 +271,7 @@ def test_no_prompt_becomes_an_instruction(prompt):
 @given(HOSTILE.filter(lambda text: CODE not in text), st.permutations(["before", "between", "after"]))
 def test_no_text_changes_a_grade(text, order):
     """Reads the same grades with any text before, between and after their lines, and none without them."""
-    own = iter([f"\n{CODE} hands: 2\n", f"\n{CODE} calm: 10\n"])
+    own = iter([f"\n{CODE} hands: 2\n", f"\n{CODE} calm: 10\n{CODE} end\n"])
     whole = "".join(text if place == "between" else next(own) for place in order)
     assert read_grades(RUBRIC, CODE, whole) == {"hands": 2, "calm": 10}
     with pytest.raises(UnreadableAnswerError):
@@ -268,7 +284,7 @@ def test_no_text_changes_a_grade(text, order):
 def test_whatever_is_read_is_of_the_scale(text):
     """Returns a grade of its scale for each question, or raises the one error."""
     try:
-        grades = read_grades(RUBRIC, CODE, f"{CODE} calm: 0\n{CODE} hands: {text}")
+        grades = read_grades(RUBRIC, CODE, f"{CODE} calm: 0\n{CODE} hands: {text}\n{CODE} end")
     except UnreadableAnswerError as error:
         assert str(error).isprintable()
     else:

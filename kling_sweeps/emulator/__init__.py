@@ -77,7 +77,7 @@ At `judge`, where a model has answered about videos (`match` is of all that it w
     out_of_scale            each is one that was not offered
     two_grades              each is followed by another
     empty                   the answer is empty
-    cut_short               it ends in the midst of its last line
+    cut_short               it ends anywhere, within a word too
     html                    it is a page
     no_usage                what it took is not told (null); it is charged
     dear                    it costs `usd` (1)

@@ -1,7 +1,7 @@
 """How the emulator answers about videos: it looks at what it is sent, and fills in the form at the end of the prompt.
 
 A form's lines are like `3fa9c1e2 fidelity: 1 | 2 | 3` for a grade, the worst first, and `3fa9c1e2 fidelity: first | second | tie`
-for a comparison of the first half of what is sent with the second. Answers follow how vivid the pictures are, which a higher
+for a comparison of the first half of what is sent with the second; its last line is `3fa9c1e2 end`. Answers follow how vivid the pictures are, which a higher
 `cfg_scale` makes them, and how long the video is. Besides, a judge errs by so much in a question about a video, or about two in
 either order, whenever it is asked; at a temperature above 0 each request has a further error.
 """
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .sight import Seen
 
 LINE = re.compile(r"(\w+) (\w+): (\S+(?: \| \S+)+)")
+END = re.compile(r"\w+ end")
 VERDICTS = ["first", "second", "tie"]
 # Log odds that are closer to even than this are a tie; those of a quality of 1 against 0; how much a temperature of 1 adds.
 TIE, SLOPE, HEAT = 0.1, 2.0, 0.5
@@ -114,9 +115,10 @@ def answered(
 
 
 def _form(prompt: str) -> list[Line]:
-    """Return the lines at the end of a prompt that are to be filled in."""
+    """Return the lines before the last one of a prompt that are to be filled in."""
     found: list[Line] = []
-    for text in reversed(prompt.splitlines()):
+    *lines, last = prompt.splitlines() or [""]
+    for text in reversed(lines if END.fullmatch(last) else []):
         if not (line := LINE.fullmatch(text)):
             break
         found.insert(0, Line(line[1], line[2], line[3].split(" | ")))
@@ -130,7 +132,7 @@ def _answer(judge: Judge, form: Sequence[Line], seen: Sequence[Seen], of_two: bo
         return " ".join([*said, f"I was shown {len(seen)} of {1 + of_two} videos."])
     answers = [judge.verdict(one, *seen) if of_two else judge.grade(one, *seen) for one in form]
     lines = [f"{one.code} {one.question}: {answer}" for one, answer in zip(form, answers, strict=True)]
-    return "\n".join([" ".join(said), "", *lines])
+    return "\n".join([" ".join(said), "", *lines, *(f"{one.code} end" for one in form[-1:])])
 
 
 def _told(
@@ -177,7 +179,7 @@ SPOILT: Mapping[str, Callable[[str, Sequence[Line]], str]] = {
     "out_of_scale": lambda text, form: _each(text, form, lambda line, own: f"{own.rpartition(' ')[0]} 999"),
     "two_grades": lambda text, form: _each(text, form, _with_another),
     "empty": lambda text, form: "",
-    "cut_short": lambda text, form: text.rpartition(" ")[0],
+    "cut_short": lambda text, form: text[: Random(text).randrange(len(text))],
     "html": lambda text, form: PAGE,
 }
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 from kling_sweeps.errors import UnreadableAnswerError
 from kling_sweeps.experiment.rubric import Rubric
-from kling_sweeps.judges.instructions import Verdict
+from kling_sweeps.judges.instructions import END, Verdict
 from kling_sweeps.untrusted import clean
 
 Answer = TypeVar("Answer", int, Verdict)
@@ -19,7 +19,7 @@ MARKS = "*`"
 def read_grades(rubric: Rubric, code: str, text: str) -> dict[str, int]:
     """Return the grade of each question of a rubric, of an answer to instructions with a code.
 
-    Raises UnreadableAnswerError where an answer does not have each question once, with a grade of its scale.
+    Raises UnreadableAnswerError where an answer does not have each question once, with a grade of its scale, and the form's last line after them.
     """
     answers = {one.name: {str(grade): grade for grade in one.scale} for one in rubric.questions}
     return _read(answers, code, text)
@@ -32,8 +32,13 @@ def read_verdicts(rubric: Rubric, code: str, text: str) -> dict[str, Verdict]:
 
 
 def _read(answers: Mapping[str, Mapping[str, Answer]], code: str, text: str) -> dict[str, Answer]:
-    """Return what stands for the words in the lines of an answer that have the code; every such line has to be one."""
+    """Return what stands for the words in the lines of an answer that have the code; every such line has to be one.
+
+    The last of them is the form's end, which an answer that was cut off does not have.
+    """
     lines = [_words(line) for line in text.splitlines() if code in line]
+    if is_whole := lines[-1:] == [[code, END]]:
+        lines.pop()
     for words in lines:
         if len(words) != 3 or words[0] != code or words[1][-1] != ":" or words[1][:-1] not in answers:
             raise _unreadable(f"has no answer in the line {' '.join(words)!r}", text)
@@ -43,10 +48,12 @@ def _read(answers: Mapping[str, Mapping[str, Answer]], code: str, text: str) -> 
     for name in answers:
         if counted[name] != 1:
             raise _unreadable(f"has {counted[name] or 'no'} answers to {name}", text)
+    if not is_whole:
+        raise _unreadable("has no last line, and may have been cut off", text)
     return {words[1][:-1]: answers[words[1][:-1]][words[2].lower()] for words in lines}
 
 
-def _words(line: str) -> Sequence[str]:
+def _words(line: str) -> list[str]:
     """Return the words of a line, without the dash of a list and what sets them off."""
     words = (word.strip(MARKS) for word in line.strip().removeprefix("- ").split())
     return [word for word in words if word]

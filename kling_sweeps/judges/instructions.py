@@ -20,9 +20,11 @@ SYSTEM = {
     True: f"You compare two videos that a text-to-video model made, by what is to be seen in them. {MATERIAL}",
 }
 FORM = (
-    "First say in a few sentences what you see that decides the answer. Then end with these lines, exactly as they are "
-    "but for what follows the colon: of the words there, keep the one that is your answer."
+    "First say in a few sentences what you see that decides the answer. Then end with these lines, the last one too, exactly "
+    "as they are but for what follows a colon: of the words there, keep the one that is your answer."
 )
+# What the last line of an answer has after its code. Without it, a 10 may have been cut off to a 1.
+END = "end"
 
 
 class Verdict(StrEnum):
@@ -91,6 +93,7 @@ def _written(rubric: Rubric, prompt: str | None, code: str, of_two: bool) -> Ins
     for question in rubric.questions:
         answers = [*Verdict] if of_two else question.scale
         lines.append(f"{code} {question.name}: {' | '.join(map(str, answers))}")
+    lines.append(f"{code} {END}")
     return Instructions(SYSTEM[of_two], "\n".join(lines), code)
 
 
