@@ -52,7 +52,8 @@ KINDS = {
     "additionalProperties": "extra_forbidden",
 }
 
-# The endpoints that answer about videos: what is looked at, and what both have.
+# The endpoints that answer about videos: what is looked at, and what both have. The rubric names them too; its import takes
+# longer than all others of the emulator.
 VIDEO, VISION = "openrouter/router/video", "openrouter/router/vision"
 LOOKED_AT = {VIDEO: "video_urls", VISION: "image_urls"}
 _TEXT, _NULL = {"type": "string"}, {"type": "null"}

@@ -213,8 +213,8 @@ def _addresses(request: Request, submission: Submission) -> dict[str, str]:
 
 def _logs(submission: Submission) -> list[dict[str, str]]:
     moments = [
-        (submission.started_at, "painting the frames"),
-        (submission.ended_at, "all frames are painted"),
+        (submission.started_at, "working on it"),
+        (submission.ended_at, "done"),
     ]
     return [_log(moment, message) for moment, message in moments if moment is not None]
 

@@ -324,12 +324,8 @@ def _newest(folder: Path, name: str) -> Path | None:
 def _coming(store: Store, sweep: str, tracked: Sequence[Video]) -> list[Video]:
     """Return the runs of a sweep that the store has and MLflow has not yet."""
     known = {video.key for video in tracked}
-    found = []
-    for path in sorted(store.root.glob("??/*/journal.jsonl")):
-        entry = store.find(path.parent.name, Product.VIDEO)
-        if entry.key not in known and (state := _state_in(entry, sweep)):
-            found.append(_on_its_way(entry, state, tracked))
-    return found
+    entries = (entry for entry in store.entries(Product.VIDEO) if entry.key not in known)
+    return [_on_its_way(entry, state, tracked) for entry in entries if (state := _state_in(entry, sweep))]
 
 
 def _state_in(entry: Entry, sweep: str) -> State | None:
