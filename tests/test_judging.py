@@ -368,6 +368,25 @@ def test_two_videos_are_compared_in_both_orders(laboratory):
         judged(laboratory, "pairs", replace(rubric, factor="colour"))
 
 
+def test_comparisons_by_two_settings_never_mix(laboratory):
+    """Gives a run that has no partner in the setting that was compared last no share, although it had one in another."""
+    first, vivid = run_of("two settings", 0.1), run_of("two settings", 0.9)
+    arguments = {**first.request.arguments, "duration": "10"}
+    long = replace(first, request=replace(first.request, arguments=arguments), name="two settings · 10 s")
+    generated(laboratory, "settings", first, vivid, long)
+    rubric = replace(STRICT, pairs=True)
+
+    def compared_by(factor: str) -> set[str]:
+        assert judged(laboratory, "settings", replace(rubric, factor=factor))[0]
+        runs = runs_df("kling_sweeps/settings", laboratory.tracking_uri)
+        return {*runs["run_name"][runs["judge/fidelity/win_share"].notna()]}
+
+    assert compared_by("cfg_scale") == {first.name, vivid.name}
+    assert compared_by("duration") == {first.name, long.name}
+    assert compared_by("cfg_scale") == {first.name, vivid.name}
+    assert len(asked(laboratory, "two settings")) == 4
+
+
 # What an answer meets; then how many were accepted and charged, how far it came, what it costs, and what the same command makes of it.
 FAULTS = """
 submit    drop                          once  1  1  finished   spent      1

@@ -148,6 +148,11 @@ class Judging:
         return [*{subject.key: subject for one in self.calls for subject in one.subjects}.values()]
 
     @property
+    def version(self) -> str:
+        """Return what its values are of, so that no other ones stand beside them: what was asked, and of which pairs."""
+        return version(self.rubric) + f" {self.factor}" * bool(self.factor)
+
+    @property
     def most_usd(self) -> float:
         """Return what the answers that are not here cost at the most, in USD."""
         return self.runs.plan.total_usd + self.to_come * self.rubric.max_usd
@@ -226,7 +231,7 @@ class Judging:
         judged = {*answers.values, *why}
         given = {key: Given(answers.values.get(key, {}), "; ".join(why.get(key, ()))) for key in judged}
         try:
-            changed = track_given(tracker, version(self.rubric), answers.names, given)
+            changed = track_given(tracker, self.version, answers.names, given)
             if changed:
                 present_anew(tracker)
         except Exception as error:  # whatever MLflow, its database or its server raise
