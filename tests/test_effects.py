@@ -620,6 +620,10 @@ def test_what_is_missing_is_said_once_with_its_price():
         and ": the same command with sample=0,1 makes" in further
     )
     assert "further" not in effects(drawn(2, 2), "cfg_scale").attrs
+    failed = drawn(2, 2)
+    failed.loc[failed["sample"] == 1, "status"] = "FAILED"
+    table = effects(failed, "cfg_scale")
+    assert "no cell has repeats, such as sample=0,1" in set(table["verdict"]) and "further" not in table.attrs
 
 
 def test_what_is_tied_to_another_factor_is_none():

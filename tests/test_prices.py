@@ -172,7 +172,7 @@ def test_a_bill_that_comes_later_is_asked_for_later(laboratory, faults, capsys):
     assert (run.data.metrics["cost_usd"], run.data.tags["estimate_usd"]) == (0.7, "1.4")
     assert client.get_run(emulated).data.metrics["cost_usd"] == PRICE_USD
     assert ledger.main(asked) == 0
-    assert "fal has said of every video" in capsys.readouterr().out
+    assert "fal has said of all that was bought" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -102,8 +102,8 @@ def effects(
     by_metric = table["metric"].map(names.index).argsort(kind="stable")
     table = table.iloc[by_metric].reset_index(drop=True)
     table.attrs.update(asked=sorted(asked), by_looks=by_looks)
-    if (table["verdict"] == NOT_REPEATED).any():
-        table.attrs["further"] = further(runs)
+    if (table["verdict"] == NOT_REPEATED).any() and (more := further(runs)):
+        table.attrs["further"] = more
     return table
 
 

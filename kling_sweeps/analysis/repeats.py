@@ -52,9 +52,13 @@ def has_repeats(runs: pd.DataFrame) -> bool:
 
 
 def further(runs: pd.DataFrame) -> str:
-    """Say how runs that are not repeated are given a repeat each, and what that costs by what they cost themselves."""
+    """Say how runs that are not repeated are given a repeat each, and what that costs; "" where all are, and failed."""
+    if "sample" not in runs:
+        return ""
     runs = runs[runs.groupby(_held(runs), dropna=False)["sample"].transform("nunique") < 2]
     number = len(runs)
+    if not number:
+        return ""
     first = int(runs["sample"].min())
     sweep = str(runs.attrs.get("sweep"))
     is_here = (CONF / "sweep" / f"{sweep}.yaml").is_file()
