@@ -175,6 +175,8 @@ def test_a_model_may_take_less():
         ("+cfg_scal=1", "did you mean cfg_scale?"),
         ("experiment=../up", "experiment=../up is no name"),
         ("experiment=null", "experiment=null is no name"),
+        ("experiment=reports", "experiment=reports is taken: it has the reports of all sweeps"),
+        ("experiment=single", "experiment=single is taken"),
         ("sample=-1", "whole number of 0 or more"),
         ("sample=1.5", "whole number of 0 or more"),
         ("budget.max_usd=lots", "budget.max_usd=lots is not a number"),

@@ -278,6 +278,15 @@ def test_a_picture_is_an_address(picture, is_good):
             {"arguments": {"a": {"properties": [1]}}},
             r"model.arguments.a.properties: \[1\] is not of type 'object'",
         ),
+        (
+            {"arguments": {"a": {"additionalProperties": {"role": "image", "type": "string"}}}},
+            "model.arguments.a.additionalProperties.role is 'image', which is looked for in items, properties",
+        ),
+        (
+            {"arguments": {"a": {"items": {"role": "seed", "type": "integer"}}}},
+            "model.arguments.a.items.role is 'seed'; a part of an argument may be an image alone",
+        ),
+        ({"arguments": {"a": {"x-fal": {"min_width": "wide"}}}}, "model.arguments.a.x-fal is"),
         ({"arguments": {"a": {"type": 5}}}, "model.arguments.a.type is 5; valid are string"),
         ({"arguments": {"a": {"anyOf": 5}}}, "model.arguments.a.anyOf: 5 is not of type 'array'"),
         ({"arguments": {"a": {"enum": 5}}}, "model.arguments.a.enum: 5 is not of type 'array'"),

@@ -106,6 +106,14 @@ def test_a_picture_within_an_argument_is_one_too():
         read("+image_url=a.png", "+elements=[{frontal_image_url: b.png}]")
 
 
+def test_a_digest_is_no_picture():
+    """Refuses a text that reads as what stands for a picture, whose request would have the key of that picture's."""
+    mark = find_picture(paint("a.png")).mark
+    for text in (mark, f"sha256:{'0' * 64}"):
+        with pytest.raises(ConfigError, match=r"image_url=.*sha256:\w{64}: No such file"):
+            read(f"+image_url='{text}'")
+
+
 @pytest.mark.parametrize(
     ("size", "said"),
     [

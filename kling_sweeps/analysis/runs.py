@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
-from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
+from kling_sweeps.experiment.naming import JUDGED, REPORTS, UNREADABLE
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
 from kling_sweeps.tracking import tracked
 from kling_sweeps.tracking.judged import VERSIONS
-from kling_sweeps.tracking.tracker import REPORTS, every, experiment_name, mlflow_client, sweep_name
+from kling_sweeps.tracking.tracker import every, experiment_name, mlflow_client, sweep_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

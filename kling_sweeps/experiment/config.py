@@ -22,8 +22,8 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSet
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.json_schema import Schema
 from kling_sweeps.experiment.model import Model, read_model
-from kling_sweeps.experiment.naming import JUDGED, NAMELESS, part
-from kling_sweeps.experiment.picture import NO_PICTURE, STANDS_FOR, Picture, beyond, find_picture, is_address
+from kling_sweeps.experiment.naming import JUDGED, NAMELESS, REPORTS, part
+from kling_sweeps.experiment.picture import NO_PICTURE, Picture, beyond, find_picture, is_address
 from kling_sweeps.experiment.prompt import (
     ALL,
     CHOICE,
@@ -86,6 +86,7 @@ SAMPLE = re.compile(r"\$\{\s*sample\s*\}")
 # How what conf/config.yaml has for an argument, and for the experiment, begins.
 MODELS_DEFAULT, SWEEPS_NAME = "${oc.select:model.", "${oc.select:hydra."
 LONGEST_NAME = 60
+TAKEN = {NAMELESS: "runs that were given no name", REPORTS: "reports of all sweeps"}
 # More problems than these are counted.
 MOST_PROBLEMS = 50
 
@@ -210,6 +211,8 @@ class JobReader(Reader):
             return str(self.hydra.runtime.choices.get("sweep") or NAMELESS)
         value = self.value("experiment")
         name = said(value)
+        if name in (NAMELESS, REPORTS):
+            self.report(f"experiment={name} is taken: it has the {TAKEN[name]}; choose another name")
         if value is None or not EXPERIMENT.fullmatch(name) or len(name) > LONGEST_NAME:
             self.report(
                 f"experiment={name} is no name: up to {LONGEST_NAME} letters, digits, . _ and -, as experiment=winter"
@@ -603,7 +606,8 @@ class JobReader(Reader):
 
     def picture(self, where: str, pictures: dict[str, Picture], given: str, schema: Schema) -> str:
         """Return what an argument has for a picture: an address as it is, or what stands for a local file."""
-        if is_address(given) or STANDS_FOR.fullmatch(given):
+        # A value is seen once for each alternative of its schema: what was read or refused before stays.
+        if is_address(given) or given in pictures or (given == NO_PICTURE and self.problems):
             return given
         try:
             picture = find_picture(Path(self.hydra.runtime.cwd, given).expanduser())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
@@ -28,6 +29,8 @@ from kling_sweeps.experiment.roles import (
 )
 from kling_sweeps.metric import Requested
 
+# The keywords within which a value's pictures are found.
+VISITED = ("items", "properties", "anyOf", "oneOf", "allOf")
 # What becomes of a picture's text, by the schema that has the role.
 Change = Callable[[str, Schema], str]
 
@@ -232,8 +235,10 @@ def _pictures(schema: Schema, value: Any) -> list[str]:
     return found
 
 
-def _check_within(where: str, schema: Schema, is_within: bool = False) -> None:
-    """Refuse a role that a part of an argument can't have, and limits that are none."""
+def _check_within(where: str, schema: Schema, is_within: bool = False, is_visited: bool = True) -> None:
+    """Refuse a role that a part of an argument can't have, or where no picture is looked for, and limits that are none."""
+    if schema.get("role") == IMAGE and not is_visited:
+        raise ValueError(f"{where}.role is 'image', which is looked for in {', '.join(VISITED)} alone")
     if is_within and schema.get("role") not in (None, IMAGE):
         raise ValueError(f"{where}.role is {schema['role']!r}; a part of an argument may be an image alone")
     limits = schema.get("x-fal", {})
@@ -245,7 +250,8 @@ def _check_within(where: str, schema: Schema, is_within: bool = False) -> None:
         )
     for name, nested in json_schema.subschemas(schema):
         if isinstance(nested, Mapping):
-            _check_within(f"{where}.{name}", nested, is_within=True)
+            goes_there = is_visited and re.split(r"[.\[]", name, maxsplit=1)[0] in VISITED
+            _check_within(f"{where}.{name}", nested, is_within=True, is_visited=goes_there)
 
 
 def _check_role(name: str, schema: Schema) -> None:

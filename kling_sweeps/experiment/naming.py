@@ -15,6 +15,8 @@ VOTES = ("votes/win_share", "votes/n")
 JUDGED, UNREADABLE = "judge/", "judge_unreadable"
 # What runs are kept under that are of no sweep, and were given no name.
 NAMELESS = "single"
+# What the reports of all sweeps are kept under.
+REPORTS = "reports"
 LENGTH = 40
 FORMS = {
     "prompt": "{}",

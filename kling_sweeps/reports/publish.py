@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from kling_sweeps.experiment.naming import NAMELESS
+from kling_sweeps.experiment.naming import NAMELESS, REPORTS
 from kling_sweeps.reports.contents import Contents, read_contents
 from kling_sweeps.store.journal import written_whole
 from kling_sweeps.tracking.note import REPORT
 from kling_sweeps.tracking.run_data import DESCRIPTION
-from kling_sweeps.tracking.tracker import REPORTS, Tracker, report_runs
+from kling_sweeps.tracking.tracker import Tracker, report_runs
 from kling_sweeps.untrusted import mask
 
 # The artifact beside it: what the sweep was composed of.

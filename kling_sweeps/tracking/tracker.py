@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kling_sweeps.errors import UnavailableError
-from kling_sweeps.experiment.naming import JUDGED, VOTES
+from kling_sweeps.experiment.naming import JUDGED, REPORTS, VOTES
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.experiment.tracking_uri import Address
 from kling_sweeps.store.result import RunResult
@@ -47,8 +47,6 @@ PARAM_LENGTH = 6000
 # The runs by name, side by side, where there are no views yet.
 BY_NAME = "orderByKey=tags.%60mlflow.runName%60&orderByAsc=true"
 UI_PORT = 5000
-# The experiment that has the reports of all sweeps.
-REPORTS = "reports"
 PATIENCE_S = 3.0
 # How long another program's lock on a SQLite file is waited for, and once that was in vain.
 LOCK_S, AWAY_LOCK_S = 5.0, 0.1
