@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from kling_sweeps.errors import OverBudgetError, StoreError
+from kling_sweeps.experiment.price import amount
 from kling_sweeps.generation.budget import Budget
 
 
@@ -18,6 +19,23 @@ def test_a_budget_is_exact_and_shared(tmp_path):
         second.reserve("d", 0.01)
     first.settle("a", 0)
     second.reserve("d", 1.4)
+
+
+def test_fractions_of_a_cent_are_told():
+    """Says amounts with the digits by which they differ from what is allowed, and never less than cents."""
+    assert [amount(usd) for usd in (0, 1.4, 20, 0.475, 0.0004, 10.0123, 0.1 + 0.2)] == [
+        "0.00", "1.40", "20.00", "0.475", "0.0004", "10.0123", "0.30",
+    ]  # fmt: skip
+
+
+def test_a_refusal_says_by_how_little(tmp_path):
+    """Tells 10.004 from 10, which is all that there may be."""
+    budget = Budget(tmp_path, "c", 10)
+    budget.reserve("a", 9.998)
+    with pytest.raises(
+        OverBudgetError, match=r"0\.004 USD more would make 10\.002, and budget\.max_usd is 10\.00"
+    ):
+        budget.reserve("b", 0.004)
 
 
 def test_what_another_command_pays_counts_for_the_requests_that_both_have(tmp_path):

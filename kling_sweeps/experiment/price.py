@@ -79,6 +79,12 @@ def quote(filed: float | None, plain: float | None, asked: float | None) -> Quot
     return Quote(max(today, filed), is_fals=today > filed, is_disputed=True)
 
 
+def amount(usd: float) -> str:
+    """Return an amount in USD with two digits after the point, or as many more as it has, six at most."""
+    whole, _, rest = f"{usd:.6f}".partition(".")
+    return f"{whole}.{rest.rstrip('0'):0<2}"
+
+
 def told_price(usd: Any, unit: Any, currency: Any) -> Price | None:
     """Return a price as fal's API tells it, None where its unit or currency is another than a file's can be."""
     words = str(unit).strip().lower().removeprefix("1 ")

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from kling_sweeps.errors import OverBudgetError, StoreError
+from kling_sweeps.experiment.price import amount
 from kling_sweeps.store.state_machine import DIGITS
 
 UNIT = 10**DIGITS  # of a dollar: sums are whole numbers, so that they are exact
@@ -55,8 +56,8 @@ class Budget:
             more = round(usd * UNIT)
             if self.sum + more > self.max:
                 raise OverBudgetError(
-                    f"{usd:.2f} USD more would make {(self.sum + more) / UNIT:.2f}, and budget.max_usd is "
-                    f"{self.max / UNIT:.2f}; nothing was sent"
+                    f"{amount(usd)} USD more would make {amount((self.sum + more) / UNIT)}, and budget.max_usd is "
+                    f"{amount(self.max / UNIT)}; nothing was sent"
                 )
             self._write(spending, {key: self.amounts.get(key, 0) + more})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kling_sweeps.errors import BudgetError
-from kling_sweeps.experiment.price import Price, Quote
+from kling_sweeps.experiment.price import Price, Quote, amount
 from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Cell, Policy
 from kling_sweeps.store.folder import Store
@@ -148,10 +148,10 @@ class Plan:
         if not any(planned.fits for planned in self.planned):
             raise BudgetError(f"nothing of this fits into budget.max_usd={max_usd:g}")
         if new and whole > max_usd:
-            before = f", after {self.committed_usd:.2f} USD before" if self.committed_usd else ""
+            before = f", after {amount(self.committed_usd)} USD before" if self.committed_usd else ""
             raise BudgetError(
-                f"this costs {new:.2f} USD{before}, and budget.max_usd={max_usd:g}. Sweep less, "
-                f"run what fits with budget.partial=true, or allow it: budget.max_usd={whole:g}"
+                f"this costs {amount(new)} USD{before}, and budget.max_usd={max_usd:.10g}. Sweep less, "
+                f"run what fits with budget.partial=true, or allow it: budget.max_usd={whole:.10g}"
             )
 
     def fitted(self, max_usd: float) -> Plan:
