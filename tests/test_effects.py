@@ -609,8 +609,9 @@ def test_what_is_missing_is_said_once_with_its_price():
     assert conclusions(runs) == [
         "No answer by cfg_scale: no cell has repeats, such as sample=0,1.",
         (
-            "Repeats tell a difference from chance: python -m kling_sweeps +sweep=cfg sample=0,1 "
-            "provider=emulator makes 6 videos more, for 8.40 USD on fal, here for nothing."
+            "Repeats tell a difference from chance: the same command with sample=0,1 makes 6 videos more, for 8.40 USD "
+            "on fal, here for nothing. Of the whole sweep: python -m kling_sweeps +sweep=cfg sample=0,1 "
+            "provider=emulator dry_run=true"
         ),
     ]
     runs.attrs.update(sweep="mine", goal={"cuts": "min"})

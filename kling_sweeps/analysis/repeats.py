@@ -62,13 +62,17 @@ def further(runs: pd.DataFrame) -> str:
     first = int(runs["sample"].min())
     sweep = str(runs.attrs.get("sweep"))
     is_here = (CONF / "sweep" / f"{sweep}.yaml").is_file()
-    command = f"python -m kling_sweeps +sweep={sweep}" if is_here else "the same command with"
+    samples = f"sample={first},{first + 1}"
     cost = runs["cost_usd"].mean() * number if "cost_usd" in runs else nan
     is_emulated = "provider" in runs and bool((runs["provider"] == "emulator").all())
     price = f", for {cost:.2f} USD{' on fal, here for nothing' * is_emulated}" if cost == cost else ""
+    # The runs may be a part of the sweep, or have other settings than its file: that of the whole is only to be looked at.
+    whole = (
+        f"python -m kling_sweeps +sweep={sweep} {samples}{' provider=emulator' * is_emulated} dry_run=true"
+    )
     return (
-        f"Repeats tell a difference from chance: {command} sample={first},{first + 1}"
-        f"{' provider=emulator' * (is_emulated and is_here)} makes {number} video{'s' * (number > 1)} more{price}."
+        f"Repeats tell a difference from chance: the same command with {samples} makes {number} "
+        f"video{'s' * (number > 1)} more{price}.{f' Of the whole sweep: {whole}' * is_here}"
     )
 
 
