@@ -34,6 +34,7 @@ from kling_sweeps.errors import (
     UnknownError,
     UnreadableResultError,
 )
+from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.settings import Policy
 from kling_sweeps.generation import lifecycle
 from kling_sweeps.generation.budget import Budget
@@ -756,3 +757,19 @@ def test_any_bytes_are_read(content):
     """Reads a body of any bytes without an error."""
     answers.read(content)
     http._decoded(content, ["gzip", "deflate"])
+
+
+def test_an_empty_answer_beside_a_failure_is_that_failure():
+    """Takes a text, empty or not, for an answer, unless it is empty and something says that the model failed."""
+    for body, failed in (({"output": "a text", "error": "x"}, True), ({"output": ""}, False)):
+        assert answers.delivered(body, "", failed, Product.ANSWER) is body
+    broken = (
+        {"output": "", "error": "no"},
+        {"output": " ", "detail": "no"},
+        {"output": "", "status": "FAILED"},
+    )
+    for body, failed in (*((one, False) for one in broken), ({"output": ""}, True)):
+        with pytest.raises(GenerationError):
+            answers.delivered(body, "no", failed, Product.ANSWER)
+    with pytest.raises(UnreadableResultError):
+        answers.delivered({"output": None, "usage": {}}, "", False, Product.ANSWER)

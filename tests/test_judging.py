@@ -283,6 +283,13 @@ def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
     whole, _ = judged(laboratory, "spoilt", replace(STRICT, repeats=2))
     runs = runs_df("kling_sweeps/spoilt", laboratory.tracking_uri)
     assert not whole and not runs["judge/fidelity"].isna().any()
+    whole, said = judged(laboratory, "spoilt", retry="failed")
+    assert whole and f"{len(faults)} to ask again" in said
+    assert len(asked(laboratory, "spoilt by")) == 2 * len(cells) + len(faults)
+    kept = [path for one in answers(laboratory, "spoilt") for path in one.folder.glob("result-*.json")]
+    assert len(kept) == len(faults)
+    assert judged(laboratory, "spoilt", retry="failed")[0]
+    assert len(asked(laboratory, "spoilt by")) == 2 * len(cells) + len(faults)
 
 
 def test_a_sweep_is_judged_when_its_videos_are_there(laboratory):

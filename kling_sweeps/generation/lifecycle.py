@@ -47,7 +47,7 @@ async def generate(context: GenerationContext, request: GenerationRequest, notif
     fails is journalled as failed. `notify(stage, text)` is called with every progress.
     """
     entry = context.store.entry(request)
-    if entry.state().stage in (Stage.FINISHED, Stage.DAMAGED):
+    if entry.state().stage in (Stage.FINISHED, Stage.DAMAGED) and not _is_asked_again(entry, context):
         return entry.state()
     entry.make_folder()
     notify("waiting", "")
@@ -82,8 +82,19 @@ def _begin_anew(entry: Entry, context: GenerationContext) -> None:
     state = entry.state()
     if context.provider.is_ephemeral and state.is_open:
         entry.journal.append("forgotten")
-    elif state.stage is Stage.FAILED and context.may_pay_again(entry.key, state):
+    elif _is_asked_again(entry, context) or (
+        state.stage is Stage.FAILED and context.may_pay_again(entry.key, state)
+    ):
         entry.journal.append("retrying")
+        if entry.product is Product.ANSWER:  # whose text was paid for, whatever it says
+            entry.set_aside("result.json", hashlib.sha256((state.request_id or "").encode()).hexdigest()[:8])
+
+
+def _is_asked_again(entry: Entry, context: GenerationContext) -> bool:
+    """Tell whether the user's policy pays once more for an answer that is here and of no use."""
+    state = entry.state()
+    is_lost = entry.product is Product.ANSWER and state.stage is Stage.FINISHED and state.lost_by is not None
+    return is_lost and context.may_pay_again(entry.key, state)
 
 
 def _steps(

@@ -257,9 +257,19 @@ def usage_usd(result: Any, layers: int = 3) -> float | None:
     return next((found for one in inner if (found := usage_usd(one, layers - 1)) is not None), None)
 
 
-def has(product: Product, result: Any) -> bool:
-    """Tell whether a result has what was bought."""
-    return bool(video_url(result)) if product is Product.VIDEO else answer_text(result) is not None
+def has(product: Product, result: Any, failed: bool = False) -> bool:
+    """Tell whether a result has what was bought; `failed` is what the status said of it.
+
+    An answer may be empty, but not beside a failure.
+    """
+    if product is Product.VIDEO:
+        return bool(video_url(result))
+    text = answer_text(result)
+    return text is not None and bool(text.strip() or not (failed or _is_failure(fields(result))))
+
+
+def _is_failure(known: Mapping[str, Any]) -> bool:
+    return bool(_stage(known) in FAILED or known.get("detail") or known.get("error"))
 
 
 def delivered(body: Any, shown: str, failed: bool, product: Product = Product.VIDEO) -> Any:
@@ -268,13 +278,13 @@ def delivered(body: Any, shown: str, failed: bool, product: Product = Product.VI
     Raises PollError where it is none yet, GenerationError where it is an error under another name, and
     UnreadableResultError where its product is in no place that is known.
     """
-    if has(product, body):
+    if has(product, body, failed):
         return body
     known = fields(body)
     stage, words = _stage(known), said(body, shown)
     if body is None or IN_PROGRESS in words.lower() or stage in ("IN_QUEUE", "IN_PROGRESS"):
         raise PollError(f"fal's result names no {product}: {clean(shown) or 'it is empty'}")
-    if failed or stage in FAILED or known.get("detail") or known.get("error"):
+    if failed or _is_failure(known):
         raise GenerationError(words, error_type=_kind(known, {}) or "generation_failed", may_have_cost=True)
     raise UnreadableResultError(
         f"fal's result names no {product} in a place that is known: {clean(shown)}", body

@@ -242,6 +242,12 @@ class Entry:
         yield part
         force(part, self.folder / name)
 
+    def set_aside(self, name: str, mark: str) -> None:
+        """Give a file that is there another name, with a mark of letters and digits in it, so that it is kept."""
+        path = self.folder / name
+        with suppress(FileNotFoundError):
+            os.replace(path, path.with_stem(f"{path.stem}-{mark}"))
+
     def discard_part(self, name: str) -> None:
         """Remove the file that a `replacing` that raised has kept."""
         self._part(name).unlink(missing_ok=True)

@@ -6,13 +6,14 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
+from filelock import Timeout
 from rich.text import Text
 
 from kling_sweeps import providers
@@ -190,7 +191,8 @@ class Judging:
     def buy(self) -> bool:
         """Buy the answers that are not here, and say what became of them; return whether all of them are here."""
         runs = self.runs
-        left = [one for one in runs.cells if self._stage(one) is not Stage.FINISHED]
+        again = {one.cell.request.key for one in runs.plan.planned if one.is_new}
+        left = [one for one in runs.cells if one.request.key in again or not self._is_here(one)]
         progress = Progress(left, len(runs.cells) - len(left), runs.settings.command, "judged")
         results: list[RunResult] = []
         try:
@@ -202,10 +204,10 @@ class Judging:
                         results.append(result)
         finally:
             self._say_ends(results)
-        return all(self._stage(one.cell) is Stage.FINISHED for one in self.calls)
+        return all(self._is_here(one.cell) for one in self.calls)
 
-    def _stage(self, cell: Cell) -> Stage:
-        return self.runs.store.entry(cell.request).state().stage
+    def _is_here(self, cell: Cell) -> bool:
+        return self.runs.store.entry(cell.request).state().stage is Stage.FINISHED
 
     def _say_ends(self, results: Sequence[RunResult]) -> None:
         runs = self.runs
@@ -223,7 +225,12 @@ class Judging:
     def conclude(self, tracker: Tracker) -> tuple[bool, bool]:
         """Show what the answers say and write it to MLflow; return whether all is told there, and whether any of it is new."""
         answers = self.answers()
+        self._note(answers.unreadable)
         _show(self.subjects, answers)
+        if number := len(answers.unreadable):
+            show_line(
+                f"retry=failed asks for {number} again, for {number * self.rubric.max_usd:.2f} USD at most."
+            )
         why: dict[str, list[str]] = defaultdict(list)
         for one, said in answers.unreadable:
             for subject in one.subjects:
@@ -239,6 +246,15 @@ class Judging:
             log.warning("The answers are in the store; MLflow did not take what they say: %s", why_not)
             return False, False
         return not answers.unreadable, changed > 0
+
+    def _note(self, unreadable: Sequence[tuple[Call, str]]) -> None:
+        """Journal that answers are of no use, unless that is noted, so that retry=failed asks for these again."""
+        for one, why in unreadable:
+            entry = self.runs.store.entry(one.cell.request)
+            with suppress(Timeout, OSError), entry.lock(timeout_s=0):
+                state = entry.state()
+                if state.stage is Stage.FINISHED and state.lost_by is None:
+                    entry.journal.append("lost", message=why, command=self.runs.settings.command)
 
     def answers(self) -> Answers:
         """Return what the answers that are here say."""
