@@ -110,11 +110,11 @@ def _say_constant(runs: pd.DataFrame) -> None:
     """Print on a line what all videos have the same number of."""
     from kling_sweeps.analysis.pairing import listed
     from kling_sweeps.analysis.statements import number
-    from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
+    from kling_sweeps.experiment.naming import is_of_video
     from kling_sweeps.terminal.console import show_line
 
     finished = runs[runs["status"] == "FINISHED"]
-    names = [name for name in listed(runs, "metrics") if name not in (*BOOKKEEPING, *VOTES)]
+    names = [name for name in listed(runs, "metrics") if is_of_video(name)]
     same = [
         name for name in names if finished[name].nunique(dropna=False) == 1 and finished[name].notna().all()
     ]

@@ -5,8 +5,9 @@
     python -m kling_sweeps.judge cfg judge=fidelity judge.repeats=3 budget.max_usd=2
 
 What it will cost at the most comes first, by the bound of a call (judge.max_usd). An answer is bought once, as a video is, and found
-again; what it has cost is in the ledger. Each run gets a metric judge/QUESTION in MLflow, the mean grade of its repeats. The exit code
-is 0, 1 where an answer is missing or has no grade, or 2 where the command was refused before anything was submitted.
+again; what it has cost is in the ledger. Each run gets a metric judge/QUESTION in MLflow, the mean grade of its repeats, and
+judge/QUESTION/n, of how many. The exit code is 0, 1 where an answer is missing or has no grade, or 2 where the command was refused before
+anything was submitted.
 """
 
 from __future__ import annotations

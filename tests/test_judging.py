@@ -17,7 +17,7 @@ from lab import Lab
 from mlflow.tracking import MlflowClient
 
 from hydra_plugins.hydra_fal_launcher.planned import read_command
-from kling_sweeps.analysis import agreement, main_metrics, runs_df
+from kling_sweeps.analysis import agreement, effects, main_metrics, runs_df
 from kling_sweeps.check import FAIL, NOTE, OK, check
 from kling_sweeps.errors import BudgetError, ConfigError
 from kling_sweeps.experiment.expectations import Expectations, Limits
@@ -130,6 +130,9 @@ def test_a_video_is_judged_once(laboratory):
     ]
     table = pd.DataFrame(votes, columns=["prompt", "left_key", "right_key", "outcome"])
     told = agreement(runs, table).set_index("metric").loc["judge/fidelity"]
+    named = [agreement(runs, table)["metric"], effects(runs, "cfg_scale")["metric"], main_metrics(runs)]
+    assert all("judge/fidelity" in some and "judge/fidelity/n" not in some for some in map(list, named))
+    assert {*runs["judge/fidelity/n"]} == {3}
     assert (told["videos"], told["verdict"]) == (4, "can't be told")
     charged = sum(one["charged_usd"] for one in asked(laboratory, "judged once"))
     lines = [line for line in read_ledger(laboratory.folder / "store").lines if line.sweep == "once"]
@@ -280,9 +283,18 @@ def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
     texts = [one.read_json("result.json")["output"] for one in answers(laboratory, "spoilt")]
     assert len(texts) == len(cells) and "" in texts
     laboratory.emulator.set_faults()
-    whole, _ = judged(laboratory, "spoilt", replace(STRICT, repeats=2))
-    runs = runs_df("kling_sweeps/spoilt", laboratory.tracking_uri)
-    assert not whole and not runs["judge/fidelity"].isna().any()
+    whole, said = judged(laboratory, "spoilt", replace(STRICT, repeats=2))
+    assert not whole and "of 7 videos, by 1 to 2 grades each" in said
+
+    def tracked() -> pd.DataFrame:
+        return runs_df("kling_sweeps/spoilt", laboratory.tracking_uri).set_index("run_name")
+
+    runs = tracked()
+    assert not runs["judge/fidelity"].isna().any()
+    number = {name: 1 + (name == cells["nothing"].name) for name in runs.index}
+    assert runs["judge/fidelity/n"].to_dict() == number
+    judged(laboratory, "spoilt")  # asks once, and still averages what was bought
+    assert tracked()["judge/fidelity/n"].to_dict() == number
     whole, said = judged(laboratory, "spoilt", retry="failed")
     assert whole and f"{len(faults)} to ask again" in said
     assert len(asked(laboratory, "spoilt by")) == 2 * len(cells) + len(faults)
@@ -368,6 +380,7 @@ def test_two_videos_are_compared_in_both_orders(laboratory):
     runs = runs_df("kling_sweeps/pairs", laboratory.tracking_uri)
     shares = runs["judge/fidelity/win_share"]
     assert shares.mean() == pytest.approx(0.5) and shares.std() > 0
+    assert {*runs["judge/fidelity/win_share/n"]} == {2}
     assert judged(laboratory, "pairs", rubric)[0] and len(asked(laboratory, "compared")) == 12
     with pytest.raises(ConfigError, match=r"two videos of one prompt are compared"):
         judged(laboratory, "pairs", replace(rubric, factor="prompt"))

@@ -11,7 +11,7 @@ from scipy import stats
 from kling_sweeps.analysis.comparison import corrected, holm
 from kling_sweeps.analysis.pairing import check_metrics, listed
 from kling_sweeps.analysis.votes import by_side
-from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
+from kling_sweeps.experiment.naming import is_of_video
 
 # Fewer prompts, or fewer videos, leave an interval that tells next to nothing.
 ENOUGH_PROMPTS, ENOUGH_VIDEOS = 20, 120
@@ -37,7 +37,7 @@ def agreement(
     that is not seen or is of fewer than 20 prompts or 120 videos, `can't be told`.
     Raises LookupError for votes that are of none of the runs, or for a metric that these don't have.
     """
-    named = [name for name in listed(runs, "metrics") if name not in {*BOOKKEEPING, *VOTES}]
+    named = [name for name in listed(runs, "metrics") if is_of_video(name)]
     names = named if metrics is None else list(metrics)
     check_metrics(runs, names)
     watched = _watched(runs, votes, names)

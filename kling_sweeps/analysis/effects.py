@@ -24,7 +24,7 @@ from kling_sweeps.analysis.looks import Looks, looked
 from kling_sweeps.analysis.pairing import check_metrics, listed, paired, reference_of
 from kling_sweeps.analysis.repeats import REPEAT_DISTANCE, further, has_repeats, repeats_df
 from kling_sweeps.analysis.statements import looks_statement
-from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
+from kling_sweeps.experiment.naming import is_of_video
 
 OTHER_REFERENCE = "repeats were added by looks at another reference, so that this interval is too narrow"
 COLUMNS = (
@@ -117,7 +117,7 @@ def _chosen(
         return list(metrics), set(metrics)
     known = [*listed(runs, "metrics"), *of_cells]
     first = [name for name in goal if name in known]
-    others = [name for name in known if name not in {*BOOKKEEPING, *VOTES, *first}]
+    others = [name for name in known if is_of_video(name) and name not in first]
     return [*first, *others], set(first)
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 
 from kling_sweeps.analysis.pairing import listed
-from kling_sweeps.experiment.naming import JUDGED, REPORTS, UNREADABLE
+from kling_sweeps.experiment.naming import COUNT, JUDGED, REPORTS, UNREADABLE, is_grade
 from kling_sweeps.experiment.reader import close
 from kling_sweeps.experiment.settings import NULL
 from kling_sweeps.experiment.tracking_uri import Address, default_uri
@@ -56,7 +56,8 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     not), `measurement_errors`, `camera_word` (what the camera does), `picture_hashes` (what tells the video from
     others, for `repeats_df`), `judge_unreadable` (answers of a judge without a grade), `may_have_cost_usd` (of attempts
     that may have been charged besides `cost_usd`), every param by its name, as numbers where all its values are, and
-    every metric by its name, NaN where a run has none; of a judge's question (`judge/NAME`) those of its last version. A param whose name is taken is called `params.NAME`.
+    every metric by its name, NaN where a run has none; of a judge's question (`judge/NAME`, and of how many
+    answers that is the mean, `judge/NAME/n`) those of its last version. A param whose name is taken is called `params.NAME`.
     `.attrs["sweep"]` is what the runs are kept under, `.attrs["params"]` and `.attrs["metrics"]` list the columns of each kind; `.attrs["goal"]` says of the metrics
     that the sweep is about which way is better, `.attrs["ratios"]` which of its own are compared by their
     ratio, `.attrs["declared"]` the unit and the direction of each of its own, `.attrs["looks"]` by which plan its
@@ -83,7 +84,7 @@ def runs_df(experiment: str, tracking_uri: str | None = None) -> pd.DataFrame:
     table["may_have_cost_usd"] = table["may_have_cost_usd"].astype(float).fillna(0.0)
     table.attrs.update(params=params, metrics=metrics, sweep=sweep_name(kept.name))
     table.attrs.update({key: json.loads(about.get(key, empty)) for key, empty in ABOUT.items()})
-    table.attrs["declared"] |= {name: ["", "higher"] for name in metrics if name.startswith(JUDGED)}
+    table.attrs["declared"] |= {name: ["", "higher"] for name in metrics if is_grade(name)}
     return table
 
 
@@ -167,7 +168,8 @@ def _leave_out(runs: Iterable[Run], versions: Mapping[str, str]) -> None:
     """Leave out the grades of all versions of a judge's question but the one that counts, and those that are none."""
     for run in runs:
         for name in [name for name in run.data.metrics if name.startswith(JUDGED)]:
-            is_told = run.data.tags.get(name) == versions.get(name)
+            told_by = name if is_grade(name) else name.removesuffix(COUNT)
+            is_told = run.data.tags.get(told_by) == versions.get(told_by)
             if not is_told or math.isnan(run.data.metrics[name]):
                 del run.data.metrics[name]
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kling_sweeps.analysis.conclusions import NO_FACTORS, factors
 from kling_sweeps.analysis.pairing import TWINS, is_function, listed, plain
-from kling_sweeps.experiment.naming import JUDGED, TIMES
+from kling_sweeps.experiment.naming import TIMES, is_grade
 from kling_sweeps.metrics import declared
 
 # Shown after the goals of a sweep, as far as they were measured.
@@ -31,7 +31,7 @@ def main_metrics(runs: pd.DataFrame, *first: str, most: int = MOST) -> list[str]
     """Return the metrics to show, of those that any run has: `first`, the sweep's goals, what judges gave, then the usual ones."""
     finished = runs[runs["status"] == "FINISHED"]
     measured = [name for name in listed(runs, "metrics") if finished[name].notna().any()]
-    judged = [name for name in measured if name.startswith(JUDGED)]
+    judged = [name for name in measured if is_grade(name)]
     wanted = dict.fromkeys([*first, *runs.attrs.get("goal", {}), *judged, *USUAL])
     return [name for name in wanted if name in measured][:most]
 

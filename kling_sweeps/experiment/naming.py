@@ -13,6 +13,8 @@ BOOKKEEPING = ("cost_usd", *TIMES)
 VOTES = ("votes/win_share", "votes/n")
 # What the metrics begin with that judges gave, a metric a question, and the tag that says what of their answers could not be read.
 JUDGED, UNREADABLE = "judge/", "judge_unreadable"
+# What the name of a judge's metric ends with that says of how many answers another one is the mean.
+COUNT = "/n"
 # What runs are kept under that are of no sweep, and were given no name.
 NAMELESS = "single"
 # What the reports of all sweeps are kept under.
@@ -26,6 +28,16 @@ FORMS = {
     "duration": "{} s",  # of a number; "8s" stands for itself
     "negative_prompt": "not {}",
 }
+
+
+def is_grade(name: str) -> bool:
+    """Tell whether a metric is what a judge gave; `judge/n` is, of a question that is called so, and `judge/n/n` is not."""
+    return name.startswith(JUDGED) and not name.removeprefix(JUDGED).endswith(COUNT)
+
+
+def is_of_video(name: str) -> bool:
+    """Tell whether a metric is of a video itself, and not of its money and time, its votes, or how many answers it had."""
+    return name not in (*BOOKKEEPING, *VOTES) and (is_grade(name) or not name.startswith(JUDGED))
 
 
 def part(key: str, value: Any) -> str:

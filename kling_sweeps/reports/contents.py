@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from kling_sweeps.errors import RefusedError, VideoError
-from kling_sweeps.experiment.naming import JUDGED, VOTES
+from kling_sweeps.experiment.naming import JUDGED, VOTES, is_grade
 from kling_sweeps.experiment.request import Product
 from kling_sweeps.metrics import declared as declared_here
 from kling_sweeps.reports.clips import Clip, clip_of
@@ -52,6 +52,7 @@ PREFERENCES = dict(
     )
 )
 JUDGEMENT = "what a judge gave: a mean grade, or the share of comparisons that it won"
+JUDGEMENTS = "how many grades, or comparisons, that is of"
 # What a goal says, as a metric's direction.
 WAYS = {"max": "higher", "min": "lower"}
 # Shown first where nobody said what a sweep is about.
@@ -256,7 +257,7 @@ def assemble(
         video.levels = {one.key: one.levels.index(video.params.get(one.key, NOTHING)) for one in factors}
     quantities = _quantities(metrics, goal, declared)
     known = {one.name for one in quantities}
-    first = [*(one.name for one in quantities if one.name.startswith(JUDGED)), *FIRST]
+    first = [*(one.name for one in quantities if is_grade(one.name)), *FIRST]
     endpoints = dict.fromkeys(video.params.get("endpoint", "") for video in videos)
     return Contents(
         sweep,
@@ -445,7 +446,7 @@ def _quantities(
             found.append(Quantity(name, "" if row.unit == "1" else row.unit, row.meaning, row.direction))
         else:
             unit, direction = declared.get(name, ("", "neither"))
-            meaning = JUDGEMENT * name.startswith(JUDGED)
+            meaning = (JUDGEMENT if is_grade(name) else JUDGEMENTS) * name.startswith(JUDGED)
             found.append(Quantity(name, "" if unit == "1" else unit, meaning, direction))
     found = [replace(one, direction=WAYS.get(goal.get(one.name, ""), one.direction)) for one in found]
     order = [*goal, *FIRST, *known]

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from kling_sweeps import providers
 from kling_sweeps.errors import ConfigError, RefusedError, UnreadableAnswerError
-from kling_sweeps.experiment.naming import JUDGED
+from kling_sweeps.experiment.naming import COUNT, JUDGED
 from kling_sweeps.experiment.request import GenerationRequest, Product
-from kling_sweeps.experiment.rubric import Rubric
+from kling_sweeps.experiment.rubric import MOST_REPEATS, Rubric
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.judges.answer import read_grades, read_verdicts
 from kling_sweeps.judges.instructions import Verdict, arguments, instructions, version
@@ -99,7 +99,7 @@ class Judging:
     """What a command has a judge say: its calls, how far the store has each, and how many are of videos to come.
 
     `table` has the runs that are judged, as `runs_df` has them; videos that differ in `factor` are compared in pairs, None
-    where each is judged alone.
+    where each is judged alone. `further` are the repeats that an earlier command asked and this one does not.
     """
 
     rubric: Rubric
@@ -108,6 +108,7 @@ class Judging:
     calls: Sequence[Call]
     runs: Runs
     to_come: int
+    further: Sequence[Call]
 
     @classmethod
     def read(cls, settings: Settings, rubric: Rubric, table: pd.DataFrame) -> Self:
@@ -131,17 +132,14 @@ class Judging:
                 asked = [order for pair in pairs(table, factor) for order in orders(pair)]
             except LookupError as error:
                 raise ConfigError(f"judge.factor={factor}: {error.args[0]}") from None
-        calls = [
-            call(rubric, [here[key] for key in keys], sample)
-            for sample in range(rubric.repeats)
-            for keys in asked
-            if here.keys() >= {*keys}
-        ]
+        about = [[here[key] for key in keys] for keys in asked if here.keys() >= {*keys}]
+        calls = [call(rubric, some, sample) for sample in range(rubric.repeats) for some in about]
+        further = [one for some in about for one in _further(rubric, some, store)]
         to_come = len(asked) * rubric.repeats - len(calls)
         runs = Runs.read(settings, [one.cell for one in calls])
         refusal = _refusal(rubric, runs.plan, to_come)
         runs = replace(runs, plan=replace(runs.plan, refusal=refusal))
-        return cls(rubric, table, factor, calls, runs, to_come)
+        return cls(rubric, table, factor, calls, runs, to_come, further)
 
     @property
     def subjects(self) -> list[Subject]:
@@ -257,11 +255,13 @@ class Judging:
                     entry.journal.append("lost", message=why, command=self.runs.settings.command)
 
     def answers(self) -> Answers:
-        """Return what the answers that are here say."""
-        return self._comparisons(self.factor) if self.factor else self._grades()
+        """Return what the answers that are here say, and which have nothing to say of those that this command asks for."""
+        found = self._comparisons(self.factor) if self.factor else self._grades()
+        own = {one.cell.request.key for one in self.calls}
+        return replace(found, unreadable=[one for one in found.unreadable if one[0].cell.request.key in own])
 
     def _grades(self) -> Answers:
-        """Return of a question the mean grade of a video's repeats."""
+        """Return of a question the mean grade of a video's repeats, and of how many."""
         grades: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         unreadable: list[tuple[Call, str]] = []
         for one, text in self._texts():
@@ -270,13 +270,14 @@ class Judging:
                     grades[one.subjects[0].key][name].append(grade)
             except UnreadableAnswerError as error:
                 unreadable.append((one, str(error)))
-        means = {
-            key: {f"{JUDGED}{name}": fmean(some) for name, some in own.items()} for key, own in grades.items()
-        }
-        return Answers(self.rubric.metrics, means, unreadable)
+        values: dict[str, dict[str, float]] = defaultdict(dict)
+        for key, own in grades.items():
+            for name, some in own.items():
+                values[key] |= _counted(f"{JUDGED}{name}", fmean(some), len(some))
+        return Answers(self.rubric.metrics, values, unreadable)
 
     def _comparisons(self, factor: str) -> Answers:
-        """Return of a question the share of its comparisons that a video won, a tie counting as a half, and what they say."""
+        """Return of a question the share of its comparisons that a video won, a tie counting as a half, of how many, and what they say."""
         from kling_sweeps.analysis import preference_statements, preferences
         from kling_sweeps.judges.pairs import verdicts_df
         from kling_sweeps.votes.results import win_shares
@@ -295,8 +296,8 @@ class Judging:
         for question, name in zip(self.rubric.questions, self.rubric.metrics, strict=True):
             own = table[table["question"] == question.name]
             if len(own):
-                for key, share in win_shares(own).iloc[:, 0].items():
-                    values[str(key)][name] = float(share)
+                for key, share, number in win_shares(own).itertuples(name=None):
+                    values[key] |= _counted(name, share, number)
                 flips = f"{own['flipped'].mean():.0%} of the verdicts changed with the order, and are ties."
                 told_by = [*preference_statements(preferences(own, factor)), flips]
                 sentences += [f"{question.name}: {sentence}" for sentence in told_by]
@@ -304,7 +305,7 @@ class Judging:
 
     def _texts(self) -> Iterator[tuple[Call, str]]:
         """Yield the calls that are answered, each with the answer's text."""
-        for one in self.calls:
+        for one in [*self.calls, *self.further]:
             entry = self.runs.store.entry(one.cell.request)
             if entry.state().stage is Stage.FINISHED:
                 yield one, answer_text(entry.read_json("result.json")) or ""
@@ -429,6 +430,20 @@ def call(rubric: Rubric, subjects: Sequence[Subject], sample: int) -> Call:
     return Call((*subjects,), said.code, cell)
 
 
+def _further(rubric: Rubric, subjects: Sequence[Subject], store: Store) -> Iterator[Call]:
+    """Yield what the store has of repeats beyond those that are asked for, up to the first that it has not."""
+    for sample in range(rubric.repeats, MOST_REPEATS):
+        one = call(rubric, subjects, sample)
+        if store.entry(one.cell.request).state().stage is not Stage.FINISHED:
+            break
+        yield one
+
+
+def _counted(name: str, value: float, number: float) -> dict[str, float]:
+    """Return a metric, and of how many answers it is."""
+    return {name: float(value), f"{name}{COUNT}": float(number)}
+
+
 def _subject(row: Mapping[str, Any], store: Store) -> Subject | None:
     """Return the video of a run, None where it is not in the store."""
     entry = store.find(row["request_key"], Product.VIDEO)
@@ -476,12 +491,17 @@ def _show(subjects: Sequence[Subject], answers: Answers) -> None:
         for name in answers.names:
             texts = [Text(f"{own[name]:.3g}" if name in own else "–") for _, own in rows]
             columns.append(tables.number_column(name, texts))
+            if {*(counts := [own.get(f"{name}{COUNT}", 0) for _, own in rows])} - {1}:
+                columns.append(tables.number_column("n", [Text(f"{count:g}") for count in counts]))
         tables.show(columns)
     for name in answers.names:
         values = [own[name] for _, own in rows if name in own]
         if values and not answers.sentences:
+            counts = sorted(own[f"{name}{COUNT}"] for _, own in rows if name in own)
             mean = f": {fmean(values):.3g} on average of {_many(len(values), 'video')}"
-            show_line((name, "bold"), mean)
+            many = " to ".join(dict.fromkeys(f"{count:g}" for count in (counts[0], counts[-1])))
+            each = f", by {many} grades each" * (counts[-1] > 1)
+            show_line((name, "bold"), mean + each)
     for sentence in answers.sentences:
         show_line(f"- {sentence}")
     for one, why in answers.unreadable[: summary.NAMED]:

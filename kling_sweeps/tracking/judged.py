@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kling_sweeps.experiment.naming import UNREADABLE
+from kling_sweeps.experiment.naming import COUNT, UNREADABLE
 from kling_sweeps.tracking.tracker import TAG_LENGTH, Tracker, every
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ VERSIONS = "judges"
 
 @dataclass(frozen=True)
 class Given:
-    """What a judge gave a video: a value by name, and why there are no others, "" where there is nothing to say."""
+    """What a judge gave a video: a value by name, of how many answers by the name with `/n`, and why there are no others, "" where there is nothing to say."""
 
     values: Mapping[str, float]
     unreadable: str = ""
@@ -47,10 +47,11 @@ def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Map
 
 def _write(tracker: Tracker, run: Run, version: str, names: Sequence[str], given: Given) -> bool:
     """Bring a run up to date; return whether it was not."""
-    wanted = {name: given.values.get(name, math.nan) for name in names}
+    metrics_of = [*names, *(f"{name}{COUNT}" for name in names)]
+    wanted = {name: given.values.get(name, math.nan) for name in metrics_of}
     had = {name: run.data.metrics.get(name, math.nan) for name in wanted}
     metrics = {name: value for name, value in wanted.items() if repr(value) != repr(had[name])}
-    tags: dict[str, str | None] = dict.fromkeys(wanted, version)
+    tags: dict[str, str | None] = dict.fromkeys(names, version)
     tags[UNREADABLE] = given.unreadable[:TAG_LENGTH] or None
     new = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
     if metrics or new:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kling_sweeps.experiment.naming import BOOKKEEPING, VOTES
+from kling_sweeps.experiment.naming import is_of_video
 from kling_sweeps.experiment.settings import Cell
 from kling_sweeps.tracking.run_data import SERIES, SETTING, number, settings
 
@@ -89,7 +89,7 @@ class Overview:
     def goals(self) -> list[str]:
         """Return the metrics to show first: those the sweep names, or else usual ones, or else any."""
         measured = [name for name in self.metrics if not name.startswith((SERIES, SETTING))]
-        others = [name for name in measured if name not in {*BOOKKEEPING, *VOTES}]
+        others = [name for name in measured if is_of_video(name)]
         chosen = [name for name in self.named if name in measured]
         return chosen or [name for name in USUAL if name in measured] or others[: len(USUAL)]
 
