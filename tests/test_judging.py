@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +29,7 @@ from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.rubric import VISION, Rubric, read_rubric
 from kling_sweeps.experiment.settings import Cell, Settings
 from kling_sweeps.generation.budget import UNIT
+from kling_sweeps.judges import looked_at
 from kling_sweeps.judges.instructions import version
 from kling_sweeps.ledger import read_ledger
 from kling_sweeps.store.folder import Entry, Store
@@ -233,6 +237,31 @@ def test_a_judge_is_told_the_whole_prompt(laboratory):
     entry.create(run_of(text).request)
     assert judging._prompt(text[:PARAM_LENGTH], entry) == text
     assert judging._prompt("a fox", entry) == "a fox" and judging._prompt(math.nan, entry) == ""
+
+
+def test_stills_are_made_once_a_video(monkeypatch, tmp_path):
+    """Decodes each of many videos once, whose stills are asked for by turns and at once."""
+    made: list[str] = []
+
+    def stills(video: Path, number: int) -> list[bytes]:
+        made.append(video.name)
+        return [f"{video.name} {place}".encode() for place in range(number)]
+
+    monkeypatch.setattr(looked_at, "stills", stills)
+    asked_for = []
+    for place in range(judging.IN_FLIGHT):
+        video = tmp_path / f"{place}.mp4"
+        video.write_bytes(f"video {place}".encode())
+        digest = hashlib.sha256(video.read_bytes()).hexdigest()
+        rubric = read_rubric({**NODE, "endpoint": VISION, "frames": 4})
+        asked_for.append(looked_at.looked_at(rubric, video, digest))
+    by_turns = [still for stills in zip(*asked_for, strict=True) for still in stills]
+    with ThreadPoolExecutor(8) as threads:
+        found = [*threads.map(lambda still: still.content(still.path), by_turns)]
+    assert sorted(made) == sorted(f"{place}.mp4" for place in range(judging.IN_FLIGHT))
+    assert found[0] == b"0.mp4 0" and len({*found}) == 4 * judging.IN_FLIGHT
+    other = replace(by_turns[0], digest="0" * 64)
+    assert other.content(other.path) is None and other.content(tmp_path / "gone.mp4") is None
 
 
 def test_no_answer_is_bought_over_the_budget(laboratory):

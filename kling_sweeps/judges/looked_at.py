@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from kling_sweeps.experiment.picture import Attachment
 from kling_sweeps.experiment.rubric import Rubric
 from kling_sweeps.video.stills import stills
+
+# Videos whose stills are held in memory: as many as are asked about at once, and some.
+KEPT = 40
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,22 @@ class Still(Attachment):
         return f"{self.digest}-{self.number}of{self.of}"
 
     def content(self, path: Path) -> bytes | None:
-        is_video = super().content(path) is not None
-        return _stills(path, self.digest, self.of)[self.number - 1] if is_video else None
+        if not path.exists():
+            return None
+        with _making:
+            made = _stills(path, self.digest, self.of)
+        return made[self.number - 1] if made else None
 
 
-@lru_cache(maxsize=8)
+# Held while stills are made, which are asked for one by one, of many videos at once.
+_making = Lock()
+
+
+@lru_cache(maxsize=KEPT)
 def _stills(path: Path, digest: str, number: int) -> Sequence[bytes]:
-    """Return the stills of a video; they are asked for one by one."""
-    return stills(path, number)
+    """Return the stills of a video; none of a file that is another."""
+    is_video = Attachment(path, digest, "mp4").content(path) is not None
+    return stills(path, number) if is_video else ()
 
 
 def looked_at(rubric: Rubric, video: Path, digest: str) -> list[Attachment]:
