@@ -24,7 +24,6 @@ from kling_sweeps.analysis import agreement, effects, main_metrics, runs_df
 from kling_sweeps.check import FAIL, NOTE, OK, check
 from kling_sweeps.errors import BudgetError, ConfigError
 from kling_sweeps.experiment.expectations import Expectations, Limits
-from kling_sweeps.experiment.naming import UNREADABLE
 from kling_sweeps.experiment.request import Product
 from kling_sweeps.experiment.rubric import VISION, Rubric, read_rubric
 from kling_sweeps.experiment.settings import Cell, Settings
@@ -308,7 +307,7 @@ def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
     runs = runs_df("kling_sweeps/spoilt", laboratory.tracking_uri).set_index("run_name")
     lacking = {name for name in runs.index if runs["judge/fidelity"].isna()[name]}
     assert lacking == {cells[fault].name for fault in faults}
-    assert {name for name in runs.index if isinstance(runs[UNREADABLE][name], str)} == lacking
+    assert {name for name in runs.index if isinstance(runs["judge_unreadable"][name], str)} == lacking
     texts = [one.read_json("result.json")["output"] for one in answers(laboratory, "spoilt")]
     assert len(texts) == len(cells) and "" in texts
     laboratory.emulator.set_faults()
@@ -324,13 +323,18 @@ def test_an_answer_without_a_grade_is_a_record_and_no_number(laboratory):
     assert runs["judge/fidelity/n"].to_dict() == number
     judged(laboratory, "spoilt")  # asks once, and still averages what was bought
     assert tracked()["judge/fidelity/n"].to_dict() == number
+    other = {**NODE, "name": "other", "questions": {"hands": NODE["questions"]["fidelity"]}}
+    assert judged(laboratory, "spoilt", read_rubric(other))[0]
+    runs = tracked()  # what one judge could not say is still told where another one could
+    assert {name for name in runs.index if isinstance(runs["judge_unreadable"][name], str)} == lacking
     whole, said = judged(laboratory, "spoilt", retry="failed")
     assert whole and f"{len(faults)} to ask again" in said
-    assert len(asked(laboratory, "spoilt by")) == 2 * len(cells) + len(faults)
+    assert tracked()["judge_unreadable"].isna().all()
+    assert len(asked(laboratory, "spoilt by")) == 3 * len(cells) + len(faults)
     kept = [path for one in answers(laboratory, "spoilt") for path in one.folder.glob("result-*.json")]
     assert len(kept) == len(faults)
     assert judged(laboratory, "spoilt", retry="failed")[0]
-    assert len(asked(laboratory, "spoilt by")) == 2 * len(cells) + len(faults)
+    assert len(asked(laboratory, "spoilt by")) == 3 * len(cells) + len(faults)
 
 
 def test_a_sweep_is_judged_when_its_videos_are_there(laboratory):

@@ -32,7 +32,7 @@ NAMES = {"prompt", "prompt_text", "negative_prompt", "model", "endpoint"}
 FOUND = (
     *("run_id", "run_name", "status", "error", "error_type", "provider", "request_key", "artifact_uri"),
     *("start_time", "expect", "expect_failed", "measurement_errors", "may_have_cost_usd", "camera_word"),
-    *("picture_hashes", UNREADABLE),
+    *("picture_hashes", "judge_unreadable"),
 )
 # Columns whose tag has another name: a factor of a template may be called so.
 TAGS = {"camera_word": "camera"}
@@ -178,7 +178,8 @@ def _row(run: Run, taken: set[str]) -> dict[str, Any]:
     tags = run.data.tags
     found = {name: getattr(run.info, name, None) or tags.get(TAGS.get(name, name)) for name in FOUND}
     params = {_free(name, taken): _given(name, value) for name, value in run.data.params.items()}
-    return {**found, **params, **run.data.metrics}
+    why = dict.fromkeys(text for tag, text in sorted(tags.items()) if tag.startswith(UNREADABLE))
+    return {**found, "judge_unreadable": "; ".join(why) or None, **params, **run.data.metrics}
 
 
 def _given(name: str, value: str) -> str | float:

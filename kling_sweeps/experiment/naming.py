@@ -11,8 +11,9 @@ TIMES = ("queue_s", "inference_s", "download_s", "measure_s")
 BOOKKEEPING = ("cost_usd", *TIMES)
 # The metrics of what people preferred: the share of its votes that a run won, a tie counting half, and how many those are.
 VOTES = ("votes/win_share", "votes/n")
-# What the metrics begin with that judges gave, a metric a question, and the tag that says what of their answers could not be read.
-JUDGED, UNREADABLE = "judge/", "judge_unreadable"
+# What the metrics begin with that judges gave, a metric a question, and the tags, one a question too, that say what of
+# their answers could not be read.
+JUDGED, UNREADABLE = "judge/", "judge_unreadable/"
 # What the name of a judge's metric ends with that says of how many answers another one is the mean.
 COUNT = "/n"
 # What runs are kept under that are of no sweep, and were given no name.

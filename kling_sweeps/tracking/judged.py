@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kling_sweeps.experiment.naming import COUNT, UNREADABLE
+from kling_sweeps.experiment.naming import COUNT, JUDGED, UNREADABLE
 from kling_sweeps.tracking.tracker import TAG_LENGTH, Tracker, every
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def _write(tracker: Tracker, run: Run, version: str, names: Sequence[str], given
     had = {name: run.data.metrics.get(name, math.nan) for name in wanted}
     metrics = {name: value for name, value in wanted.items() if repr(value) != repr(had[name])}
     tags: dict[str, str | None] = dict.fromkeys(names, version)
-    tags[UNREADABLE] = given.unreadable[:TAG_LENGTH] or None
+    why = given.unreadable[:TAG_LENGTH] or None
+    tags |= {f"{UNREADABLE}{name.removeprefix(JUDGED)}": why for name in names}
     new = {name: text for name, text in tags.items() if run.data.tags.get(name) != text}
     if metrics or new:
         tracker.add(run.info.run_id, metrics, {})

@@ -105,7 +105,7 @@ def theirs(tags: Mapping[str, str]) -> dict[str, str]:
 
 def judges(tags: Mapping[str, str]) -> dict[str, str]:
     """Return what a run's tags say of the judges of its video."""
-    return {key: value for key, value in tags.items() if key.startswith(JUDGED) or key == UNREADABLE}
+    return {key: value for key, value in tags.items() if key.startswith((JUDGED, UNREADABLE))}
 
 
 def start_ms(result: RunResult) -> int:
