@@ -200,6 +200,9 @@ def test_what_was_asked_otherwise_is_bought_anew_and_never_mixed(laboratory):
     runs = runs_df("kling_sweeps/versions", laboratory.tracking_uri).set_index("run_name")
     assert runs["judge/fidelity"].isna().tolist() == [name == cells[0].name for name in runs.index]
     assert runs["judge/fidelity"].min() >= 5
+    left = laboratory.tracked("versions")[cells[0].name].data  # what MLflow's own pages show
+    assert math.isnan(left.metrics["judge/fidelity"]) and math.isnan(left.metrics["judge/fidelity/n"])
+    assert "judge/fidelity" not in left.tags
     assert len(asked(laboratory, "asked otherwise")) == 5
     assert judged(laboratory, "versions")[0]  # the earlier version counts again, for nothing
     runs = runs_df("kling_sweeps/versions", laboratory.tracking_uri)

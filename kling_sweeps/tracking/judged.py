@@ -30,7 +30,8 @@ class Given:
 def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Mapping[str, Given]) -> int:
     """Write what a version of a judge gave to the runs of an experiment, by their requests' keys; return how many changed.
 
-    `names` are those of the metrics; a run that has no value by this version has none any more. Raises what MLflow raises.
+    `names` are those of the metrics. A run that was not judged now keeps what this version gave it earlier; where another
+    version gave it anything, that becomes NaN, since MLflow deletes no metric, and its tags go. Raises what MLflow raises.
     """
     with tracker.trying():
         client, experiment_id = tracker.client, tracker.experiment_id
@@ -39,13 +40,15 @@ def track_given(tracker: Tracker, version: str, names: Sequence[str], given: Map
         runs = [*every(partial(client.search_runs, [experiment_id], max_results=1000))]
     changed = 0
     for run in runs:
-        own = given.get(run.data.tags.get("request_key", ""))
-        if own is not None and run.info.status == "FINISHED":
+        own = given.get(run.data.tags.get("request_key", "")) if run.info.status == "FINISHED" else None
+        if own is not None:
             changed += _write(tracker, run, version, names, own)
+        elif {run.data.tags.get(name) for name in names} - {None, version}:
+            changed += _write(tracker, run, None, names, Given({}))
     return changed
 
 
-def _write(tracker: Tracker, run: Run, version: str, names: Sequence[str], given: Given) -> bool:
+def _write(tracker: Tracker, run: Run, version: str | None, names: Sequence[str], given: Given) -> bool:
     """Bring a run up to date; return whether it was not."""
     metrics_of = [*names, *(f"{name}{COUNT}" for name in names)]
     wanted = {name: given.values.get(name, math.nan) for name in metrics_of}
