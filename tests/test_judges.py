@@ -20,6 +20,7 @@ from kling_sweeps.experiment import yaml_files
 from kling_sweeps.experiment.rubric import Rubric, read_rubric
 from kling_sweeps.judges.answer import read_grades, read_verdicts
 from kling_sweeps.judges.instructions import Verdict, arguments, instructions, quoted, version
+from kling_sweeps.judges.looked_at import looked_at
 
 FILES = sorted(path for path in Path(CONF, "judge").glob("*.yaml") if path.stem != "base")
 DIGEST, OTHER = "a" * 64, "b" * 64
@@ -133,6 +134,21 @@ def test_what_decides_an_answer_is_in_the_version(keys):
     assert version(changed(**keys)) != version(RUBRIC)
     same = changed(name="other", repeats=3, pairs=True, max_usd=1.0, factor="cfg_scale")
     assert version(same) == version(RUBRIC)
+
+
+def test_stills_that_are_made_otherwise_are_other_ones(monkeypatch):
+    """Has their version in what stands for a still, so in the request's key, and in the version of who looks at stills."""
+    of_stills = changed(endpoint="openrouter/router/vision", frames=2)
+
+    def known(rubric: Rubric) -> tuple[str, set[str]]:
+        return version(rubric), {one.mark for one in looked_at(rubric, Path("a.mp4"), DIGEST)}
+
+    before = [known(rubric) for rubric in (of_stills, RUBRIC)]
+    for module in ("looked_at", "instructions"):
+        monkeypatch.setattr(f"kling_sweeps.judges.{module}.STILLS_VERSION", 2)
+    (old, olds), (new, news) = before[0], known(of_stills)
+    assert old != new and len(olds | news) == 4
+    assert known(RUBRIC) == before[1]  # who looks at the video itself
 
 
 def test_a_judge_is_asked_by_the_endpoints_arguments():

@@ -10,7 +10,7 @@ from threading import Lock
 
 from kling_sweeps.experiment.picture import Attachment
 from kling_sweeps.experiment.rubric import Rubric
-from kling_sweeps.video.stills import stills
+from kling_sweeps.video.stills import STILLS_VERSION, stills
 
 # Videos whose stills are held in memory: as many as are asked about at once, and some.
 KEPT = 40
@@ -25,7 +25,7 @@ class Still(Attachment):
 
     @property
     def name(self) -> str:
-        return f"{self.digest}-{self.number}of{self.of}"
+        return f"{self.digest}-{self.number}of{self.of}-v{STILLS_VERSION}"
 
     def content(self, path: Path) -> bytes | None:
         if not path.exists():

@@ -12,6 +12,8 @@ from kling_sweeps.video.decode import frames
 
 # In pixels, the longer side of a still; models that see make larger ones smaller themselves.
 LONG, QUALITY = 1024, 90
+# Of what is made of a video; another one where anything here, or its encoder, makes other pictures.
+STILLS_VERSION = 1
 
 
 def stills(video: Path, number: int) -> Sequence[bytes]:
