@@ -181,6 +181,19 @@ def test_what_was_found_stays_until_a_run_changes(laboratory):
     assert note(laboratory, "noted") == before
 
 
+def test_other_goals_are_concluded_of_anew(laboratory):
+    """Says of the same runs what another goal asks, and keeps that in the note."""
+    cells = [cell(f"aimed {number}", sample) for number in range(2) for sample in range(2)]
+    laboratory.run("aimed", *cells)
+    assert "luma_range" in note(laboratory, "aimed")
+    settings = replace(laboratory.settings("aimed"), goal={"luma_mean": "max"})
+    with lab.said() as text:
+        assert len(list(laboratory.begin(settings, *cells))) == 4
+    assert "Nothing was generated." in text.getvalue()
+    for said in (text.getvalue().partition("What the runs say")[2], note(laboratory, "aimed")):
+        assert "luma_mean" in said and "luma_range" not in said
+
+
 def test_a_report_made_later_is_named(laboratory, monkeypatch, tmp_path):
     """Adds a report that is made by its command to the note, which else stays, and leaves a person's note alone."""
     laboratory.run("later", *[cell(f"later {number}", sample) for number in range(2) for sample in range(2)])

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from . import outcomes
 from .clock import timestamp
 from .connection import FAL_HOSTS, CutAnswer, address, transport_of
+from .endpoints import JUDGES
 from .fault_kinds import ANSWERS, SHAPES
 from .faults import Fault
 from .state import Emulator
@@ -212,10 +213,8 @@ def _addresses(request: Request, submission: Submission) -> dict[str, str]:
 
 
 def _logs(submission: Submission) -> list[dict[str, str]]:
-    moments = [
-        (submission.started_at, "working on it"),
-        (submission.ended_at, "done"),
-    ]
+    begun = "looking at the videos" if submission.endpoint in JUDGES else "painting the frames"
+    moments = [(submission.started_at, begun), (submission.ended_at, "done")]
     return [_log(moment, message) for moment, message in moments if moment is not None]
 
 

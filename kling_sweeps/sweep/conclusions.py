@@ -81,9 +81,12 @@ def draw(outcome: Outcome) -> list[str]:
 
 
 def recall(outcome: Outcome) -> list[str]:
-    """Return what was said of the runs before, which have not changed since, or else what is to be said."""
-    noted = outcome.tracker.noted if outcome.is_named else None
-    return draw(outcome) if noted is None else [*noted.found]
+    """Return what was said of the runs and the goals before, which have not changed since, or else what is to be said."""
+    tracker = outcome.tracker
+    noted = tracker.noted if outcome.is_named else None
+    if noted is None or not tracker.is_noted([*outcome.settings.goal], noted.found):
+        return draw(outcome)
+    return [*noted.found]
 
 
 def show(lines: Sequence[str]) -> None:

@@ -278,6 +278,10 @@ class Tracker:
         is_theirs = Record.read(self._read.record).is_theirs(run_data.DESCRIPTION, self._read.note)
         return None if is_theirs else Noted.read(self._read.note)
 
+    def is_noted(self, goals: Sequence[str], found: Sequence[str]) -> bool:
+        """Tell whether these are the goals for which these sentences of the note were drawn, of the runs as they are."""
+        return self.made_from == _made_from(self.known, goals, found)
+
     def _report_page(self) -> str | None:
         reports = self.client.get_experiment_by_name(experiment_name(REPORTS, self.provider))
         if reports is None or reports.lifecycle_stage != "active":
