@@ -395,7 +395,7 @@ def test_a_judge_is_a_part_of_the_config(monkeypatch, tmp_path):
         settings("judge=fidelity", "judge.repeats=0", "judge.max_usd=0", "+judge.colour=red")
     said = str(caught.value)
     assert all(key in said for key in ("judge.repeats=0", "judge.max_usd=0", "judge.colour is unknown"))
-    with pytest.raises(ConfigError, match=r"expect.judge/fidelity is not measured"):
+    with pytest.raises(ConfigError, match=r"expect.judge/fidelity is not measured; add the judge"):
         settings("+expect={judge/fidelity: {min: 3}}")
     with pytest.raises(ConfigError, match=r"there is no judge=fidelty; did you mean fidelity"):
         settings("judge=fidelty")

@@ -219,7 +219,7 @@ def _verdict(p_adjusted: float, alpha: float) -> str:
 def _reason(raters: int, prompts: int, scope: str) -> str:
     """Return why nothing can be told, "" where something can."""
     if prompts < FEWEST_PROMPTS:
-        return f"{prompts} prompt{'s' * (prompts > 1)} can't carry a claim; vote on {FEWEST_PROMPTS} at least"
+        return f"{prompts} prompt{'s' * (prompts > 1)} can't carry a claim; it takes {FEWEST_PROMPTS}"
     if scope == RATERS and raters < ENOUGH_RATERS:
         return f"{raters} rater{'s' * (raters > 1)} can't carry a claim about raters in general"
     return ""

@@ -151,7 +151,7 @@ def _absent(experiment: str, names: Iterable[str]) -> NoRunsError:
     """Return what to say of an experiment that is not among the names of those that are there."""
     there = {sweep_name(name) for name in names if name.startswith("kling_sweeps/")} - {REPORTS}
     hint = close(sweep_name(experiment), there) if there else "; none has been run"
-    return NoRunsError(f"there is no experiment {experiment!r}{hint}")
+    return NoRunsError(f"there is no experiment {sweep_name(experiment)!r}{hint}")
 
 
 def _runs(client: MlflowClient, experiment_id: str) -> list[Run]:

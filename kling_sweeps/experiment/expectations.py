@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from kling_sweeps.experiment.naming import BOOKKEEPING
+from kling_sweeps.experiment.naming import BOOKKEEPING, JUDGED
 from kling_sweeps.experiment.reader import LARGEST, close, said
 from kling_sweeps.metrics.camera import WORDS, Camera
 
@@ -91,6 +91,13 @@ class Expectations:
         return self.of_runs or bool(self.changes) or self.junit is not None
 
 
+def _meant(name: str, known: Collection[str]) -> str:
+    """Return what to say after a metric that nobody gives: who would, the one that was meant, or all there are."""
+    if name.startswith(JUDGED) and not any(one.startswith(JUDGED) for one in known):
+        return "; add the judge that gives it, as judge=fidelity"
+    return close(name, known)
+
+
 def read_expectations(given: Any, measured: Iterable[str]) -> tuple[Expectations, list[str]]:
     """Read what `expect` holds, of metrics that are `measured`; return it with all that is wrong with it."""
     problems: list[str] = []
@@ -103,7 +110,7 @@ def read_expectations(given: Any, measured: Iterable[str]) -> tuple[Expectations
             continue
         key = f"expect.{metric}"
         if metric not in known:
-            problems.append(f"{key} is not measured{close(metric, known)}")
+            problems.append(f"{key} is not measured{_meant(metric, known)}")
         elif parts := _mapping(entry, key, "{max: 0}", problems, (*BOUNDS, "baseline", *WAYS)):
             limits += _limits(metric, key, parts, problems)
             changes += _changes(metric, key, parts, problems)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 from kling_sweeps.experiment.config import KEYS
+from kling_sweeps.experiment.emulator_settings import EmulatorSettings
 from kling_sweeps.experiment.prompt_file import READERS
 from kling_sweeps.experiment.reader import LITERAL, close
+from kling_sweeps.experiment.rubric import Rubric
+from kling_sweeps.experiment.settings import (
+    BudgetSettings,
+    OptimizeSettings,
+    PollSettings,
+    ProviderSettings,
+    RepeatSettings,
+)
 from kling_sweeps.experiment.yaml_files import PROMPTS
 
 # What needs an extra of this package.
@@ -14,6 +24,16 @@ EXTRAS = {
     "hydra/sweeper/optuna": "optuna",
     "hydra/launcher/ray": "ray",
     "hydra/launcher/submitit_slurm": "slurm",
+}
+# What has the keys of a group.
+GROUPS = {
+    "budget": BudgetSettings,
+    "judge": Rubric,
+    "optimize": OptimizeSettings,
+    "provider": ProviderSettings,
+    "provider.emulator": EmulatorSettings,
+    "provider.poll": PollSettings,
+    "repeats": RepeatSettings,
 }
 
 
@@ -54,7 +74,11 @@ def _adding(key: str) -> str:
         return "; the goal says which way is better: 'goal={motion: max}'"
     if key in KEYS:
         return " that can be replaced; write a + before it, which adds to it"
-    return close(key, KEYS)
+    group = key.rpartition(".")[0]
+    if group not in GROUPS:
+        return close(key.partition(".")[0], KEYS)
+    known = [f"{group}.{one.name}" for one in fields(GROUPS[group])]
+    return f" without {group}=NAME" if key in known else close(key, known)
 
 
 def _quoting(key: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -177,6 +178,12 @@ class Judging:
                 (f"{usd:.2f} USD", "bold"),
                 f" ({note})",
             )
+        if self.factor:
+            from kling_sweeps.analysis.preferences import FEWEST_PROMPTS
+
+            if (prompts := self.table["prompt"].nunique()) < FEWEST_PROMPTS:
+                few = f"{_many(prompts, 'prompt')} can't carry a claim about {self.factor}; it takes {FEWEST_PROMPTS}"
+                show_line((few, "yellow"))
         if known := [*_charged(plan.planned)]:
             show_line((f"An answer that is here has cost {fmean(known):.4f} USD on average.", "dim"))
 
@@ -412,6 +419,11 @@ def judge_sweep(settings: Settings, experiment: str) -> bool:
     tracker.check()
     is_whole = judging.buy()
     is_told, _ = judging.conclude(tracker)
+    if is_told and not judging.factor:
+        given = ",".join(f"{JUDGED}{question.name}" for question in rubric.questions)
+        show_line(
+            f"What a setting changes in it: python -m kling_sweeps.effects {shlex.quote(experiment)} --metrics {given}"
+        )
     return is_told and is_whole
 
 
