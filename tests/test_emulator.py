@@ -29,6 +29,8 @@ from kling_sweeps.emulator.endpoints import Endpoints
 from kling_sweeps.experiment import yaml_files
 from kling_sweeps.experiment.model import read_model
 
+pytestmark = pytest.mark.slow  # each starts servers
+
 ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 SMALL = {"width": 128, "height": 72, "fps": 8, "latency_s": 0.0}
 ARGUMENTS = {"prompt": "a potter", "cfg_scale": 0.5, "duration": "5", "aspect_ratio": "16:9"}

@@ -15,6 +15,8 @@ import kling_sweeps.emulator
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
 from kling_sweeps.emulator.fault_kinds import KINDS
 
+pytestmark = pytest.mark.slow  # each starts servers
+
 PATH = "/fal-ai/kling-video/v2.1/master/text-to-video"
 HISTORY = "/v1/models/requests/by-endpoint"
 

@@ -16,10 +16,13 @@ import pytest
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings, process
 from kling_sweeps.errors import UnavailableError
 
+pytestmark = pytest.mark.slow  # each starts servers
+
 EMULATOR = [sys.executable, "-m", "kling_sweeps.emulator"]
 OWNER = """
 import sys, time
 from kling_sweeps.emulator import EmulatorProcess
+
 with EmulatorProcess() as emulator:
     print(emulator.base_url, flush=True)
     time.sleep(600)
