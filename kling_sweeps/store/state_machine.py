@@ -149,10 +149,14 @@ class Attempt:
         return replace(self, billed_usd=usd, cost=cost)
 
     @property
+    def known_usd(self) -> float | None:
+        """Return what it was charged, or else said to cost, in USD; None as long as neither is told."""
+        return self.told_usd if self.billed_usd is None else self.billed_usd
+
+    @property
     def usd(self) -> float | None:
         """Return what it was charged, or else said to cost, or else expected to, in USD."""
-        known = (self.billed_usd, self.told_usd, self.price_usd)
-        return next((usd for usd in known if usd is not None), None)
+        return self.price_usd if self.known_usd is None else self.known_usd
 
     @property
     def committed_usd(self) -> float:

@@ -6,13 +6,13 @@ import hashlib
 import logging
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from filelock import Timeout
 from rich.text import Text
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+Said = TypeVar("Said")
 # Answers that are with fal at once.
 IN_FLIGHT = 32
 
@@ -270,13 +271,10 @@ class Judging:
     def _grades(self) -> Answers:
         """Return of a question the mean grade of a video's repeats, and of how many."""
         grades: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        unreadable: list[tuple[Call, str]] = []
-        for one, text in self._texts():
-            try:
-                for name, grade in read_grades(self.rubric, one.code, text).items():
-                    grades[one.subjects[0].key][name].append(grade)
-            except UnreadableAnswerError as error:
-                unreadable.append((one, str(error)))
+        readable, unreadable = self._read(read_grades)
+        for one, own_grades in readable:
+            for name, grade in own_grades.items():
+                grades[one.subjects[0].key][name].append(grade)
         values: dict[str, dict[str, float]] = defaultdict(dict)
         for key, own in grades.items():
             for name, some in own.items():
@@ -290,13 +288,10 @@ class Judging:
         from kling_sweeps.votes.results import win_shares
 
         told: dict[tuple[str, str, int], Mapping[str, Verdict]] = {}
-        unreadable: list[tuple[Call, str]] = []
-        for one, text in self._texts():
+        readable, unreadable = self._read(read_verdicts)
+        for one, verdicts in readable:
             first, second = (subject.key for subject in one.subjects)
-            try:
-                told[first, second, one.cell.request.sample] = read_verdicts(self.rubric, one.code, text)
-            except UnreadableAnswerError as error:
-                unreadable.append((one, str(error)))
+            told[first, second, one.cell.request.sample] = verdicts
         table = verdicts_df(self.table, factor, self.rubric.name, told)
         values: dict[str, dict[str, float]] = defaultdict(dict)
         sentences: list[str] = []
@@ -310,12 +305,22 @@ class Judging:
                 sentences += [f"{question.name}: {sentence}" for sentence in told_by]
         return Answers(self.rubric.metrics, values, unreadable, sentences)
 
-    def _texts(self) -> Iterator[tuple[Call, str]]:
-        """Yield the calls that are answered, each with the answer's text."""
+    def _read(
+        self, read: Callable[[Rubric, str, str], Said]
+    ) -> tuple[list[tuple[Call, Said]], list[tuple[Call, str]]]:
+        """Return the calls that are answered, each with what is read in its answer's text, and those where that fails, with why."""
+        readable: list[tuple[Call, Said]] = []
+        unreadable: list[tuple[Call, str]] = []
         for one in [*self.calls, *self.further]:
             entry = self.runs.store.entry(one.cell.request)
-            if entry.state().stage is Stage.FINISHED:
-                yield one, answer_text(entry.read_json("result.json")) or ""
+            if entry.state().stage is not Stage.FINISHED:
+                continue
+            try:
+                text = answer_text(entry.read_json("result.json")) or ""
+                readable.append((one, read(self.rubric, one.code, text)))
+            except UnreadableAnswerError as error:
+                unreadable.append((one, str(error)))
+        return readable, unreadable
 
 
 def planned(runs: Runs) -> Runs:
@@ -420,10 +425,10 @@ def judge_sweep(settings: Settings, experiment: str) -> bool:
     is_whole = judging.buy()
     is_told, _ = judging.conclude(tracker)
     if is_told and not judging.factor:
-        given = ",".join(f"{JUDGED}{question.name}" for question in rubric.questions)
-        show_line(
-            f"What a setting changes in it: python -m kling_sweeps.effects {shlex.quote(experiment)} --metrics {given}"
+        command = (
+            f"python -m kling_sweeps.effects {shlex.quote(experiment)} --metrics {','.join(rubric.metrics)}"
         )
+        show_line(f"What a setting changes in it: {command}")
     return is_told and is_whole
 
 
@@ -486,8 +491,7 @@ def _refusal(rubric: Rubric, plan: Plan, to_come: int) -> str:
 def _charged(planned: Iterable[Any]) -> Iterator[float]:
     """Yield what each answer of a plan has cost, as far as fal or the answer itself says, in USD."""
     attempts: Iterable[Attempt] = (attempt for one in planned for attempt in one.state.attempts)
-    costs = (attempt.told_usd if attempt.billed_usd is None else attempt.billed_usd for attempt in attempts)
-    yield from (usd for usd in costs if usd is not None)
+    yield from (attempt.known_usd for attempt in attempts if attempt.known_usd is not None)
 
 
 def _many(number: int, what: str) -> str:

@@ -262,10 +262,10 @@ class Tracker:
             self.made_from = made_from
 
     def _is_presented(self) -> bool:
-        made_from = _made_from(self.known, self.goals, self.found or ())
         if self.found is None:
-            return (self.made_from or "").partition(" ")[0] == made_from.partition(" ")[0]
-        return self.made_from == made_from
+            runs, _, _ = _made_from(self.known, self.goals, ()).partition(" ")
+            return (self.made_from or "").partition(" ")[0] == runs
+        return self.is_noted(self.goals, self.found)
 
     @property
     def noted(self) -> Noted | None:
