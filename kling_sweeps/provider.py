@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,6 +69,12 @@ class Provider(Protocol):
 
         Raises GenerationError where that alone tells that it failed.
         """
+
+    def bell(self, ticket: Ticket) -> asyncio.Event | None:
+        """Return what is set when the provider says unasked that a request is over; None where it does not."""
+
+    def missed(self) -> None:
+        """Be told that a request was over long ago, and its bell was not set."""
 
     def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         """Yield a request's status as it changes, for as long as the provider tells; raise PollError."""

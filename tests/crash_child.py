@@ -95,7 +95,7 @@ def settings(task: dict[str, Any]) -> Settings:
         pause_s=0.05,
         history_wait_s=task["history_wait_s"],
         late_s=0,
-        poll=PollSettings(share=0.1, min_s=0.01, max_s=0.03),
+        poll=PollSettings(share=0.1, min_s=0.01, max_s=0.03, far_s=0.3),
         max_video_mb=50,
         emulator=EmulatorSettings(),
     )

@@ -176,6 +176,11 @@ class FalProvider:
             return Status(stage, queue_position=0 if stage == "IN_QUEUE" else None)
         return Status(stage, inference_s=RUN_S, failed=asked.end is not End.VIDEO)
 
+    def bell(self, ticket: Ticket) -> asyncio.Event | None:
+        """Call nobody."""
+
+    def missed(self) -> None: ...
+
     async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         """Tell nothing: a stream is for speed alone."""
         raise PollError("there is no stream")

@@ -89,7 +89,7 @@ class Lab:
             pause_s=0.02,
             history_wait_s=60,
             late_s=0,
-            poll=PollSettings(share=0.1, min_s=0.02, max_s=0.2),
+            poll=PollSettings(share=0.1, min_s=0.02, max_s=0.2, far_s=2),
             max_video_mb=2,
             emulator=SMALL,
         )

@@ -185,6 +185,8 @@ def test_a_model_may_take_less():
         ("provider.name=aws", "valid are auto, fal, emulator"),
         ("provider.base_url=somewhere", "provider.base_url is not the address"),
         ("provider.emulator.slots=0", "provider.emulator"),
+        ("provider.webhook.url=http://example.com", "provider.webhook.url=http://example.com is not https"),
+        ("provider.webhook.port=70000", "1 to 65535"),
         ("dry_run=maybe", "dry_run=maybe is neither true nor false"),
         ("+metrics.sharpnes={}", "metrics.sharpnes"),
         ("+prompts.bad={txt: a}", "prompts.bad is neither a text nor"),

@@ -52,7 +52,7 @@ SETTINGS = ProviderSettings(
     pause_s=0.05,
     history_wait_s=1,
     late_s=0,
-    poll=PollSettings(share=0.1, min_s=0.02, max_s=0.1),
+    poll=PollSettings(share=0.1, min_s=0.02, max_s=0.1, far_s=1),
     max_video_mb=50,
     emulator=EmulatorSettings(),
 )

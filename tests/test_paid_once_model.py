@@ -58,7 +58,7 @@ SETTINGS = ProviderSettings(
     pause_s=2,
     history_wait_s=5,
     late_s=3,
-    poll=PollSettings(share=0, min_s=1, max_s=1),
+    poll=PollSettings(share=0, min_s=1, max_s=1, far_s=1),
     max_video_mb=50,
     emulator=EmulatorSettings(),
 )

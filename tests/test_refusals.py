@@ -177,6 +177,10 @@ def test_a_reader_that_goes_away_loses_nothing(command, emulator):
         (["hydra/launcher=basic", "budget.partial=true"], "budget.partial"),
         (["hydra.sweeper.max_batch_size=1", "budget.partial=true"], "budget.partial"),
         (["cluster=ray", "store.dir=shared"], "provider=auto"),
+        (
+            ["hydra/launcher=basic", "provider=fal", "provider.webhook.url=https://example.com"],
+            "provider.webhook.url",
+        ),
     ],
 )
 def test_what_one_machine_alone_can_do_is_refused_elsewhere(command, overrides, said):

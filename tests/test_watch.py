@@ -39,6 +39,8 @@ class Fal:
     stream: str = "none"  # or whole, silent, cut
     asked: list[float] = field(default_factory=list)
     streams: int = 0
+    rings: asyncio.Event | None = None
+    misses: int = 0
 
     @property
     def starts_s(self) -> float:
@@ -59,6 +61,12 @@ class Fal:
     async def status(self, ticket: Ticket) -> Status:
         self.asked.append(self.clock.now)
         return self.now()
+
+    def bell(self, ticket: Ticket) -> asyncio.Event | None:
+        return self.rings
+
+    def missed(self) -> None:
+        self.misses += 1
 
     async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         self.streams += 1

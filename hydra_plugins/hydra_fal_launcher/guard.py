@@ -289,6 +289,8 @@ def _unshared(config: DictConfig, settings: Settings) -> Iterator[str]:
         )
     if settings.policy.fail_fast and not is_ours:
         yield FAIL_FAST
+    if settings.provider.webhook and not is_ours:
+        yield "provider.webhook.url leads to one process, and hydra/launcher=fal alone has all runs in one"
     if batch is not None and not (isinstance(batch, int) and batch > 0):
         yield f"hydra.sweeper.max_batch_size={batch} is not a whole number of 1 or more"
 

@@ -17,7 +17,8 @@ The ledger
 `endpoint`, `arguments`, `charged_usd`, `status` (IN_QUEUE, IN_PROGRESS, COMPLETED), `status_code` and
 `error_type` of its result, `answered` (whether an answer with its request id was sent whole),
 `submitted_at` and `ended_at` (seconds since 1970). A video is charged when it is complete; a failure is
-not, except for a 422 whose fault says so.
+not, except for a 422 whose fault says so. `webhook` is the address to be called at its end, and `called` has the
+status codes with which that answered, 0 for none.
 
 `GET /_emulator` says what this is. `GET /_emulator/counters` counts requests by kind: `submits`
 (POSTs to the queue), `accepted`, `runs` (POSTs to fal.run), `status_polls`, `results`, `cancels`,
@@ -42,7 +43,7 @@ several rules the first that applies is followed:
 The options of a fault stand beside them, here with their defaults. A rule that can't be followed is
 refused with 422 and the valid names, and the rules before it stay in force.
 
-Everywhere but at `generate`:
+Everywhere but at `generate`, `judge` and `webhook`:
     drop                    the connection is closed without an answer
     reset                   the connection is reset (RST) without an answer
     hang                    no answer for `seconds` (30), then closed
@@ -87,6 +88,17 @@ At `status` and `cancel`:
 
 At `status`:
     failed_200              the status FAILED, with `error`, whatever becomes of the request
+
+At `webhook`, which is called when a request that names one has ended, up to ten times until it answers with success:
+    never                   it is not called
+    late                    it is called `seconds` (5) later
+    twice                   it is called once more
+    wrong_signature         signed with a key that is not published
+    unsigned                without the headers that say who calls
+    old_timestamp           signed as of `seconds` (600) ago
+    wrong_id                about a request that nobody knows
+    garbage                 with a page for a body
+    oversized               with a body of `bytes` (2^21) more
 
 At `result`:
     result_504              a JSON 504, though the request is complete

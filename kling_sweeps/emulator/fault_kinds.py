@@ -130,6 +130,17 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "bare_address_200": {},
         "other_shape_200": {},
     },
+    "webhook": {
+        "never": {},
+        "late": {"seconds": 5.0},
+        "twice": {},
+        "wrong_signature": {},
+        "unsigned": {},
+        "old_timestamp": {"seconds": 600.0},
+        "wrong_id": {},
+        "garbage": {},
+        "oversized": {"bytes": 2.0**21},
+    },
     "cancel": {**_LOST, **_REFUSED, **_BROKEN, "not_found_404": {}},
     "history": {
         **_LOST,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +19,26 @@ from .faults import Faults
 from .rendering import RenderStopped, is_rendered, prepare, render_video, render_workers
 from .submission import IN_QUEUE, Outcome, Submission
 from .submission_log import SubmissionLog
+from .webhooks import Webhooks
 
 
 class RequestQueue:
     """All submissions; at most `settings.slots` of them run, the others wait in their order."""
 
-    def __init__(self, settings: EmulatorSettings, folder: Path, log: SubmissionLog, faults: Faults) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        settings: EmulatorSettings,
+        folder: Path,
+        log: SubmissionLog,
+        faults: Faults,
+        webhooks: Webhooks,
+    ) -> None:
+        self.folder, self.webhooks = folder, webhooks
         self._settings, self._log, self._faults = settings, log, faults
         self.endpoints = Endpoints(settings.models)
         self._submissions = {known.request_id: known for known in log.read()}
+        waiting = (known for known in self._submissions.values() if known.status == IN_QUEUE)
+        self._waiting = sorted(waiting, key=_turn)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(render_workers(settings.slots), "render")
         self._stopping = threading.Event()
@@ -48,6 +59,7 @@ class RequestQueue:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.webhooks.close()
         self._threads.shutdown(cancel_futures=True)
 
     def all(self) -> list[Submission]:
@@ -70,15 +82,27 @@ class RequestQueue:
         low_priority: bool,
         start_timeout_s: float | None,
         tags: str = "",
+        webhook: str | None = None,
+        base_url: str = "",
     ) -> Submission:
         """Accept a submission: from here on it is run and charged, whatever the client hears of it."""
         accepted = Submission(
-            len(self._submissions), endpoint, arguments, low_priority, start_timeout_s, tags
+            len(self._submissions),
+            endpoint,
+            arguments,
+            low_priority,
+            start_timeout_s,
+            tags,
+            webhook,
+            base_url,
         )
         self._log.accepted(accepted)
         self._submissions[accepted.request_id] = accepted
+        insort(self._waiting, accepted, key=_turn)
         if start_timeout_s is not None:
-            asyncio.get_running_loop().call_later(start_timeout_s, self._expire, accepted)
+            asyncio.get_running_loop().call_later(
+                start_timeout_s, self._end_waiting, accepted, "request_timeout_504"
+            )
         self._fill_slots()
         return accepted
 
@@ -89,15 +113,14 @@ class RequestQueue:
 
     def position(self, submission: Submission) -> int:
         """Return how many requests are before this one; 0 when it isn't waiting."""
-        waiting = self._waiting()
-        return waiting.index(submission) if submission in waiting else 0
+        is_waiting = submission.status == IN_QUEUE
+        return bisect_left(self._waiting, _turn(submission), key=_turn) if is_waiting else 0
 
     def cancel(self, submission: Submission) -> bool:
         """Cancel what still waits; what runs goes on, as it may at fal. False when it has ended."""
         if submission.outcome is not None:
             return False
-        if submission.status == IN_QUEUE:
-            self._end(submission, outcomes.of_request("client_cancelled_499"))
+        self._end_waiting(submission, "client_cancelled_499")
         return True
 
     async def change(self) -> None:
@@ -110,16 +133,12 @@ class RequestQueue:
             await self.change()
         return submission.outcome
 
-    def _waiting(self) -> list[Submission]:
-        waiting = [known for known in self._submissions.values() if known.status == IN_QUEUE]
-        return sorted(waiting, key=lambda known: (known.low_priority, known.ordinal))
-
     def _fill_slots(self) -> None:
-        while not self.is_full and not self._stopping.is_set() and (waiting := self._waiting()):
-            submission = waiting[0]
+        while not self.is_full and not self._stopping.is_set() and self._waiting:
+            submission = self._waiting.pop(0)
             submission.started_at = time.time()
             self._tasks[submission.request_id] = asyncio.create_task(self._run(submission))
-        self._announce()
+            self._announce()
 
     async def _run(self, submission: Submission) -> None:
         try:
@@ -184,12 +203,20 @@ class RequestQueue:
     def _end(self, submission: Submission, outcome: Outcome) -> None:
         submission.end(outcome)
         self._log.ended(submission)
+        self.webhooks.call(submission)
+        self._announce()
         self._fill_slots()
 
-    def _expire(self, submission: Submission) -> None:
+    def _end_waiting(self, submission: Submission, why: str) -> None:
         if submission.status == IN_QUEUE:
-            self._end(submission, outcomes.of_request("request_timeout_504"))
+            del self._waiting[self.position(submission)]
+            self._end(submission, outcomes.of_request(why))
 
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _turn(submission: Submission) -> tuple[bool, int]:
+    """Return by what a queue is sorted."""
+    return submission.low_priority, submission.ordinal

@@ -71,6 +71,11 @@ async def run(emulator: Emulator, request: Request) -> Response:
     return _Told(emulator, submission, body, submission.headers(), outcome.status_code)
 
 
+async def webhook_keys(emulator: Emulator, request: Request) -> Response:
+    """Publish the key that webhooks are signed with; nobody has to be authorized."""
+    return JSONResponse(emulator.queue.webhooks.keys())
+
+
 async def about_request(emulator: Emulator, request: Request, target: Target) -> Response:
     """Answer what is asked about a request: its status, its result, or to cancel it."""
     action = ACTIONS.get((request.method, target.action))
@@ -97,12 +102,14 @@ async def _status(emulator: Emulator, request: Request, submission: Submission) 
 
 async def _stream(emulator: Emulator, request: Request, submission: Submission) -> Response:
     async def events() -> AsyncIterator[str]:
-        while True:
+        told: dict[str, Any] = {}
+        while told.get("status") != COMPLETED:
             body = _status_body(emulator, request, submission)
-            yield f"data: {json.dumps(body)}\n\n"
-            if body["status"] == COMPLETED:
-                return
-            await emulator.queue.change()
+            if body == told:
+                await emulator.queue.change()
+            else:
+                told = body
+                yield f"data: {json.dumps(body)}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream", headers=submission.headers())
 
@@ -161,8 +168,9 @@ def _accept(emulator: Emulator, request: Request, arguments: dict[str, Any]) -> 
     endpoint = "/".join(part for part in request.url.path.split("/") if part)
     emulator.counters["accepted"] += 1
     timeout_s = None if timeout is None else _seconds(timeout)
+    tags, webhook = request.headers.get("x-fal-tags", ""), request.query_params.get("fal_webhook")
     return emulator.queue.accept(
-        endpoint, arguments, is_low, timeout_s, request.headers.get("x-fal-tags", "")
+        endpoint, arguments, is_low, timeout_s, tags, webhook, base_url=address(request)
     )
 
 

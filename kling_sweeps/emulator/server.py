@@ -24,6 +24,7 @@ from .faults import Faults
 from .queue import RequestQueue
 from .state import Emulator
 from .submission_log import SubmissionLog
+from .webhooks import Webhooks
 
 Endpoint = Callable[[Emulator, Request], Awaitable[Response]]
 RUN_HOSTS = ("fal.run", "falrun.com")
@@ -63,6 +64,7 @@ def application(emulator: Emulator, on_ready: Callable[[], None]) -> Starlette:
 
     routes = [_route(emulator, path, method, endpoint) for path, method, endpoint in control.ROUTES]
     routes += [
+        _route(emulator, "/.well-known/jwks.json", "GET", queue_api.webhook_keys),
         _route(emulator, "/files/upload", "POST", storage.upload),
         _route(emulator, "/files/{name:path}", "GET", files.file),
         _route(emulator, f"{uploads.PATH}/{{place:path}}", "PUT", storage.put),
@@ -118,7 +120,7 @@ def _route(emulator: Emulator, path: str, method: str, endpoint: Endpoint) -> Ro
 
 def _emulator(settings: EmulatorSettings, folder: Path) -> Emulator:
     faults = Faults()
-    queue = RequestQueue(settings, folder, SubmissionLog(settings.state_dir), faults)
+    queue = RequestQueue(settings, folder, SubmissionLog(settings.state_dir), faults, Webhooks(faults))
     return Emulator(settings, queue, faults)
 
 

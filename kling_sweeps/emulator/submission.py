@@ -30,7 +30,11 @@ class Outcome:
 
 @dataclass
 class Submission:
-    """A submission and how far it got; times are seconds since 1970."""
+    """A submission and how far it got; times are seconds since 1970.
+
+    `webhook` is called when it has ended, and has answered with the codes of `called`; `base_url` is where the client
+    reached the emulator.
+    """
 
     ordinal: int
     endpoint: str
@@ -38,12 +42,15 @@ class Submission:
     low_priority: bool = False
     start_timeout_s: float | None = None
     tags: str = ""
+    webhook: str | None = None
+    base_url: str = ""
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     submitted_at: float = field(default_factory=time.time)
     answered: bool = False
     started_at: float | None = None
     ended_at: float | None = None
     outcome: Outcome | None = None
+    called: list[int] = field(default_factory=list)
 
     @property
     def status(self) -> str:
@@ -92,6 +99,8 @@ class Submission:
             "low_priority",
             "start_timeout_s",
             "tags",
+            "webhook",
+            "base_url",
             "request_id",
             "submitted_at",
         )
@@ -116,4 +125,6 @@ class Submission:
             "answered": self.answered,
             "submitted_at": self.submitted_at,
             "ended_at": self.ended_at,
+            "webhook": self.webhook,
+            "called": self.called,
         }

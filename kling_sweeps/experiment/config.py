@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kling_sweeps import CONF, metrics
 from kling_sweeps.errors import ConfigError
+from kling_sweeps.experiment import webhook
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.json_schema import Schema
@@ -47,6 +48,7 @@ from kling_sweeps.experiment.settings import (
     ProviderSettings,
     RepeatSettings,
     Settings,
+    WebhookSettings,
 )
 from kling_sweeps.experiment.tracking_uri import holds_password
 from kling_sweeps.untrusted import secrets
@@ -67,6 +69,7 @@ KEYS = (
 WAYS = ("max", "min")
 # More than two can't be traded off by looking at them.
 MOST_OBJECTIVES = 2
+LAST_PORT = 65_535
 CHOICES = {"unknown": ("wait", "resubmit"), "retry": ("none", "failed"), "on_interrupt": ("leave", "cancel")}
 EMULATOR_COUNTS = ("slots", "width", "height", "fps")
 # What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
@@ -390,7 +393,22 @@ class JobReader(Reader):
             ),
             max_video_mb=self.number("provider.max_video_mb"),
             emulator=self.emulator(),
+            webhook=self.webhook(),
         )
+
+    def webhook(self) -> WebhookSettings | None:
+        """Read where fal calls; None where it shall not."""
+        self.group("provider.webhook", (f.name for f in fields(WebhookSettings)))
+        url, host = self.value("provider.webhook.url"), said(self.value("provider.webhook.host"))
+        port = int(self.number("provider.webhook.port", 1, whole=True))
+        if port > LAST_PORT:
+            self.report(f"provider.webhook.port={port} is not a port: 1 to {LAST_PORT}")
+        if url is None:
+            return None
+        is_here = self.value("provider.name") == "emulator" or self.value("provider.base_url") is not None
+        if why := webhook.problem(str(url), not is_here):
+            self.report(f"provider.webhook.url={url} {why}")
+        return WebhookSettings(str(url), host, port)
 
     def emulator(self) -> EmulatorSettings:
         """Read what the emulator is started with; its own class knows what is allowed."""

@@ -21,20 +21,47 @@ NULL = "null"
 
 @dataclass(frozen=True)
 class PollSettings:
-    """How long to wait between two looks at a request: a share of what it takes, within limits in seconds."""
+    """How long to wait between two looks at a request: a share of what it takes, within limits in seconds.
+
+    `far_s` is the upper limit where the end is far off, or is told by a webhook.
+    """
 
     share: float
     min_s: float
     max_s: float
+    far_s: float
 
-    def interval(self, wait_s: float) -> float:
-        """Return how many seconds to pause in a wait, a tenth more or less, so that runs don't ask in step."""
-        return min(self.max_s, max(self.min_s, self.share * wait_s)) * random.uniform(0.9, 1.1)
+    def interval(self, wait_s: float, most_s: float = 0.0) -> float:
+        """Return how many seconds to pause in a wait, a tenth more or less, so that runs don't ask in step.
+
+        `most_s` stands for `max_s` where it is larger, up to `far_s`.
+        """
+        most_s = max(self.max_s, min(most_s, self.far_s))
+        return _spread(min(most_s, max(self.min_s, self.share * wait_s)))
+
+    def seldom(self) -> float:
+        """Return how many seconds to pause where the end is told."""
+        return _spread(self.far_s)
+
+
+def _spread(seconds: float) -> float:
+    return seconds * random.uniform(0.9, 1.1)
+
+
+@dataclass(frozen=True)
+class WebhookSettings:
+    """How fal tells that a request is over: `url` is where it reaches this machine, `host` and `port` where that leads to."""
+
+    url: str
+    host: str
+    port: int
 
 
 @dataclass(frozen=True)
 class ProviderSettings:
     """Who generates: `name` is auto, fal or emulator; `base_url` stands in for all of fal's hosts.
+
+    Without `webhook` fal is asked alone.
 
     All in seconds: `timeout_s` is how long each step to a video is waited for, `pause_s` the time between
     two looks at a locked account, `history_wait_s` how long a lost submission is looked for, `late_s` how
@@ -50,6 +77,7 @@ class ProviderSettings:
     poll: PollSettings
     max_video_mb: float
     emulator: EmulatorSettings
+    webhook: WebhookSettings | None = None
 
 
 @dataclass(frozen=True)

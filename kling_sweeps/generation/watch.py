@@ -1,14 +1,17 @@
 """When to ask for the status of one request.
 
 While it waits in the queue, the interval is a share of the time that it probably still has to wait, by its position
-and the pace at which that went down. Once it runs, the provider's status stream reports its end at once, and
-asking is a precaution; where there is no stream, the interval is a share of the time that it has run.
+and the pace at which that went down, and not more than a share of the time that it has waited. Once it runs, the
+provider's status stream reports its end at once, and asking is a precaution; where there is no stream, the interval is
+a share of the time that it has run. A request whose end a webhook tells is looked at in the beginning, which
+is when the webhook may have come before it was waited for, and then seldom until it rings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +35,7 @@ class Watch:
         self.first_place: int | None = None
         self.pause_s = 0.0
         self.stream: _Stream | None = None
+        self.bell, self.is_told = provider.bell(ticket), False
 
     def __enter__(self) -> Self:
         return self
@@ -53,19 +57,30 @@ class Watch:
         if status is None:
             self.pause_s = self.poll.interval(self.age_s)  # should there be no answer
             status = await self.provider.status(self.ticket)
+        if self.bell and self.is_told and status.stage == "COMPLETED":
+            self.provider.missed()
         self.pause_s = self._until_next(status)
         return status
 
     async def _pause(self) -> Status | None:
-        if self.stream is None:
+        if self.stream:
+            return await self.stream.next(self.pause_s)
+        if self.bell is None:
             await asyncio.sleep(self.pause_s)
-            return None
-        return await self.stream.next(self.pause_s)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.pause_s):
+                    await self.bell.wait()
+                self.bell = None  # from now on it is asked after as any other
+        return None
 
     def _until_next(self, status: Status) -> float:
         """Return how many seconds to wait before the status is asked for again."""
+        if self.bell:
+            self.is_told = True
+            return self.poll.seldom()
         if status.stage != "IN_PROGRESS":
-            return self.poll.interval(self._wait_s(status.queue_position or 0))
+            return self.poll.interval(self._wait_s(status.queue_position or 0), self.poll.share * self.age_s)
         if self.running_since is None:
             self.running_since = time.monotonic()
         if self.stream is None or self.stream.broke_off:

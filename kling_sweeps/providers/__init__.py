@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from kling_sweeps.errors import (
@@ -15,7 +16,7 @@ from kling_sweeps.errors import (
     UnavailableError,
 )
 from kling_sweeps.experiment.price import Price
-from kling_sweeps.experiment.settings import ProviderSettings
+from kling_sweeps.experiment.settings import ProviderSettings, WebhookSettings
 from kling_sweeps.provider import Provider
 
 T = TypeVar("T")
@@ -47,14 +48,22 @@ def resolve(settings: ProviderSettings) -> str:
 
 @contextmanager
 def opened(settings: ProviderSettings, name: str) -> Iterator[Provider]:
-    """Yield the provider that `resolve` named; an emulator is started where no address is given."""
-    if settings.base_url or name == "fal":
-        yield _fal(settings.name, settings.base_url, settings.max_video_mb)
-        return
-    from kling_sweeps.emulator.process import EmulatorProcess
+    """Yield the provider that `resolve` named; an emulator is started where no address is given.
 
-    with EmulatorProcess(settings.emulator) as emulator:
-        yield _fal(settings.name, emulator.base_url, settings.max_video_mb, is_ephemeral=True)
+    Raises ConfigError where webhooks are asked for and there is no listening for them.
+    """
+    with ExitStack() as stack:
+        base_url, is_ephemeral = settings.base_url, not (settings.base_url or name == "fal")
+        webhook = None
+        if settings.webhook:
+            from kling_sweeps.providers.webhooks import listening
+
+            webhook = settings.webhook, stack.enter_context(listening(settings.webhook))
+        if is_ephemeral:
+            from kling_sweeps.emulator.process import EmulatorProcess
+
+            base_url = stack.enter_context(EmulatorProcess(settings.emulator)).base_url
+        yield _fal(settings.name, base_url, settings.max_video_mb, is_ephemeral, webhook)
 
 
 def told_prices(settings: ProviderSettings, name: str, endpoints: Iterable[str]) -> Mapping[str, Price]:
@@ -87,14 +96,24 @@ async def asked(
         await provider.close()
 
 
-def _fal(name: str, base_url: str | None, max_video_mb: float = 0.0, is_ephemeral: bool = False) -> Provider:
+def _fal(
+    name: str,
+    base_url: str | None,
+    max_video_mb: float = 0.0,
+    is_ephemeral: bool = False,
+    webhook: tuple[WebhookSettings, socket.socket] | None = None,
+) -> Provider:
     from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider, find_credentials
 
     found = None if name == "emulator" else find_credentials()
     if found is None and not base_url:
         raise CredentialsError("fal needs a key: set FAL_KEY (from fal.ai/dashboard/keys)")
     return FalProvider(
-        found or NO_CREDENTIALS, base_url, max_bytes=int(max_video_mb * 1e6), is_ephemeral=is_ephemeral
+        found or NO_CREDENTIALS,
+        base_url,
+        max_bytes=int(max_video_mb * 1e6),
+        is_ephemeral=is_ephemeral,
+        webhook=webhook,
     )
 
 

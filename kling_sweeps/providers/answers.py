@@ -7,6 +7,7 @@ or a known credential in it.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -36,6 +37,8 @@ VIDEOS = ("video", "videos")
 WRAPPERS = ("response", "data", "output")
 # Where a result has a text, and what no answer costs.
 TEXT, MOST_USD = "output", 1e6
+# Of public keys: their letters, their length, and how many are looked at.
+KEY, KEY_BYTES, MOST_KEYS = re.compile(r"[A-Za-z0-9_-]{43}=?"), 32, 16
 
 
 def read(content: bytes) -> Any:
@@ -322,6 +325,14 @@ def _kind(known: Mapping[str, Any], headers: Mapping[str, str]) -> str:
 def _detail(known: Mapping[str, Any]) -> Mapping[str, Any] | None:
     detail = known.get("detail")
     return detail[0] if isinstance(detail, list) and detail and isinstance(detail[0], dict) else None
+
+
+def public_keys(body: Any) -> list[bytes]:
+    """Return the Ed25519 keys of a JSON Web Key Set, 32 bytes each, and not more than `MOST_KEYS`."""
+    listed = fields(body).get("keys")
+    texts = [text(fields(one).get("x")) for one in (listed if isinstance(listed, list) else [])[:MOST_KEYS]]
+    found = (base64.urlsafe_b64decode(one + "=" * (-len(one) % 4)) for one in texts if KEY.fullmatch(one))
+    return [key for key in found if len(key) == KEY_BYTES]
 
 
 def page(body: Any) -> tuple[list[PastRequest], str | None]:

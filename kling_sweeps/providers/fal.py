@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from fal_client import AsyncRequestHandle
@@ -30,12 +32,18 @@ from kling_sweeps.experiment.request import GenerationRequest, Product
 from kling_sweeps.provider import PastRequest, Status
 from kling_sweeps.providers import answers, fal_client_private
 from kling_sweeps.providers.download import download
-from kling_sweeps.providers.http import ENCODINGS, UPLOAD_TIMEOUT_S, ServerClock, Way, Whole, client
+from kling_sweeps.providers.http import AT_ONCE, ENCODINGS, UPLOAD_TIMEOUT_S, ServerClock, Way, Whole, client
 from kling_sweeps.providers.transport import Route, SubmitOnce, detail, not_uploaded, reason, shown
 from kling_sweeps.store.state_machine import Ticket
 from kling_sweeps.untrusted import hide
 
+if TYPE_CHECKING:
+    from kling_sweeps.experiment.settings import WebhookSettings
+    from kling_sweeps.providers.webhooks import Webhooks
+
 API = "https://api.fal.ai/v1/models"
+# The public keys that webhooks are signed with.
+KEYS = "https://rest.fal.ai/.well-known/jwks.json"
 # An experiment wants the endpoint it names, never one that fal takes for its equal.
 SUBMIT_HEADERS = {"x-app-fal-disable-fallback": "true"}
 # What an emulator is shown, which takes any key.
@@ -45,8 +53,8 @@ TAGS, TAG_LENGTH = "X-Fal-Tags", 200
 PAGE = 100
 # A history that goes on for longer does not end.
 MAX_PAGES = 200
-# The longest line of a status stream, in bytes.
-LINE_BYTES = 2**20
+# The longest line of a status stream, in bytes, and how many streams are read at once, each on a connection of its own.
+LINE_BYTES, STREAMS = 2**20, 100
 
 
 def find_credentials() -> AuthCredentials | None:
@@ -69,7 +77,13 @@ class FalProvider:
     """fal's queue, or a server at `base_url` that speaks its protocol."""
 
     def __init__(
-        self, auth: AuthCredentials, base_url: str | None, *, max_bytes: int, is_ephemeral: bool = False
+        self,
+        auth: AuthCredentials,
+        base_url: str | None,
+        *,
+        max_bytes: int,
+        is_ephemeral: bool = False,
+        webhook: tuple[WebhookSettings, socket.socket] | None = None,
     ) -> None:
         self.is_ephemeral = is_ephemeral
         self.base_url = base_url
@@ -81,11 +95,18 @@ class FalProvider:
         # Each stream holds a connection, so that they have their own; one may be silent for long.
         streamed = headers | {"Accept-Encoding": "identity"}
         self._streams = client(Route(base_url, Way(base_url)), streamed, read_timeout_s=None)
+        self._streaming = asyncio.Semaphore(STREAMS)
         self._files = client(Way(base_url))
+        self._downloading = asyncio.Semaphore(AT_ONCE)
         whole = Whole(Way(base_url), self._clock, UPLOAD_TIMEOUT_S)
         self._uploads = client(Route(base_url, whole), ENCODINGS)
         # fal-client has a key of its own for the storage, which is none.
         self._uploads.auth = partial(_authorize, auth.header_value)
+        self._webhooks: Webhooks | None = None
+        if webhook:
+            from kling_sweeps.providers.webhooks import Webhooks
+
+            self._webhooks = Webhooks(*webhook, self._keys, self.now)
 
     def now(self) -> datetime:
         return self._clock.now()
@@ -131,7 +152,11 @@ class FalProvider:
 
     async def submit(self, request: GenerationRequest, sweep: str) -> Ticket:
         accepted = await fal_client_private.submit(
-            self._http, request.endpoint, request.arguments, SUBMIT_HEADERS | {TAGS: _tags(request, sweep)}
+            self._http,
+            request.endpoint,
+            request.arguments,
+            SUBMIT_HEADERS | {TAGS: _tags(request, sweep)},
+            self._webhooks.url if self._webhooks else None,
         )
         urls = (accepted[name] for name in fal_client_private.ADDRESSES)
         return self._addressed(Ticket(request.endpoint, accepted["request_id"], *urls))
@@ -142,7 +167,21 @@ class FalProvider:
             raise _poll_error(response)
         return answers.status(answers.read(response.content))
 
+    def bell(self, ticket: Ticket) -> asyncio.Event | None:
+        return self._webhooks.bell(ticket.request_id) if self._webhooks else None
+
+    def missed(self) -> None:
+        if self._webhooks:
+            self._webhooks.missed()
+
     async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
+        if self._streaming.locked():
+            raise PollError("fal has been asked for as many status streams as are read at once")
+        async with self._streaming:
+            async for status in self._told(ticket):
+                yield status
+
+    async def _told(self, ticket: Ticket) -> AsyncIterator[Status]:
         path, _, query = self._addressed(ticket).status_url.partition("?")
         url = httpx.URL(f"{path}/stream?{query}").copy_set_param("logs", 1)
         try:
@@ -197,13 +236,22 @@ class FalProvider:
             raise not_uploaded(error) from None
 
     async def download(self, url: str, path: Path) -> None:
-        await download(self._files, url, path, self.max_bytes)
+        async with self._downloading:
+            await download(self._files, url, path, self.max_bytes)
 
     async def close(self) -> None:
+        if self._webhooks:
+            await self._webhooks.close()
         await self._http.aclose()
         await self._streams.aclose()
         await self._files.aclose()
         await self._uploads.aclose()
+
+    async def _keys(self) -> bytes:
+        response = await self._ask("GET", KEYS, "keys")
+        if not response.is_success:
+            raise _poll_error(response)
+        return response.content
 
     async def _ask(self, method: str, url: str, what: str, **params: Any) -> httpx.Response:
         """Return the answer to a question that costs nothing; raise PollError where there is none."""

@@ -28,22 +28,29 @@ class _Client(AsyncClient):
 
 
 async def submit(
-    http: httpx.AsyncClient, endpoint: str, arguments: Mapping[str, Any], headers: Mapping[str, str]
+    http: httpx.AsyncClient,
+    endpoint: str,
+    arguments: Mapping[str, Any],
+    headers: Mapping[str, str],
+    webhook_url: str | None = None,
 ) -> dict[str, Any]:
-    """Submit a request; return its `request_id` and addresses. Raises what the client's transport raises.
+    """Submit a request, whose end fal tells at `webhook_url`; return its `request_id` and addresses. Raises what the client's transport raises.
 
     A fal-client that does not take an HTTP client any more is left aside, and the submission posted without it.
     """
     client = _Client(http)
     try:
-        handle = await client.submit(endpoint, dict(arguments), headers=dict(headers))
+        handle = await client.submit(
+            endpoint, dict(arguments), headers=dict(headers), webhook_url=webhook_url
+        )
         if client.is_on_ours:
             return {name: getattr(handle, name) for name in ("request_id", *ADDRESSES)}
     except Exception:
         if client.is_on_ours:
             raise
     url = f"https://{FAL_QUEUE_RUN_HOST}/{endpoint}"
-    response = await http.post(url, json=dict(arguments), headers=dict(headers))
+    params = {"fal_webhook": webhook_url} if webhook_url else None
+    response = await http.post(url, params=params, json=dict(arguments), headers=dict(headers))
     accepted: dict[str, Any] = response.json()
     return accepted
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import sys
 import time
 import zlib
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
+from importlib.util import find_spec
 from ipaddress import ip_address
 
 import httpx
@@ -30,7 +32,13 @@ LAYERS = 2
 # zlib's names for: a header of gzip's or zlib's, and none.
 WINDOW_BITS = {"gzip": (47,), "x-gzip": (47,), "deflate": (47, -15)}
 OF_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+# Questions, and files, that are on their way at once. More wait here: in httpcore's pool each looks at all that wait
+# and all connections, which with 400 runs in flight took two fifths of the event loop, and gives up after a minute.
+AT_ONCE = 32
+# httpcore looks for this package several times a request, in all folders of sys.path: a sixth of the event loop's time.
+if find_spec("sniffio") is None:
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
 
 
@@ -121,8 +129,13 @@ class Whole(httpx.AsyncBaseTransport):
         self.inner = inner
         self.clock = clock
         self.timeout_s = timeout_s or ANSWER_TIMEOUT_S
+        self.at_once = asyncio.Semaphore(AT_ONCE)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async with self.at_once:
+            return await self._answered(request)
+
+    async def _answered(self, request: httpx.Request) -> httpx.Response:
         try:
             # Waiting for a connection has limits of its own, after which nothing was sent.
             async with asyncio.timeout(None) as deadline:

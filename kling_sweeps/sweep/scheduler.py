@@ -42,6 +42,7 @@ from kling_sweeps.store.folder import Entry, Store
 from kling_sweeps.store.measured import is_measured
 from kling_sweeps.store.result import RunResult
 from kling_sweeps.store.state_machine import OVER, Stage, State
+from kling_sweeps.sweep.handles import room_for
 from kling_sweeps.sweep.plan import Plan, make_plan
 from kling_sweeps.video import opencv
 
@@ -165,6 +166,14 @@ class Runs:
         Raises RefusedError where the provider can't be used; then nothing was submitted.
         """
         finished: Finished = queue.SimpleQueue()
+        wanted = min(max_in_flight, len(cells))
+        slots = room_for(wanted)
+        if slots < wanted:
+            log.warning(
+                "%d runs are in flight at once, not %d: this process may not open more files (ulimit -Hn)",
+                slots,
+                wanted,
+            )
         with ExitStack() as stack:
             provider = None
             if self.plan.pending:
@@ -172,7 +181,7 @@ class Runs:
             workers = stack.enter_context(Workers(len(cells), max_pixels=self.settings.max_pixels))
             context = self._context(provider, workers) if provider else None
             scheduler = _Scheduler(
-                self, cells, context, workers, observer, asyncio.Semaphore(max_in_flight), finished
+                self, cells, context, workers, observer, asyncio.Semaphore(slots), finished
             )
             stack.enter_context(_in_thread(scheduler.work(), finished))
             while (result := finished.get()) is not None:
