@@ -40,6 +40,7 @@ class Fal:
     asked: list[float] = field(default_factory=list)
     streams: int = 0
     rings: asyncio.Event | None = None
+    calls_s: float = 1e6
     misses: int = 0
 
     @property
@@ -68,6 +69,10 @@ class Fal:
     def missed(self) -> None:
         self.misses += 1
 
+    async def call(self) -> None:
+        await asyncio.sleep(self.calls_s)
+        self.rings.set()
+
     async def watch(self, ticket: Ticket) -> AsyncIterator[Status]:
         self.streams += 1
         if self.stream == "none":
@@ -86,9 +91,12 @@ def watched(fal: Fal, poll: PollSettings, monkeypatch) -> float:
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: fal.clock.now))
 
     async def work() -> None:
+        called = asyncio.create_task(fal.call()) if fal.rings else None
         with Watch(fal, Ticket("a/b", "r"), poll) as looks:
             while (await looks.next()).stage != "COMPLETED":
                 pass
+        if called:
+            called.cancel()
 
     process = Process(fal.clock, work)
     process.step(PLENTY)
@@ -122,6 +130,37 @@ def test_a_place_far_behind_is_asked_after_seldom_and_a_near_one_in_time(
     late_s = watched(fal, poll, monkeypatch)
     assert late_s <= max(0.5, 0.02 * fal.ends_s)
     assert len(fal.asked) <= 45 + fal.ends_s / poll.max_s
+
+
+def test_a_place_that_is_hours_away_is_asked_after_a_hundred_times(poll, monkeypatch):
+    """Asks a tenth of what it would in equal steps, and not each second where the queue stands still before its turn."""
+    fal = Fal(Clock(), run_s=120, ahead=5000, slots=40, stream="whole")
+    late_s = watched(fal, poll, monkeypatch)
+    assert late_s < 0.1
+    assert len(fal.asked) <= 130 < fal.ends_s / poll.max_s / 7
+
+
+@pytest.mark.parametrize("ahead", [0, 500])
+def test_a_webhook_wakes_a_run_that_was_looked_at_once(poll, monkeypatch, ahead):
+    """Is there when the video is, and reads no stream."""
+    fal = Fal(Clock(), run_s=120, ahead=ahead, slots=500, stream="whole", rings=asyncio.Event())
+    fal.calls_s = fal.ends_s
+    assert watched(fal, poll, monkeypatch) < 0.1
+    seldom = int(fal.ends_s / poll.far_s / 0.9)
+    assert (len(fal.asked) <= 2 + seldom, fal.streams, fal.misses) == (True, 0, 0)
+
+
+def test_a_webhook_that_does_not_come_is_not_waited_for(poll, monkeypatch):
+    """Looks at the run all the same, seldom, and says that it was over."""
+    fal = Fal(Clock(), run_s=400, rings=asyncio.Event())
+    assert watched(fal, poll, monkeypatch) <= 1.1 * poll.far_s
+    assert (len(fal.asked), fal.misses) == (3, 1)
+
+
+def test_a_webhook_that_comes_too_early_leaves_a_run_that_is_asked_after(poll, monkeypatch):
+    """Goes on as without webhooks where fal says that it is not over yet."""
+    fal = Fal(Clock(), run_s=60, rings=asyncio.Event(), calls_s=30)
+    assert watched(fal, poll, monkeypatch) <= 1.1 * poll.max_s
 
 
 def test_runs_do_not_ask_in_step(poll):

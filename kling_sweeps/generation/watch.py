@@ -33,6 +33,7 @@ class Watch:
         self.begin = time.monotonic()
         self.running_since: float | None = None
         self.first_place: int | None = None
+        self.place, self.moved_s = -1, 0.0
         self.pause_s = 0.0
         self.stream: _Stream | None = None
         self.bell, self.is_told = provider.bell(ticket), False
@@ -92,9 +93,11 @@ class Watch:
         """Return an estimate of the seconds that the request still has to wait in the queue."""
         if self.first_place is None:
             self.first_place = place
+        if place != self.place:
+            self.place, self.moved_s = place, self.age_s
         gained = self.first_place - place
-        if gained > 0:
-            return (place + 1) * self.age_s / gained
+        if gained > 0:  # a queue that has stood still goes on doing so for a while
+            return max((place + 1) * self.age_s / gained, self.age_s - self.moved_s)
         return max(self.age_s, (place + 1) * PLACE_S)
 
 
