@@ -141,6 +141,7 @@ async function begin() {
   await Promise.race([Promise.all(wanted().map(playable)), sleep(20)]);
   const isStill = clock.time > 0 || matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (state.open.length) open(state.open, state.mode);
+  requestAnimationFrame(tick);  // before, pictures of the screen would take an eighth of the CPU from reading and decoding
   await (isStill ? seek(clock.time) : play());
   // What nobody sees yet is drawn when the videos play.
   (window.requestIdleCallback || setTimeout)(() => {
@@ -149,7 +150,6 @@ async function begin() {
   });
 }
 
-requestAnimationFrame(tick);
 window.report = {
   get clock() { return clock.time; },
   set clock(seconds) { seek(Number(seconds)); },
