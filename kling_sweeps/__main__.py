@@ -21,11 +21,9 @@ def main() -> int:
     from kling_sweeps import CONF
     from kling_sweeps.errors import RunError, say, say_interrupted, say_refused, submitted
     from kling_sweeps.experiment import yaml_files
-    from kling_sweeps.experiment.config import PASSWORD_IN_CONFIG
     from kling_sweeps.experiment.overrides import spelled
     from kling_sweeps.experiment.prompt import sweeps
-    from kling_sweeps.experiment.refusals import message
-    from kling_sweeps.experiment.tracking_uri import holds_password
+    from kling_sweeps.experiment.tracking_uri import PASSWORD_IN_CONFIG, holds_password
     from kling_sweeps.sweep.job import at_end, broken, job, unjudged
 
     # Hydra would write it down before any config is read.
@@ -54,6 +52,8 @@ def main() -> int:
         except Exception as error:
             if trace:
                 raise
+            from kling_sweeps.experiment.refusals import message  # which has all that can be said of a config
+
             return say_refused(message(error))
     return 1 if unjudged.is_set() else 3 if broken.is_set() else 0
 

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(overrides: Sequence[str], config_dir: Path | None) -> Iterator[Finding]:
     """Yield what is found of a command, one after another, the command itself first where it is refused."""
-    from hydra_plugins.hydra_fal_launcher.planned import read_command
+    from hydra_plugins.hydra_fal_launcher._planned import read_command
 
     refused = ""
     try:
@@ -140,7 +140,7 @@ def _without_runs(
     overrides: Sequence[str], config_dir: Path | None
 ) -> tuple[Settings, list[Cell], bool, Sequence[str]]:
     """Read a command that is refused without what it generates; return also what of it is kept."""
-    from hydra_plugins.hydra_fal_launcher.planned import read_command
+    from hydra_plugins.hydra_fal_launcher._planned import read_command
 
     kept = [one for one in overrides if one.lstrip("+").startswith(ELSEWHERE)]
     try:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _judge(sweep: str, overrides: Sequence[str], config_dir: Path | None) -> bool:
     """Judge the videos of a sweep; return whether all of them have all their grades."""
-    from hydra_plugins.hydra_fal_launcher.planned import read_command
+    from hydra_plugins.hydra_fal_launcher._planned import read_command
 
     settings, _, _ = read_command(overrides, config_dir)
     if settings.judge is None:

@@ -19,7 +19,7 @@ import pytest
 from lab import Lab
 from mlflow.tracking import MlflowClient
 
-from hydra_plugins.hydra_fal_launcher.planned import read_command
+from hydra_plugins.hydra_fal_launcher._planned import read_command
 from kling_sweeps.analysis import agreement, effects, main_metrics, runs_df
 from kling_sweeps.check import FAIL, NOTE, OK, check
 from kling_sweeps.errors import BudgetError, ConfigError

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer
-from hydra_plugins.hydra_fal_launcher.guard import MOST_RUNS
+from hydra_plugins.hydra_fal_launcher._guard import MOST_RUNS
 from kling_sweeps.errors import (
     ConfigError,
     OverBudgetError,

@@ -22,6 +22,7 @@ from kling_sweeps.experiment import webhook
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings, JudgeSettings
 from kling_sweeps.experiment.expectations import Expectations, read_expectations
 from kling_sweeps.experiment.json_schema import Schema
+from kling_sweeps.experiment.keys import ARGUMENTS, KEYS
 from kling_sweeps.experiment.model import Model, read_model
 from kling_sweeps.experiment.naming import JUDGED, NAMELESS, REPORTS, part
 from kling_sweeps.experiment.picture import NO_PICTURE, Picture, beyond, find_picture, is_address
@@ -50,22 +51,12 @@ from kling_sweeps.experiment.settings import (
     Settings,
     WebhookSettings,
 )
-from kling_sweeps.experiment.tracking_uri import holds_password
+from kling_sweeps.experiment.tracking_uri import PASSWORD_IN_CONFIG, holds_password
 from kling_sweeps.untrusted import secrets
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
-# The model's arguments in conf/config.yaml, besides the prompt.
-ARGUMENTS = ("negative_prompt", "cfg_scale", "aspect_ratio", "duration")
-KEYS = (
-    *("prompt", *ARGUMENTS, "sample", "model", "arguments", "where_taken", "prompts", "experiment"),
-    *("metrics", "measuring"),
-    *("provider", "tracking", "store", "budget", "objective", "goal", "expect", "repeats", "optimize"),
-    "judge",
-    "dry_run",
-    *("unknown", "retry", "on_interrupt", "fail_fast"),
-)
 WAYS = ("max", "min")
 # More than two can't be traded off by looking at them.
 MOST_OBJECTIVES = 2
@@ -75,10 +66,6 @@ EMULATOR_COUNTS = ("slots", "width", "height", "fps")
 # What every job of a command has in `hydra.job.env_set`: the command's id, and the keys that it sweeps over.
 COMMAND_ID = "KLING_SWEEPS_COMMAND"
 SWEPT = "KLING_SWEEPS_SWEPT"
-PASSWORD_IN_CONFIG = (
-    "{} holds a password, which would be kept in Hydra's config dumps; "
-    "tracking.uri is read from MLFLOW_TRACKING_URI in the environment"
-)
 HOLDS_CREDENTIAL = (
     "{} holds a credential, such as FAL_KEY, which would be sent, kept in the store and logged: take it out"
 )

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from kling_sweeps.experiment import json_schema
-from kling_sweeps.experiment.config import ARGUMENTS, KEYS
+from kling_sweeps.experiment.keys import ARGUMENTS, KEYS
 from kling_sweeps.experiment.model import Model
 from kling_sweeps.experiment.reader import said
 from kling_sweeps.experiment.roles import IMAGE

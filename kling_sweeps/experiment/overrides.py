@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from kling_sweeps.experiment.config import KEYS
+from kling_sweeps.experiment.keys import KEYS
 from kling_sweeps.experiment.prompt import quoted
 
 ADDED = re.compile(r"((?:arguments|where_taken)\.\w+|[A-Za-z_]\w*)=")

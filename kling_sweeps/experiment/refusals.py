@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from kling_sweeps.experiment.config import KEYS
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
+from kling_sweeps.experiment.keys import KEYS
 from kling_sweeps.experiment.prompt_file import READERS
 from kling_sweeps.experiment.reader import LITERAL, close
 from kling_sweeps.experiment.rubric import Rubric

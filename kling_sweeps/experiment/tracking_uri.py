@@ -19,6 +19,10 @@ PASSWORD = re.compile(
     r"(?<=://)[^:/?#@\s]*:(?P<login>(?!\d+/)[^@\s]+)@|[?&](?:password|passwd|pwd)=(?P<option>[^&\s]+)",
     re.IGNORECASE,
 )
+PASSWORD_IN_CONFIG = (
+    "{} holds a password, which would be kept in Hydra's config dumps; "
+    "tracking.uri is read from MLFLOW_TRACKING_URI in the environment"
+)
 FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^}]*\}")
 # What every version of SQLAlchemy reads alike; `%`, options and the rest are left to the one installed.
 PLAIN = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<file>[^?%:]+)")

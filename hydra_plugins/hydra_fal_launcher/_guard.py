@@ -31,7 +31,6 @@ from kling_sweeps.experiment.config import (
     COMMAND_ID,
     HOLDS_CREDENTIAL,
     ID,
-    PASSWORD_IN_CONFIG,
     SWEPT,
     JobReader,
     read_all,
@@ -46,7 +45,7 @@ from kling_sweeps.experiment.reader import leaves, said, unresolved
 from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.roles import IMAGE
 from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
-from kling_sweeps.experiment.tracking_uri import holds_password
+from kling_sweeps.experiment.tracking_uri import PASSWORD_IN_CONFIG, holds_password
 from kling_sweeps.sweep import cluster, gates, summary
 from kling_sweeps.sweep.earlier import settled
 from kling_sweeps.sweep.job import at_end

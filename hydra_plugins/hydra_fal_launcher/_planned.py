@@ -20,7 +20,7 @@ from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.settings import Cell, Settings
 
 from . import _prompts
-from .guard import command_problems, read_jobs, take_params, tell_jobs
+from ._guard import command_problems, read_jobs, take_params, tell_jobs
 
 
 def read_command(overrides: Sequence[str], config_dir: Path | None) -> tuple[Settings, list[Cell], bool]:
