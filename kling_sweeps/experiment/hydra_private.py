@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 FileSource: type[ConfigSource] = ConfigSource  # type: ignore[type-abstract]  # never registered
@@ -72,6 +75,35 @@ def share_sources() -> None:
         return copied
 
     ConfigRepository.__deepcopy__ = shared  # type: ignore[attr-defined]
+
+
+@cache
+def compose_once() -> None:
+    """Let Hydra go on with the config that it composes to find out whether a command is a sweep, where it is one.
+
+    It composes the same once more, which is a tenth of the CPU that a sweep takes until its first submission.
+    """
+    try:
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+        load, check = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl.validate_sweep_overrides_legal
+    except GONE:
+        return
+    kept: dict[tuple[Any, ...], DictConfig] = {}
+
+    def loaded(
+        loader: Any, config_name: Any, overrides: list[str], run_mode: RunMode, **more: Any
+    ) -> DictConfig:
+        asked, is_checked = (config_name, *overrides), more.get("validate_sweep_overrides", True)
+        found = kept.pop(asked, None)
+        if not is_checked or run_mode is not RunMode.MULTIRUN or found is None:
+            found = load(loader, config_name, overrides, run_mode, **more)
+            kept.update({} if is_checked else {asked: found})
+        else:
+            check(OverridesParser.create().parse_overrides(overrides), run_mode, more.get("from_shell", True))
+        return found
+
+    ConfigLoaderImpl.load_configuration = loaded  # type: ignore[assignment, method-assign]
 
 
 def file_path(source: Any, config_path: str) -> str:

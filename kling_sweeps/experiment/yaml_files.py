@@ -26,9 +26,10 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def install() -> None:
-    """Let Hydra read its files by `FileConfigSource`, and keep what it has read of them."""
+    """Let Hydra read its files by `FileConfigSource`, and keep what it has read and composed of them."""
     hydra_private.register(FileConfigSource)
     hydra_private.share_sources()
+    hydra_private.compose_once()
 
 
 def load(path: str) -> tuple[str, DictConfig]:
