@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -129,23 +130,19 @@ def strip_of(clips: Sequence[Clip], numbers: Sequence[int]) -> Strip:
 
 def _join(file: Path, chosen: Sequence[Clip]) -> None:
     with ExitStack() as stack:
-        rows = zip(*(_planes(clip, stack) for clip in chosen), strict=True)
-        encode(file, map(_joined, rows, chosen[0].times))
+        films = [stack.enter_context(av.open(os.fspath(clip.path))).decode(video=0) for clip in chosen]
+        encode(file, map(_joined, zip(*films, strict=True), chosen[0].times))
 
 
-def _planes(clip: Clip, stack: ExitStack) -> Iterator[list[np.ndarray]]:
-    """Yield Y, U and V of each frame."""
-    container = stack.enter_context(av.open(os.fspath(clip.path)))
-    for picture in container.decode(video=0):
-        packed = picture.to_ndarray(format="yuv420p")
-        height, width = picture.height, picture.width
-        chroma = packed[height:].reshape(2, height // 2, width // 2)
-        yield [packed[:height], *chroma]
-
-
-def _joined(row: Sequence[list[np.ndarray]], time: int) -> av.VideoFrame:
-    luma, *chroma = (np.hstack(planes) for planes in zip(*row, strict=True))
-    packed = np.concatenate([luma.ravel(), *(plane.ravel() for plane in chroma)]).reshape(-1, luma.shape[1])
-    picture = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+def _joined(row: Sequence[av.VideoFrame], time: int) -> av.VideoFrame:
+    """Return pictures of one height side by side as one."""
+    picture = av.VideoFrame(sum(one.width for one in row), row[0].height, "yuv420p")
+    for number, plane in enumerate(picture.planes):
+        np.concatenate([_seen(one.planes[number]) for one in row], axis=1, out=_seen(plane))
     picture.pts, picture.time_base = time, TICK
     return picture
+
+
+def _seen(plane: Any) -> np.ndarray:
+    """Return a plane's pixels where they lie."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
