@@ -33,7 +33,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,12 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
+import sweep_time  # noqa: E402
+from paid_once import ENDPOINT  # noqa: E402
+from servers import free_port  # noqa: E402
+
 KINDS = ("submits", "status_polls", "results", "file_downloads", "bills")
 COLUMNS = ("way", "runs", "in flight", "wall", "CPU", "a run", "asked", "lag", "floor", "late")
 COLUMNS += ("memory", "handles", "threads", "files", "failed")
@@ -167,15 +169,10 @@ def read(conf: Path, folder: Path, base_url: str, webhook: dict[str, Any]) -> An
 
 
 @dataclass(frozen=True)
-class Trial:
-    """So many runs, one way, in a folder of their own."""
+class Trial(sweep_time.Trial):
+    """So many runs, one way, in a folder of their own, by processes that may have `handles` files open."""
 
-    way: str
-    runs: int
-    slots: int
-    seconds: float
     handles: int | None
-    folder: Path
 
     def run(self) -> str:
         """Run it; return its row of the table."""
@@ -269,13 +266,7 @@ class Trial:
     def late(self, ledger: list[dict[str, Any]]) -> list[float]:
         """Return how late completions were noticed: median, 95th percentile and most."""
         ended = {entry["request_id"]: entry["ended_at"] for entry in ledger}
-        late = []
-        for path in self.folder.glob("store/*/??/*/journal.jsonl"):
-            events = {event["event"]: event for event in map(json.loads, path.read_text().splitlines())}
-            if "completed" in events:
-                noticed = datetime.fromisoformat(events["completed"]["at"]).timestamp()
-                late.append(noticed - ended[events["submitted"]["request_id"]])
-        late.sort()
+        late = sorted(at - ended[request_id] for request_id, at in self.noticed().items())
         return [statistics.median(late), late[int(0.95 * len(late))], late[-1]] if late else []
 
 
@@ -315,11 +306,6 @@ def milliseconds(times: Iterable[float]) -> str:
     return ", ".join(f"{s * 1e3:.0f} ms" for s in times)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def children_s() -> float:
     """Return the CPU seconds of all processes that this one has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -347,7 +333,7 @@ def main() -> None:
     for runs in given.runs:
         for way in given.ways:
             with tempfile.TemporaryDirectory() as folder:
-                trial = Trial(way, runs, given.slots, given.slots / given.rate, given.handles, Path(folder))
+                trial = Trial(way, runs, given.slots, given.slots / given.rate, Path(folder), given.handles)
                 print(trial.run(), flush=True)
 
 

@@ -140,8 +140,9 @@ class Trial:
         seen = {}
         for events in self.journals():
             by_name = {event["event"]: event for event in events}
-            at = datetime.fromisoformat(by_name["completed"]["at"])
-            seen[by_name["submitted"]["request_id"]] = at.timestamp()
+            if "completed" in by_name:
+                at = datetime.fromisoformat(by_name["completed"]["at"])
+                seen[by_name["submitted"]["request_id"]] = at.timestamp()
         return seen
 
     def last_tracked(self) -> float | None:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from kling_sweeps.sweep.handles import BESIDES, WINDOWS, room_for
+
 CHILD = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
@@ -25,3 +27,9 @@ def test_the_limit_is_raised_as_far_as_it_is_needed(runs, hard, room, soft):
     child = [sys.executable, "-c", CHILD.format(hard=hard, runs=runs)]
     told = subprocess.run(child, capture_output=True, text=True, check=True).stdout
     assert told.split() == [str(room), str(soft)]
+
+
+def test_where_nothing_tells_the_limit_it_is_taken_for_the_one_of_windows(monkeypatch):
+    """Reads it without the module that Unix alone has."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert [room_for(64), room_for(100_000)] == [64, WINDOWS - BESIDES]

@@ -28,6 +28,7 @@ from kling_sweeps.experiment.emulator_settings import EmulatorSettings
         (["judge=fidelity", "judge.temprature=1"], "did you mean judge.temperature?"),
         (["judge.repeats=2"], "judge.repeats is not a key of the configuration without judge=NAME"),
         (["provider.poll.shre=1"], "did you mean provider.poll.share?"),
+        (["provider.webhook.prt=1"], "did you mean provider.webhook.port?"),
         (["bugdet.max_usd=1"], "did you mean budget?"),
         (["-m", "prompt=A cat sits, a dog runs"], "prompt=\"'A cat sits, a dog runs'\""),
         (["-m", "negative_prompt=blur, noise"], "outside of quotes"),

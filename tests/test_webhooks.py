@@ -16,6 +16,7 @@ import lab
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lab import Lab, cell
+from servers import free_port
 
 from kling_sweeps.errors import PollError
 from kling_sweeps.experiment.settings import PollSettings, WebhookSettings
@@ -49,8 +50,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def webhook() -> WebhookSettings:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     return WebhookSettings(f"http://127.0.0.1:{port}/fal?a=b", "127.0.0.1", port)
 
 

@@ -96,12 +96,13 @@ def compose_once() -> None:
     ) -> DictConfig:
         asked, is_checked = (config_name, *overrides), more.get("validate_sweep_overrides", True)
         found = kept.pop(asked, None)
-        if not is_checked or run_mode is not RunMode.MULTIRUN or found is None:
-            found = load(loader, config_name, overrides, run_mode, **more)
-            kept.update({} if is_checked else {asked: found})
-        else:
+        if found is not None and is_checked and run_mode is RunMode.MULTIRUN:
             check(OverridesParser.create().parse_overrides(overrides), run_mode, more.get("from_shell", True))
-        return found
+            return found
+        config = load(loader, config_name, overrides, run_mode, **more)
+        if not is_checked:
+            kept[asked] = config
+        return config
 
     ConfigLoaderImpl.load_configuration = loaded  # type: ignore[assignment, method-assign]
 

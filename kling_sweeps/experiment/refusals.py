@@ -16,6 +16,7 @@ from kling_sweeps.experiment.settings import (
     PollSettings,
     ProviderSettings,
     RepeatSettings,
+    WebhookSettings,
 )
 from kling_sweeps.experiment.yaml_files import PROMPTS
 
@@ -33,6 +34,7 @@ GROUPS = {
     "provider": ProviderSettings,
     "provider.emulator": EmulatorSettings,
     "provider.poll": PollSettings,
+    "provider.webhook": WebhookSettings,
     "repeats": RepeatSettings,
 }
 

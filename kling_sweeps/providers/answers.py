@@ -37,8 +37,8 @@ VIDEOS = ("video", "videos")
 WRAPPERS = ("response", "data", "output")
 # Where a result has a text, and what no answer costs.
 TEXT, MOST_USD = "output", 1e6
-# Of public keys: their letters, their length, and how many are looked at.
-KEY, KEY_BYTES, MOST_KEYS = re.compile(r"[A-Za-z0-9_-]{43}=?"), 32, 16
+# Of public keys: their letters, which are 32 bytes, and how many are looked at.
+KEY, MOST_KEYS = re.compile(r"[A-Za-z0-9_-]{43}=?"), 16
 
 
 def read(content: bytes) -> Any:
@@ -331,8 +331,7 @@ def public_keys(body: Any) -> list[bytes]:
     """Return the Ed25519 keys of a JSON Web Key Set, 32 bytes each, and not more than `MOST_KEYS`."""
     listed = fields(body).get("keys")
     texts = [text(fields(one).get("x")) for one in (listed if isinstance(listed, list) else [])[:MOST_KEYS]]
-    found = (base64.urlsafe_b64decode(one + "=" * (-len(one) % 4)) for one in texts if KEY.fullmatch(one))
-    return [key for key in found if len(key) == KEY_BYTES]
+    return [base64.urlsafe_b64decode(one + "=" * (-len(one) % 4)) for one in texts if KEY.fullmatch(one)]
 
 
 def page(body: Any) -> tuple[list[PastRequest], str | None]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from kling_sweeps.store.journal import written_whole
 from kling_sweeps.video import opencv as cv2
 from kling_sweeps.video.decode import frames
+from kling_sweeps.video.frame import view
 from kling_sweeps.video.preview import TICK, encode, small
 
 # In pixels: the longer side of a clip and of a picture of a filmstrip, and what decoders take at most.
@@ -138,11 +138,6 @@ def _joined(row: Sequence[av.VideoFrame], time: int) -> av.VideoFrame:
     """Return pictures of one height side by side as one."""
     picture = av.VideoFrame(sum(one.width for one in row), row[0].height, "yuv420p")
     for number, plane in enumerate(picture.planes):
-        np.concatenate([_seen(one.planes[number]) for one in row], axis=1, out=_seen(plane))
+        np.concatenate([view(one.planes[number]) for one in row], axis=1, out=view(plane))
     picture.pts, picture.time_base = time, TICK
     return picture
-
-
-def _seen(plane: Any) -> np.ndarray:
-    """Return a plane's pixels where they lie."""
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]

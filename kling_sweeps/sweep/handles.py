@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 
 # What else is open: connections, streams, pipes to workers, databases.
 BESIDES = 512
-# What macOS allows where it says that there is no limit, and the C library of Windows where nothing says anything.
+# What macOS allows where it says that there is no limit, and the C library of Windows, which has no such module.
 MACOS, WINDOWS = 10_240, 8_192
 
 
@@ -18,10 +17,10 @@ def room_for(runs: int) -> int:
 
 def _raised(files: int) -> int:
     """Return how many files may be open, after asking the system for so many."""
-    if sys.platform == "win32":
+    try:
+        import resource
+    except ImportError:
         return WINDOWS
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in (files, hard, MACOS):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

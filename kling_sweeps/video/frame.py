@@ -167,7 +167,7 @@ class Frame:
     def bgr(self) -> np.ndarray:
         """Convert to HxWx3 uint8 as `cv2.VideoCapture.read` does, bit for bit."""
         picture = self._converter.bgr(self._source)
-        return self._shown(_view(picture.planes[0], channels=3))
+        return self._shown(view(picture.planes[0], channels=3))
 
     @cached_property
     def bgr_difference(self) -> float:
@@ -234,11 +234,11 @@ class Frame:
         return self.once((plane, times), lambda: _half(self._halved(plane, times - 1)))
 
     def _plane(self, index: int) -> np.ndarray:
-        view = _view(self._picture.planes[index], self._bits)
+        pixels = view(self._picture.planes[index], self._bits)
         if self._bits > 8:
             white = 255 / (2**self._bits - 1) if self.full_range else 2.0 ** (8 - self._bits)
-            view = cv2.convertScaleAbs(view, alpha=white)
-        return self._shown(view)
+            pixels = cv2.convertScaleAbs(pixels, alpha=white)
+        return self._shown(pixels)
 
     @property
     def _bits(self) -> int:
@@ -283,7 +283,8 @@ def _planar(picture: av.VideoFrame) -> av.VideoFrame:
     return planar
 
 
-def _view(plane: av.video.plane.VideoPlane, bits: int = 8, channels: int = 1) -> np.ndarray:
+def view(plane: av.video.plane.VideoPlane, bits: int = 8, channels: int = 1) -> np.ndarray:
+    """Return a plane's pixels where they lie, height x width, or height x width x channels."""
     # A row is `line_size` bytes, padded beyond the width.
     rows: np.ndarray = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     rows = rows.view(np.uint16 if bits > 8 else np.uint8)
