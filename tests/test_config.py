@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from hydra_plugins.hydra_fal_launcher._planned import read_command
 from kling_sweeps import CONF
 from kling_sweeps.errors import ConfigError
-from kling_sweeps.experiment.config import SWEPT, read_all, read_job
+from kling_sweeps.experiment.config import SWEPT, JobReader, read_all, read_job
 from kling_sweeps.experiment.settings import Cell, Settings
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -73,6 +76,67 @@ def test_every_file_composes_and_is_read(file: Path, monkeypatch):
         overrides.append("prompt=scene")
     _, cell = read(*overrides)
     assert cell.request.price_usd > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "swept", "quick"),
+    [
+        ([], ["sample=range(3)"], 2),
+        ([], ["cfg_scale=0.3,0.7", "prompt=potter,fox,train"], 5),
+        (["prompt='A ${subject} at ${time}'", "++time=noon"], ["++subject='cat','dog'"], 1),
+        (["prompt='A ${subject}, take ${sample}'", "++subject=cat"], ["sample=range(1,3)"], 1),
+        (["prompt='${long} s'", "++arguments.duration='${long}'"], ["++long='5','10'"], 0),
+        (["prompt='${long} s'", "duration='${long}'"], ["++long='5','10'"], 0),
+        ([], ["budget.max_usd=7,7.0"], 0),
+        (["hydra.sweep.subdir='${hydra:job.override_dirname}'"], ["sample=0,1"], 0),
+        ([], ["model=kling_v2_master,kling_v2.1_master", "sample=0,1"], 2),
+    ],
+)
+def test_jobs_of_a_sweep_are_read_as_each_alone(given, swept, quick, monkeypatch):
+    """Reads anew only what a job's values can have changed, and gives what is read of the job alone."""
+    known: list[JobReader | None] = []
+    after = JobReader.after
+    monkeypatch.setattr(JobReader, "after", lambda *args: known.append(after(*args)) or known[-1])
+    _, cells, _ = read_command([*given, *swept], None)
+    assert len([reader for reader in known if reader]) == quick
+    jobs = product(*(_values(one) for one in swept))
+    alone = [read(*given, *job, f"+hydra.job.env_set.{SWEPT}='{_keys(swept)}'")[1] for job in jobs]
+    assert cells == alone
+    assert [cell.request.key for cell in cells] == [cell.request.key for cell in alone]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["experiment='s${sample}'"],
+        ["experiment='s${negative_prompt}'", "negative_prompt='n${sample}'"],
+        ["prompt='a dog, take ${sample}'", "store.dir='s${prompt}'"],
+        ["store.dir='s${hydra:job.num}'"],
+        ["experiment='s${${negative_prompt}}'", "negative_prompt=sample"],
+    ],
+)
+def test_what_a_value_makes_of_the_settings_is_seen(given):
+    """Reads all anew where settings that all jobs share may be made of what is swept over, by whatever way."""
+    with pytest.raises(ConfigError, match="the same for all runs of a sweep"):
+        read_command([*given, "sample=range(2)"], None)
+
+
+def _values(swept: str) -> list[str]:
+    parsed = OverridesParser.create().parse_override(swept)
+    if not parsed.is_sweep_override():
+        return [swept]
+    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _keys(swept: list[str]) -> str:
+    return " ".join(one.lstrip("+").partition("=")[0] for one in swept if len(_values(one)) > 1)
+
+
+def test_a_credential_in_a_later_job_is_refused(monkeypatch):
+    """Looks for credentials in every job's own values, however little of it is read."""
+    monkeypatch.setenv("FAL_KEY", "k3y-of-mine")
+    with pytest.raises(ConfigError, match="negative_prompt holds a credential"):
+        read_command(["negative_prompt='blur','noise','${oc.env:FAL_KEY}'"], None)
 
 
 def test_a_tracking_server_wants_its_address(monkeypatch):

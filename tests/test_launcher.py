@@ -98,6 +98,39 @@ def test_a_job_is_composed_as_hydra_composes_it(loader, master):
 
 
 @pytest.mark.parametrize(
+    "jobs",
+    [
+        [["cfg_scale=0.3", "sample=0"], ["cfg_scale=0.3", "sample=1"], ["cfg_scale=0.4", "sample=0"]],
+        [["++subject=a", "++light=b"], ["++subject=c", "++light=b"], ["++subject=c", "++light=d"]],
+        [["+subject=a"], ["+subject=b"], ["+subject={x: 1}"], ["+subject={y: 1}"]],
+        [["+arguments={a: 1}"], ["+arguments={b: 1}"], ["arguments=null"], ["+arguments.a.b=1"]],
+        [["model=kling_v2_master", "sample=1"], ["sample=1"], ["model=kling_v2_master", "sample=2"]],
+        [["~sample"], ["sample=1"], ["~sample"], ["experiment=x", "~sample"]],
+        [["prompt='${sample}'"], ["prompt='a, b'"], ["expect.cuts.max=1"], ["+expect.cuts.max=1"]],
+    ],
+)
+def test_a_config_that_is_lent_becomes_each_job(loader, master, jobs):
+    """Has what Hydra composes, in the same order; what is said to have changed is all that has."""
+    composer, last = Composer(loader), {}
+    composer.compose(master, ["sample=0"])
+    for number, job in enumerate([*jobs, *jobs]):
+        try:
+            theirs = OmegaConf.to_container(loader.load_sweep_config(master, list(job)))
+        except HydraException as error:
+            with pytest.raises(type(error)):
+                composer.lend(master, list(job))
+            continue
+        lent, changed = composer.lend(master, list(job))
+        ours = OmegaConf.to_container(lent)
+        assert (ours, [*ours]) == (theirs, [*theirs]), number
+        if changed:
+            before = last[id(lent)]
+            assert {key for key in ours if ours[key] != before.get(key)} <= {*changed, "hydra"}
+        last[id(lent)] = ours
+    assert changed or "~sample" in job or job[-1].startswith("+expect")
+
+
+@pytest.mark.parametrize(
     "wrong", ["nonsense=1", "prompts=nowhere", "+prompt=x", "~nonsense", "cfg_scale=1,2"]
 )
 def test_what_cannot_be_composed_is_refused_as_hydra_refuses_it(loader, master, wrong):

@@ -44,7 +44,12 @@ def texts(name: str, content: str | bytes) -> list[str]:
     first, *others = ids(name, content)
     cfg = composed(name, first)
     reader = JobReader(cfg, cfg.hydra)
-    return [reader.read()[1].prompt_text, *(reader.read(other)[1].prompt_text for other in others)]
+    found = [reader.read()[1].prompt_text]
+    for other in others:
+        cfg.prompt = other
+        reader = reader.after({"prompt"})
+        found.append(reader.read()[1].prompt_text)
+    return found
 
 
 def ids(name: str, content: str | bytes) -> list[str]:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, partial
-from typing import Any, cast
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kling_sweeps.experiment import hydra_private
+from kling_sweeps.experiment.reader import unresolved
+
+# How many texts of overrides are held as they were parsed, which takes 0.3 ms each.
+MOST_PARSED = 1000
+
+
+class Lent(NamedTuple):
+    """A job's config, which becomes the next job's, and the keys at its top that tell it from the job before.
+
+    `changed` is None where the job before has another config.
+    """
+
+    config: DictConfig
+    changed: frozenset[str] | None
 
 
 class Composer:
@@ -30,10 +45,11 @@ class Composer:
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._known: dict[tuple[str, ...], Any] = {}
-        self._parser = OverridesParser.create()
+        parser = OverridesParser.create()
+        self._parsed = lru_cache(MOST_PARSED)(lambda line: parser.parse_overrides([line])[0])
         self._is_group = cache(partial(hydra_private.is_group, loader))
         self._is_like_hydra: bool | None = None
-        self._bases: dict[tuple[str, ...], bytes] = {}
+        self._bases: dict[tuple[str, ...], _Base] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -61,7 +77,7 @@ class Composer:
         """Compose one job, and keep nothing; raise what Hydra raises."""
         if self._is_like_hydra is not False:
             with suppress(Exception):  # whatever it is, Hydra goes on or says what is wrong
-                config = self._compose(master_config, self._parser.parse_overrides(sweep_overrides))
+                config = self._compose(master_config, [*map(self._parsed, sweep_overrides)])
                 if self._is_like_hydra is None:
                     theirs = self._loader.load_sweep_config(master_config, sweep_overrides)
                     self._is_like_hydra = _content(config) == _content(theirs)
@@ -69,19 +85,39 @@ class Composer:
                     return config
         return self._loader.load_sweep_config(master_config, sweep_overrides)
 
+    def lend(self, master_config: DictConfig, sweep_overrides: list[str]) -> Lent:
+        """Compose one job to be read and then given up: only what tells it from the last one is changed; raise what Hydra raises."""
+        base = None
+        with suppress(Exception):
+            overrides = [*map(self._parsed, sweep_overrides)]
+            base, values = self._base(master_config, overrides), [*filter(self._is_value, overrides)]
+            if changed := base.become(values):
+                return Lent(self._told(base.lent, overrides), changed)
+        config = self.compose(master_config, sweep_overrides)
+        if base and self._is_like_hydra:
+            base.lent, base.values = config, values
+        return Lent(config, None)
+
     def known(self, sweep_overrides: list[str]) -> Any:
         """Return, once, what was read of a job before, None where nothing was."""
         return self._known.pop(tuple(sweep_overrides), None)
 
     def _compose(self, master: DictConfig, overrides: Sequence[Override]) -> DictConfig:
-        values = [override for override in overrides if self._is_value(override)]
-        fixed = tuple(written(o) for o in overrides if not self._is_value(o))
-        if fixed not in self._bases:
-            base = self._loader.load_sweep_config(master, list(fixed))
-            self._bases[fixed] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL)
-        config: DictConfig = pickle.loads(self._bases[fixed])
+        config = self._base(master, overrides).copy()
         OmegaConf.copy_cache(from_config=master, to_config=config)
-        hydra_private.apply_values(values, config)
+        hydra_private.apply_values([*filter(self._is_value, overrides)], config)
+        return self._told(config, overrides)
+
+    def _base(self, master: DictConfig, overrides: Sequence[Override]) -> _Base:
+        """Return what a job has in common with others before single values are changed."""
+        fixed = tuple(written(override) for override in overrides if not self._is_value(override))
+        if fixed not in self._bases:
+            self._bases[fixed] = _Base(self._loader.load_sweep_config(master, list(fixed)))
+        return self._bases[fixed]
+
+    @staticmethod
+    def _told(config: DictConfig, overrides: Sequence[Override]) -> DictConfig:
+        """Let Hydra's part of a config have the overrides of a job."""
         task = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in task]
         config.hydra.job.override_dirname = hydra_private.override_dirname(
@@ -94,6 +130,48 @@ class Composer:
         if override.is_sweep_override() or override.is_hydra_override():
             return False
         return override.package is None and not self._is_group(override.key_or_group)
+
+
+class _Base:
+    """What jobs with the same choices of config groups have in common, and a config of it that is one job's after the other's.
+
+    A sweep's jobs differ in few values. To change those takes 0.4 ms, where a copy takes 1.6 ms, and who reads the job need
+    not read the rest again.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.pickled = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
+        self.plain = unresolved(config)
+        self.lent = DictConfig({})
+        self.values: Sequence[Override] = ()
+
+    def copy(self) -> DictConfig:
+        config: DictConfig = pickle.loads(self.pickled)
+        return config
+
+    def become(self, values: Sequence[Override]) -> frozenset[str]:
+        """Make what is lent another job's, but for Hydra's part; return the keys that have changed, none where it can't be."""
+        last, self.values = self.values, ()
+        if not last or any(value.is_delete() for value in (*last, *values)):
+            return frozenset()
+        tops = {written(value): _top(value) for value in (*last, *values)}
+        changed = {tops[line] for line in {*map(written, last)} ^ {*map(written, values)}}
+        if not changed <= self.plain.keys():  # keys that were added stand in the order of the overrides
+            changed |= {*tops.values()} - self.plain.keys()
+        with open_dict(self.lent):
+            for key in changed:
+                if key in self.plain:
+                    self.lent[key] = self.plain[key]
+                else:
+                    del self.lent[key]
+        hydra_private.apply_values([value for value in values if _top(value) in changed], self.lent)
+        self.values = values
+        return frozenset(changed)
+
+
+def _top(override: Override) -> str:
+    """Return the key at a config's top that an override is of."""
+    return re.split(r"[.\[]", override.key_or_group, maxsplit=1)[0]
 
 
 def written(override: Override) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -57,8 +57,6 @@ from ._composer import Composer, written
 
 # More can't be looked over by anybody, and composing them takes minutes.
 MOST_RUNS = 20_000
-# Jobs whose configs, of 200 kB, are held to read others from that differ in the prompt alone.
-MOST_READERS = 100
 REPEATS_SWEEPER = "hydra_plugins.hydra_fal_repeats.repeats_sweeper.RepeatsSweeper"
 FAIL_FAST = "fail_fast=true stops all the runs of a sweep, which hydra/launcher=fal alone can"
 SEARCH = "hydra_plugins.hydra_fal_search.search_sweeper.SearchSweeper"
@@ -125,7 +123,7 @@ def _refuse_credentials(config: DictConfig) -> None:
 
 
 def _refuse_folder(config: DictConfig) -> None:
-    HydraConfig.instance().set_config(config)  # where Hydra's own interpolations look
+    HydraConfig.instance().cfg = cast(Any, config)  # where Hydra's own interpolations look
     if problems := list(_outputs.problems(config.hydra)):
         raise ConfigError(*problems)
 
@@ -304,23 +302,19 @@ def read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settin
     jobs = hydra_private.jobs(overrides)
     if jobs is None:
         return read_settings(config), []  # our launcher reads them when it has them
-    readers: dict[tuple[str, ...], JobReader] = {}
-    names = _prompts.names(config, overrides)
+    readers: dict[int, JobReader] = {}
 
     def read(number: int) -> tuple[Settings, Cell]:
-        name = next((names[override] for override in jobs[number] if override in names), None)
-        rest = tuple(override for override in jobs[number] if override not in names)
-        if rest in readers and name in readers[rest].prompt_set:
-            found = settled(*readers[rest].read(name))
-        else:
-            job = composer.compose(config, jobs[number])
-            with open_dict(job):
-                job.hydra.job.id = job.hydra.job.num = number
+        job, changed = composer.lend(config, jobs[number])
+        with open_dict(job):
+            job.hydra.job.id = job.hydra.job.num = number
+        last = readers.pop(id(job), None) if changed else None
+        reader = last.after(changed) if last and changed else None
+        if reader is None:
             _refuse_folder(job)
             reader = JobReader(job, job.hydra)
-            if name and len(readers) < MOST_READERS:
-                readers[rest] = reader
-            found = settled(*reader.read())
+        readers[id(job)] = reader
+        found = settled(*reader.read())
         composer.keep(jobs[number], found)
         return found
 

@@ -1,13 +1,12 @@
-"""The prompts of a sweep: those that `prompt=all` and the like choose, and whether its jobs differ in them alone."""
+"""The prompts of a sweep: those that `prompt=all` and the like choose."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, open_dict
 
 from kling_sweeps.errors import ConfigError
@@ -17,9 +16,6 @@ from kling_sweeps.experiment.reader import unresolved
 from kling_sweeps.terminal.console import show_line
 
 from ._composer import written
-
-# An interpolation of the prompt, or of Hydra's texts that have it.
-OF_PROMPT = re.compile(r"\$\{[^}]*\b(prompt|override_dirname|overrides)\b")
 
 
 def chosen(config: DictConfig, overrides: Sequence[Override]) -> list[Override]:
@@ -64,20 +60,3 @@ def _say(file: str, number: int, known: Mapping[str, prompt.Prompt]) -> None:
         * bool(again)
     )
     show_line(f"Prompts: {of_all} of {file}{more}")
-
-
-def names(config: DictConfig, overrides: Sequence[Override]) -> Mapping[str, str]:
-    """Return the ids of prompts that are swept over, by the overrides of the jobs; none where more is made of them."""
-    swept = [override for override in overrides if override.key_or_group == "prompt"]
-    made_of = [str(unresolved(config)), *(written(o) for o in overrides if o not in swept)]
-    if not swept or OF_PROMPT.search("\n".join(made_of)):
-        return {}
-    values = swept[-1].value()
-    elements = values.list if isinstance(values, ChoiceSweep) and not values.shuffle else []
-    texts = [element.text if isinstance(element, QuotedString) else element for element in elements]
-    jobs = (
-        [f"{swept[-1].get_key_element()}={text}" for text in swept[-1].sweep_string_iterator()]
-        if texts
-        else []
-    )
-    return {job: text for job, text in zip(jobs, texts, strict=True) if isinstance(text, str)}

@@ -38,6 +38,7 @@ FLAGS = {
     "--length-bias": (0.6, "SHARE", "the same, which the longer by a factor of two wins (%(default)s)"),
     "--key": (None, "KEY", "the only key that is accepted; without it any is"),
     "--state": (None, "DIR", "remember requests, ledger and videos here over a restart"),
+    "--video": (None, "FILE", "what every request gets, in place of what is rendered"),
     "--history-lag": (0.0, "S", "seconds until an ended request is in the history"),
 }
 
@@ -88,6 +89,7 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
         fps=options.fps,
         judge=JudgeSettings(options.judge_noise, options.position_bias, options.length_bias),
         state_dir=None if options.state is None else Path(options.state),
+        video=None if options.video is None else Path(options.video),
         history_lag_s=options.history_lag,
         models=tuple(options.models),
         key=options.key,
@@ -114,6 +116,8 @@ def _prepare(settings: EmulatorSettings) -> None:
     """Make the folder of the state; raise ValueError or OSError for models that can't be read."""
     if settings.state_dir is not None:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if settings.video is not None and not settings.video.is_file():
+        raise ValueError(f"--video: there is no file {settings.video}")
     for path in settings.models:
         if not path.is_dir():
             from kling_sweeps.experiment import openapi

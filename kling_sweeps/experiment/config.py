@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import fields
 from functools import cached_property, partial
 from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kling_sweeps import CONF, metrics
@@ -37,7 +38,16 @@ from kling_sweeps.experiment.prompt import (
     filled,
 )
 from kling_sweeps.experiment.prompt_file import READERS, is_prompt_file, read_prompt_file
-from kling_sweeps.experiment.reader import Reader, close, leaves, meant, nearest, reason, said
+from kling_sweeps.experiment.reader import (
+    Reader,
+    close,
+    leaves,
+    meant,
+    nearest,
+    reason,
+    said,
+    unresolved,
+)
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.rubric import Rubric, read_rubric
 from kling_sweeps.experiment.settings import (
@@ -57,6 +67,9 @@ from kling_sweeps.untrusted import secrets
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
 
+# What a run is made of, besides ARGUMENTS and what is added: each is resolved anew for every job.
+RUN_KEYS = frozenset({"prompt", "prompts", "sample", "arguments", "where_taken"})
+OF_NUMBER = re.compile(r"\$\{[^}]*\bjob\.(id|num)\b")
 WAYS = ("max", "min")
 # More than two can't be traded off by looking at them.
 MOST_OBJECTIVES = 2
@@ -136,38 +149,71 @@ class JobReader(Reader):
     def __init__(self, cfg: DictConfig, hydra: DictConfig | HydraConf) -> None:
         super().__init__(cfg)
         self.hydra = hydra
+        self.of_the_run: dict[frozenset[str], bool] = {}
 
-    def read(self, prompt: str | None = None) -> tuple[Settings, Cell]:
-        """Return what the job is, or what it is with another prompt of its set; raise ConfigError with all problems.
-
-        With another prompt it takes a fraction of the time, and is right where nothing else is made of the prompt.
-        """
+    def read(self) -> tuple[Settings, Cell]:
+        """Return what the job is; raise ConfigError with all problems."""
         settings, problems = self.shared
         self.problems = dict(problems)
-        if prompt is not None:
-            self.raw["prompt"] = prompt
         cell = self.cell()
         if self.problems or cell is None:
             raise ConfigError(*self.problems)
         return settings, cell
 
+    def after(self, changed: Collection[str]) -> JobReader | None:
+        """Return a reader of the job that the config has become by a change of these keys at its top.
+
+        It keeps what was read of the rest. None where more than the run is made of those keys, and where a value
+        holds a credential.
+        """
+        part = unresolved(OmegaConf.masked_copy(self.cfg, list(changed)))
+        if not self.is_of_the_run(frozenset(changed)) or self.credentials(part):
+            return None
+        other = copy(self)
+        other.raw = {**self.raw, **part}
+        other.known = {
+            key: value
+            for key, value in self.known.items()
+            if key.partition(".")[0] not in {*changed, *RUN_KEYS}
+        }
+        for name in ("varied", "template_factors"):
+            vars(other).pop(name, None)
+        return other
+
+    def is_of_the_run(self, changed: frozenset[str]) -> bool:
+        """Tell whether the run alone is made of these keys, and nothing that all jobs share or that is read once."""
+        if changed not in self.of_the_run:
+            made_of = changed | {"overrides", "override_dirname"}
+            while more := {key for key in RUN_KEYS - made_of if _names(self.raw.get(key), made_of)}:
+                made_of |= more
+            rest = {key: value for key, value in self.raw.items() if key not in changed | RUN_KEYS}
+            hydras = unresolved(cast(DictConfig, self.hydra))
+            hydras.pop("overrides")
+            hydras["job"].pop("override_dirname")
+            is_shared = changed & {*KEYS} - (RUN_KEYS - {"prompts"}) - {*ARGUMENTS}
+            self.of_the_run[changed] = not (
+                is_shared or _names([rest, hydras], made_of) or OF_NUMBER.search(str(rest))
+            )
+        return self.of_the_run[changed]
+
     @cached_property
     def shared(self) -> tuple[Settings, Mapping[str, None]]:
-        """Return what is the same whatever the prompt is, and what is wrong with it."""
-        self.credentials()
+        """Return what all jobs share, as long as it is not made of what they differ in, and what is wrong with it."""
+        self.report(*self.credentials(self.raw))
         settings, _, _ = self.settings(), self.prompt_set, self.model
         return settings, dict(self.problems)
 
-    def credentials(self) -> None:
-        """Report every key whose value, or what it is resolved to, holds a credential."""
-        known = secrets()
-        for path, value in leaves(self.raw) if known else ():
+    def credentials(self, raw: Mapping[str, Any]) -> list[str]:
+        """Return what to say of every key of a part whose value, or what it is resolved to, holds a credential."""
+        known, found = secrets(), []
+        for path, value in leaves(raw) if known else ():
             texts = [*map(str, path), str(value)]
             if "${" in texts[-1] and path != ("tracking", "uri"):
                 with suppress(OmegaConfBaseException):  # which is reported where the value is needed
                     texts.append(str(self.at(*path)))
             if any(secret in text for text in texts for secret in known):
-                self.report(HOLDS_CREDENTIAL.format(".".join(texts[: len(path)])))
+                found.append(HOLDS_CREDENTIAL.format(".".join(texts[: len(path)])))
+        return found
 
     def settings(self) -> Settings:
         for key, valid in (("store", ["dir"]), ("tracking", ["uri"]), ("measuring", ["max_pixels"])):
@@ -748,6 +794,12 @@ class JobReader(Reader):
             key: given[key] for key in sorted(keys & set(given)) if re.match(r"(model|prompts)\b", key)
         }
         return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])
+
+
+def _names(node: Any, keys: Iterable[str]) -> bool:
+    """Tell whether an interpolation in a part of a config may name one of these keys."""
+    named = "|".join(map(re.escape, keys))
+    return bool(re.search(rf"\$\{{[^}}]*(\$\{{|(?<![\w-])({named})(?![\w-]))", str(node)))
 
 
 def measured(spec: metrics.Spec) -> dict[str, str]:

@@ -37,7 +37,8 @@ class EmulatorSettings:
 
     `width` and `height` are those of a 16:9 video in pixels: 9:16 swaps them and 1:1 is the
     shorter one squared. `latency_s` is the least time that a generation takes, in seconds.
-    `judge` says how it answers about videos. `history_lag_s` is how long after its end a request appears in the request history. `models` are folders of
+    `judge` says how it answers about videos. `history_lag_s` is how long after its end a request appears in the request history. With a `video`, a file, nothing is rendered: it
+    is what every request gets. `models` are folders of
     model files, or OpenAPI documents, besides the package's own. With a `key`, only that key is accepted; without one, any is. Raises ValueError.
     """
 
@@ -48,6 +49,7 @@ class EmulatorSettings:
     fps: int = 24
     judge: JudgeSettings = JudgeSettings()
     state_dir: Path | None = None
+    video: Path | None = None
     history_lag_s: float = 0.0
     models: tuple[Path, ...] = ()
     key: str | None = field(default=None, repr=False)
@@ -79,6 +81,8 @@ class EmulatorSettings:
         flags += [f"--models={folder}" for folder in self.models]
         if self.state_dir is not None:
             flags.append(f"--state={self.state_dir}")
+        if self.video is not None:
+            flags.append(f"--video={self.video}")
         if self.key is not None:
             flags.append(f"--key={self.key}")
         return flags
