@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from math import inf, isnan, nan
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from pyarrow import parquet
 
 from kling_sweeps import metrics
 from kling_sweeps.errors import ConfigError, VideoError
@@ -477,6 +480,22 @@ class TestFiles:
         )
         assert loaded.frames.equals(measured.frames)
         np.testing.assert_array_equal(loaded.filmstrip, measured.filmstrip)
+
+    @pytest.mark.slow
+    def test_are_written_without_pandas(self, tmp_path):
+        """A worker process never imports it, and what was not measured is null in the file."""
+        path = clips.write(tmp_path / "a.mp4", clips.pan())
+        done = f"""
+import sys
+from pathlib import Path
+from kling_sweeps.measurement.workers import _measure
+from kling_sweeps.metric import Requested
+_measure(Path({str(tmp_path / "m")!r}), Path({str(path)!r}), {{"motion": None}}, Requested(), 10**6)
+assert "cv2" in sys.modules and "pandas" not in sys.modules
+"""
+        subprocess.run([sys.executable, "-c", done], check=True)
+        motion = parquet.read_table(tmp_path / "m" / "frames.parquet")["motion"]
+        assert motion.null_count == 1 and motion[0].as_py() is None
 
     def test_are_plain(self, tmp_path):
         """The folder holds three files, and its JSON is strict."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from math import isfinite, nan
 from pathlib import Path
@@ -26,18 +27,25 @@ if TYPE_CHECKING:
 class Measurement:
     """The numbers of one video and how they came about.
 
-    `values`: metric name -> float, NaN where it could not be measured. `frames`: a row a frame, with
-    `frame`, `time_s` and a column a series. `errors`: name of a metric, or `video`, -> what went wrong.
+    `values`: metric name -> float, NaN where it could not be measured. `columns`: `frame`, `time_s` and each
+    series, an int64 or float64 a frame, of which `frames` is the table. `errors`: name of a metric, or `video`, -> what went wrong.
     `facts`: the file's properties and colour tags, and `picture_hashes`, by which videos are told apart. `versions`: of decoder, libraries and metrics.
     `filmstrip`: BGR uint8, 240 pixels high.
     """
 
     values: Mapping[str, float]
-    frames: pd.DataFrame
+    columns: Mapping[str, np.ndarray]
     errors: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     filmstrip: np.ndarray | None = None
+
+    @cached_property
+    def frames(self) -> pd.DataFrame:
+        """Give the columns as a data frame with a row a frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns)
 
     def save(self, folder: str | Path) -> None:
         """Write `frames.parquet`, `filmstrip.png` and, last, `values.json`, each whole, on disk, or not at all."""
@@ -45,7 +53,7 @@ class Measurement:
         if folder.is_file():
             folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / FRAMES, lambda path: path.write_bytes(self.frames.to_parquet(index=False)))
+        _replace(folder / FRAMES, lambda path: path.write_bytes(_parquet(self.columns)))
         if self.filmstrip is not None:
             png = cv2.imencode(".png", self.filmstrip)[1].tobytes()
             _replace(folder / FILMSTRIP, lambda path: path.write_bytes(png))
@@ -55,15 +63,13 @@ class Measurement:
     @classmethod
     def load(cls, folder: str | Path) -> Measurement:
         """Read what `save` wrote; raise OSError or ValueError where it did not finish, or is no longer whole."""
-        import pandas as pd
-
         folder = Path(folder)
         saved = read_record(folder)
         values = {name: nan if value is None else value for name, value in saved.pop("values").items()}
         strip = folder / FILMSTRIP
         return cls(
             values=values,
-            frames=pd.read_parquet(BytesIO((folder / FRAMES).read_bytes())),
+            columns=_columns((folder / FRAMES).read_bytes()),
             filmstrip=_picture(strip.read_bytes()) if strip.exists() else None,
             **saved,
         )
@@ -94,6 +100,31 @@ def is_readable(folder: Path) -> bool:
         return Measurement.load(folder).filmstrip is not None
     except Exception:  # of whichever library
         return False
+
+
+# By Arrow alone: pandas, which pa.array would import to look for a series, is 45 MB of every worker process.
+def _parquet(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Write columns as a Parquet file, NaN as null."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    arrays = []
+    for column in columns.values():
+        is_there = np.packbits(~np.isnan(column), bitorder="little")
+        buffers = [pa.py_buffer(part) for part in (is_there, np.ascontiguousarray(column))]
+        arrays.append(pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), buffers))
+    file = BytesIO()
+    parquet.write_table(pa.Table.from_arrays(arrays, list(columns)), file)
+    return file.getvalue()
+
+
+def _columns(content: bytes) -> dict[str, np.ndarray]:
+    """Read the columns of a Parquet file, null as NaN; raises OSError or ValueError where it is none."""
+    from pyarrow import parquet
+
+    # pandas would read it by Arrow's datasets, which take 18 MB.
+    table = parquet.ParquetFile(BytesIO(content)).read(use_threads=False)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def _picture(png: bytes) -> np.ndarray:

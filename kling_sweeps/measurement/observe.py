@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from math import isfinite, nan
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -20,9 +19,6 @@ from kling_sweeps.video.decode import Video
 from kling_sweeps.video.filmstrip import Filmstrip
 from kling_sweeps.video.picture_hash import written
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested | None = None) -> Measurement:
     """Show every frame of a video to every metric, once and without bars; raise `VideoError` where there is none."""
@@ -34,12 +30,12 @@ def observe(video: Video, metrics: Sequence[FrameMetric], requested: Requested |
     times_s, strip = _decoded(video, metrics, errors)
     values = {name: value for metric in metrics for name, value in _values(metric, errors).items()}
     facts = {name: fact for metric in metrics for name, fact in _facts(metric, errors).items()}
-    table = _table(times_s, metrics, errors)
+    columns = _columns(times_s, metrics, errors)
     if video.facts.problem:
         errors["video"] = video.facts.problem
     return Measurement(
         values=values,
-        frames=table,
+        columns=columns,
         errors=errors,
         facts=facts | asdict(video.facts) | {"picture_hashes": written(strip.hashes())},
         versions=_versions(metrics),
@@ -86,9 +82,9 @@ def _facts(metric: FrameMetric, errors: dict[str, str]) -> dict[str, str]:
     return {}
 
 
-def _table(times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dict[str, str]) -> pd.DataFrame:
-    import pandas as pd
-
+def _columns(
+    times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dict[str, str]
+) -> dict[str, np.ndarray]:
     columns = {"frame": np.arange(len(times_s)), "time_s": np.array(times_s)}
     for metric in metrics:
         for name, series in metric.series.items():
@@ -97,7 +93,7 @@ def _table(times_s: Sequence[float], metrics: Sequence[FrameMetric], errors: dic
                 continue
             columns[name] = np.full(len(times_s), nan)
             columns[name][: len(series)] = series
-    return pd.DataFrame(columns)
+    return columns
 
 
 def _versions(metrics: Sequence[FrameMetric]) -> dict[str, str]:

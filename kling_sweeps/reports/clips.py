@@ -121,20 +121,21 @@ def strip_of(clips: Sequence[Clip], numbers: Sequence[int]) -> Strip:
         content = kept.read_bytes()
     except FileNotFoundError:
         with written_whole(kept) as part:
-            _join(part, chosen)
+            encode(part, joined(chosen))
             content = part.read_bytes()
         for older in {*kept.parent.glob("strip-*.mp4")} - {kept}:
             older.unlink(missing_ok=True)
     return Strip(content, tuple(numbers), lefts)
 
 
-def _join(file: Path, chosen: Sequence[Clip]) -> None:
+def joined(chosen: Sequence[Clip]) -> Iterator[av.VideoFrame]:
+    """Yield the pictures of clips of the same times side by side."""
     with ExitStack() as stack:
         films = [stack.enter_context(av.open(os.fspath(clip.path))).decode(video=0) for clip in chosen]
-        encode(file, map(_joined, zip(*films, strict=True), chosen[0].times))
+        yield from map(_side_by_side, zip(*films, strict=True), chosen[0].times)
 
 
-def _joined(row: Sequence[av.VideoFrame], time: int) -> av.VideoFrame:
+def _side_by_side(row: Sequence[av.VideoFrame], time: int) -> av.VideoFrame:
     """Return pictures of one height side by side as one."""
     picture = av.VideoFrame(sum(one.width for one in row), row[0].height, "yuv420p")
     for number, plane in enumerate(picture.planes):

@@ -19,7 +19,7 @@ from kling_sweeps.store.measured import read_facts, read_flaws, read_values
 from kling_sweeps.store.result import RunResult
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import numpy as np
 
 # The series that are worth a chart; all others are in frames.parquet.
 CHARTED = ("brightness", "motion", "structure")
@@ -150,7 +150,7 @@ def metrics(result: RunResult) -> list[Point]:
     if begins := _beginning(result.cell.request):
         kept = result.entry.store.pictures / begins.file_name  # its own file may be another by now
         values["input_distance"] = measured.distance_from(kept)
-    return _points(values, at_ms) + list(_series(measured.frames, at_ms))
+    return _points(values, at_ms) + list(_series(measured.columns, at_ms))
 
 
 def _beginning(request: GenerationRequest) -> Attachment | None:
@@ -252,10 +252,11 @@ def _measure_s(result: RunResult) -> float | None:
     return made[-1] if made else None
 
 
-def _series(frames: pd.DataFrame, start_ms: int) -> Iterator[Point]:
+def _series(columns: Mapping[str, np.ndarray], start_ms: int) -> Iterator[Point]:
     """Yield the charted series, a point a frame, their times those of the video."""
-    thinned = frames.iloc[:: -(-len(frames) // CHART_POINTS) or 1]
-    for name in set(CHARTED) & set(thinned.columns):
+    step = -(-len(columns["frame"]) // CHART_POINTS) or 1
+    thinned = {name: column[::step].tolist() for name, column in columns.items()}
+    for name in set(CHARTED) & thinned.keys():
         for frame, time_s, value in zip(thinned["frame"], thinned["time_s"], thinned[name], strict=True):
             if value == value:
-                yield Point(f"{SERIES}{name}", float(value), start_ms + int(time_s * 1000), int(frame))
+                yield Point(f"{SERIES}{name}", value, start_ms + int(time_s * 1000), frame)
