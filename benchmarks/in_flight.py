@@ -23,7 +23,6 @@ import asyncio
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -43,33 +42,16 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sweep_time  # noqa: E402
+from many_runs import tiny_clip  # noqa: E402
 from paid_once import ENDPOINT  # noqa: E402
 from servers import free_port  # noqa: E402
+
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
 
 KINDS = ("submits", "status_polls", "results", "file_downloads", "bills")
 COLUMNS = ("way", "runs", "in flight", "wall", "CPU", "a run", "asked", "lag", "floor", "late")
 COLUMNS += ("memory", "handles", "threads", "files", "failed")
 LAG_EVERY_S = 0.02
-
-
-def emulate(port_file: str, slots: int, seconds: float) -> None:
-    """Be an emulator all of whose videos are one tiny file."""
-    from kling_sweeps.emulator import EmulatorSettings, queue, server
-    from kling_sweeps.emulator.rendering import render_video
-
-    settings = EmulatorSettings(slots, width=64, height=64, fps=2, latency_s=seconds)
-    lock, first = threading.Lock(), []
-
-    def copied(path: Path, *work: Any) -> None:
-        with lock:
-            if not first:
-                render_video(path, *work)
-                first.append(path.read_bytes())
-        path.write_bytes(first[0])
-
-    queue.render_video = copied
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    server.serve(settings, listener, Path(port_file).write_text, sys.stdin.buffer)
 
 
 @dataclass
@@ -174,9 +156,11 @@ class Trial(sweep_time.Trial):
 
     handles: int | None
 
-    def run(self) -> str:
+    def row(self) -> str:
         """Run it; return its row of the table."""
-        with self.emulator() as base_url, tempfile.TemporaryFile() as log:
+        settings = EmulatorSettings(self.slots, latency_s=self.seconds, video=tiny_clip(self.folder))
+        with EmulatorProcess(settings) as emulator, tempfile.TemporaryFile() as log:
+            base_url = emulator.base_url
             busiest, idle = Busiest(base_url), Inside()
             threading.Thread(target=lambda: asyncio.run(idle.late()), daemon=True).start()
             began, before = time.time(), children_s()
@@ -220,18 +204,6 @@ class Trial(sweep_time.Trial):
             len(told.get("errors", ())),
         )
         return f"| {' | '.join(map(str, columns))} |"
-
-    @contextmanager
-    def emulator(self) -> Iterator[str]:
-        """Start an emulator of one tiny file; yield its address."""
-        address = self.folder / "address"
-        command = [sys.executable, __file__, "--emulate", str(address), str(self.slots), str(self.seconds)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-            while not (address.exists() and address.read_text()):
-                assert process.poll() is None
-                time.sleep(0.05)
-            yield address.read_text()
-            process.stdin.close()
 
     def command(self, base_url: str) -> list[str]:
         webhook: dict[str, Any] = {}
@@ -314,9 +286,6 @@ def children_s() -> float:
 
 def main() -> None:
     """Print a row for each way and number of runs."""
-    if sys.argv[1:2] == ["--emulate"]:
-        emulate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
-        return
     if sys.argv[1:2] == ["--schedule"]:
         schedule(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5]))
         return
@@ -334,7 +303,7 @@ def main() -> None:
         for way in given.ways:
             with tempfile.TemporaryDirectory() as folder:
                 trial = Trial(way, runs, given.slots, given.slots / given.rate, Path(folder), given.handles)
-                print(trial.run(), flush=True)
+                print(trial.row(), flush=True)
 
 
 if __name__ == "__main__":

@@ -165,15 +165,15 @@ def in_a_process(way: str, path: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def clip(folder: Path) -> Path:
-    """Have the emulator render a scene filmed by hand, and encode it with grain at 10 Mbit/s."""
+def clip(folder: Path, height: int = 1080, rate: float = 10.0) -> Path:
+    """Have the emulator render a scene filmed by hand, and encode it with grain at so many Mbit/s."""
     import httpx
     from imageio_ffmpeg import get_ffmpeg_exe
     from remeasure import ENDPOINT
 
     from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
 
-    with EmulatorProcess(EmulatorSettings(1, width=1920, height=1080, latency_s=0)) as emulator:
+    with EmulatorProcess(EmulatorSettings(1, width=height * 16 // 9, height=height, latency_s=0)) as emulator:
         arguments = {"prompt": "A skater crosses a sunlit square, handheld tracking shot"}
         headers = {"Host": "fal.run", "Authorization": "Key k"}
         told = httpx.post(
@@ -185,13 +185,13 @@ def clip(folder: Path) -> Path:
         "-c:v",
         "libx264",
         "-b:v",
-        "10M",
+        f"{rate}M",
         "-maxrate",
-        "12M",
+        f"{1.2 * rate}M",
         "-bufsize",
-        "20M",
-        str(folder / "clip.mp4"),
+        f"{2 * rate}M",
     ]
+    command.append(str(folder / "clip.mp4"))
     subprocess.run(command, check=True)
     return folder / "clip.mp4"
 

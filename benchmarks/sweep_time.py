@@ -62,6 +62,18 @@ job()
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What one command took, as the columns of the table have it; `late_s` has an entry a run, in order."""
+
+    wall_s: float
+    between_s: float
+    asked: float
+    late_s: list[float]
+    memory_mb: float
+    first_s: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One way to make the videos, in a folder and on an emulator of its own."""
 
@@ -75,8 +87,8 @@ class Trial:
     def ideal_s(self) -> float:
         return -(-self.runs // self.slots) * self.seconds
 
-    def run(self) -> str:
-        """Run the command; return its row of the table."""
+    def run(self) -> Figures:
+        """Run the command to its end."""
         settings = EmulatorSettings(self.slots, width=128, height=72, fps=4, latency_s=self.seconds)
         with EmulatorProcess(settings) as emulator:
             began = time.time()
@@ -86,19 +98,24 @@ class Trial:
             asked = httpx.get(f"{emulator.base_url}/_emulator/counters").json()["status_polls"]
         assert len(told) == self.runs, f"{self.way} bought {len(told)} of {self.runs}"
         first = min(entry["submitted_at"] for entry in told)
-        last = self.last_tracked() or ended
         noticed = self.noticed()
         late = sorted(noticed[entry["request_id"]] - entry["ended_at"] for entry in told)
+        between_s = (self.last_tracked() or ended) - first
+        return Figures(ended - began, between_s, asked / self.runs, late, peak_mb, first - began)
+
+    def row(self) -> str:
+        """Run the command to its end; return its row of the table."""
+        found = self.run()
         columns = (
             self.way,
             self.slots,
             f"{self.ideal_s:.0f} s",
-            f"{ended - began:.1f} s ({(ended - began) / self.ideal_s:.2f})",
-            f"{last - first:.1f} s ({(last - first) / self.ideal_s:.3f})",
-            f"{asked / self.runs:.1f}",
-            f"{statistics.median(late):.2f} s, {late[int(0.95 * len(late))]:.2f} s",
-            f"{peak_mb:.0f} MB",
-            f"{first - began:.1f} s",
+            f"{found.wall_s:.1f} s ({found.wall_s / self.ideal_s:.2f})",
+            f"{found.between_s:.1f} s ({found.between_s / self.ideal_s:.3f})",
+            f"{found.asked:.1f}",
+            f"{statistics.median(found.late_s):.2f} s, {found.late_s[int(0.95 * len(found.late_s))]:.2f} s",
+            f"{found.memory_mb:.0f} MB",
+            f"{found.first_s:.1f} s",
         )
         return f"| {' | '.join(map(str, columns))} |"
 
@@ -180,7 +197,7 @@ def main() -> None:
     for slots in given.slots:
         for way in given.ways:
             with tempfile.TemporaryDirectory() as folder:
-                print(Trial(way, given.runs, slots, given.seconds, Path(folder)).run(), flush=True)
+                print(Trial(way, given.runs, slots, given.seconds, Path(folder)).row(), flush=True)
 
 
 if __name__ == "__main__":
