@@ -41,7 +41,7 @@ from kling_sweeps.store.state_machine import Stage, fold
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 1000
+EXAMPLES = 600
 PRICE_USD = 1.4
 MANY_TURNS = 10_000
 # Two repeats: nothing but their keys tells them apart.

@@ -26,8 +26,7 @@ SWEEP = ["-m", "cfg_scale=0.1,0.9", "metrics=fast"]
 # Takes what one file imports away from it and from nobody else, Hydra needing its own parts itself.
 WITHOUT = """
 import builtins, sys
-known = builtins.__import__
-def without(name, globals=None, *rest, **more):
+def without(name, globals=None, *rest, known=builtins.__import__, **more):
     if (globals or {}).get("__name__") == "FILE" and name.startswith("PART"):
         raise ImportError(name)
     return known(name, globals, *rest, **more)
@@ -48,11 +47,14 @@ async def submit(self, *args, **kwargs):
     return await self._another_client.post(*args)
 fal_client.AsyncClient.submit = submit
 """
+HYDRAS, OMEGACONFS = (
+    WITHOUT.replace("FILE", HYDRA_PRIVATE).replace("PART", part)
+    for part in ("hydra._internal", "omegaconf._utils")
+)
+FAL_CLIENTS = WITHOUT.replace("FILE", FAL_PRIVATE).replace("PART", "fal_client.client")
 TAKEN = {
-    "hydra": WITHOUT.replace("FILE", HYDRA_PRIVATE).replace("PART", "hydra._internal"),
-    "omegaconf": WITHOUT.replace("FILE", HYDRA_PRIVATE).replace("PART", "omegaconf._utils"),
-    "fal_client": WITHOUT.replace("FILE", FAL_PRIVATE).replace("PART", "fal_client.client"),
-    "fal_client's HTTP client": CHANGED,
+    "hydra's and fal_client's": HYDRAS + FAL_CLIENTS,
+    "omegaconf's and fal_client's HTTP client": OMEGACONFS + CHANGED,
 }
 
 
