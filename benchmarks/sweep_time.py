@@ -14,7 +14,7 @@ Every way makes the same videos on the same emulator, whose every generation tak
 is from the first submission that the emulator accepted to the last run that was tracked (of subscribe: to
 the command's end). `asked` counts requests for the status of a run, its stream included. `late` is the
 time from a run's completion at the emulator to its being noticed, median and 95th percentile. `memory` is
-the peak of all processes of the command together, the emulator's not among them. `first` is the time from
+the peak of all processes of the command together, what they share counted once, the emulator's not among them. `first` is the time from
 the command's start to its first submission.
 """
 
@@ -173,12 +173,13 @@ class Trial:
 
 
 def memory(pid: int) -> int:
-    """Return the resident bytes of a process and all its descendants."""
+    """Return the bytes of a process and all its descendants, a page that several of them share counting once."""
     total = 0
     try:
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
-            total += one.memory_info().rss
+            info = one.memory_full_info()
+            total += getattr(info, "pss", info.rss)  # which Linux alone tells
     except psutil.Error:
         pass
     return total
