@@ -151,7 +151,7 @@ file      forbidden_403                   ever  1         1        fetched   fil
 file      expired_410                     ever  1         1        fetched   file_expired               spent    gone from fal: there is no video at its address (410)
 """
 
-# Whoever waits for two seconds, while the history shows nothing.
+# Whoever waits for six seconds, while the history shows nothing.
 IMPATIENT = """
 at        fault                           how   accepted  charged  stage     error                      costs    said
 
@@ -346,7 +346,7 @@ def first(laboratory: Lab) -> dict[str, Known]:
     slow = {"at": "generate", "fault": "slow", "seconds": 0.5, "match": "not_found_404"}
     given = {
         "patient": ([], {}),
-        "impatient": ([unseen, slow], {"timeout_s": 2, "history_wait_s": 1}),
+        "impatient": ([unseen, slow], {"timeout_s": 6, "history_wait_s": 1}),
         "persistent": ([unseen], {"timeout_s": 20}),
         "early": ([], {"late_s": 60}),
     }
