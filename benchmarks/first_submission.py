@@ -29,8 +29,8 @@ from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E40
 ROUNDS = 5
 BARE = f"""
 import sys
-sys.path[:0] = [{str(ROOT / "benchmarks")!r}, {str(ROOT)!r}]
-from paid_once import ENDPOINT, Client
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from bare import ENDPOINT, Client
 Client().submit(ENDPOINT, {{"prompt": "a street"}})
 """
 

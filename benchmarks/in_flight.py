@@ -42,8 +42,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sweep_time  # noqa: E402
+from bare import ENDPOINT  # noqa: E402
 from many_runs import tiny_clip  # noqa: E402
-from paid_once import ENDPOINT  # noqa: E402
 from servers import free_port  # noqa: E402
 
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402

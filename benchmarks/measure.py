@@ -168,8 +168,8 @@ def in_a_process(way: str, path: str) -> dict[str, float]:
 def clip(folder: Path, height: int = 1080, rate: float = 10.0) -> Path:
     """Have the emulator render a scene filmed by hand, and encode it with grain at so many Mbit/s."""
     import httpx
+    from bare import ENDPOINT
     from imageio_ffmpeg import get_ffmpeg_exe
-    from remeasure import ENDPOINT
 
     from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings
 

@@ -30,20 +30,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fal_client
 import httpx
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
-from kling_sweeps.providers.transport import FAL_HOSTS  # noqa: E402
+from bare import ENDPOINT, Client  # noqa: E402
 
-ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
+from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
+
 VIDEOS = 4
 TRIES = 3
 TIMEOUT_S = 0.5
@@ -72,30 +70,6 @@ FAULTS = (
     Fault("file cut off", {"at": "file", "fault": "truncated"}),
     Fault("process killed", kills=True),
 )
-
-
-class Routed(httpx.BaseTransport):
-    """Sends what is for fal's hosts to the emulator, the Host header kept."""
-
-    def __init__(self, base_url: str) -> None:
-        self.base = httpx.URL(base_url)
-        self.inner = httpx.HTTPTransport()
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.host in FAL_HOSTS:
-            base = self.base
-            request.url = request.url.copy_with(scheme=base.scheme, host=base.host, port=base.port)
-        return self.inner.handle_request(request)
-
-
-class Client(fal_client.SyncClient):
-    """fal-client, its requests routed; all else as it comes."""
-
-    @cached_property
-    def _client(self) -> httpx.Client:
-        http = super()._client
-        http._transport = Routed(os.environ["EMULATOR"])
-        return http
 
 
 def subscribe(client: Client, wanted: dict[str, Path]) -> None:

@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import httpx  # noqa: E402
+from bare import ENDPOINT  # noqa: E402
 
 from kling_sweeps import metrics  # noqa: E402
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
 from kling_sweeps.measurement.workers import Workers  # noqa: E402
 
-ENDPOINT = "fal-ai/kling-video/v2.1/master/text-to-video"
 DIFFERENT = 4
 
 

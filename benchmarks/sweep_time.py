@@ -45,9 +45,9 @@ SUBSCRIBE = """
 import sys, time
 from functools import cached_property
 from pathlib import Path
-sys.path[:0] = [{benchmarks!r}, {root!r}]
+sys.path.insert(0, {benchmarks!r})
 import fal_client, httpx, hydra
-from paid_once import ENDPOINT, Client
+from bare import ENDPOINT, Client
 
 @hydra.main(version_base="1.3", config_path=None)
 def job(cfg):
@@ -137,7 +137,7 @@ class Trial:
         samples = f"sample=range({self.runs})"
         if self.way == "subscribe":
             script = self.folder / "script.py"
-            script.write_text(SUBSCRIBE.format(benchmarks=str(ROOT / "benchmarks"), root=str(ROOT)))
+            script.write_text(SUBSCRIBE.format(benchmarks=str(ROOT / "benchmarks")))
             return [sys.executable, str(script), "-m", f"+{samples}"]
         launcher = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={self.slots}"] * (self.way == "joblib")
         command = [sys.executable, "-m", "kling_sweeps", "-m", samples, "budget.max_usd=1000", *launcher]
