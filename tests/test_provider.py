@@ -26,6 +26,7 @@ from kling_sweeps.errors import (
     UnknownError,
 )
 from kling_sweeps.experiment.request import GenerationRequest
+from kling_sweeps.providers import fal
 from kling_sweeps.providers.fal import FalProvider
 from kling_sweeps.store.state_machine import Ticket
 
@@ -244,6 +245,21 @@ def test_the_key_is_checked_before_anything_is_sent(emulator):
     with pytest.raises(UnavailableError):
         on("http://127.0.0.1:9", lambda provider: provider.check(ENDPOINT))
     assert emulator.ledger() == []
+
+
+def test_an_endpoint_whose_price_was_just_told_is_not_asked_about_again(emulator, monkeypatch):
+    """Asks once for the price and the check, and again a minute later."""
+
+    async def work(provider):
+        monkeypatch.setattr(fal, "_told_at", {})
+        await provider.prices([ENDPOINT])
+        emulator.set_faults({"at": "pricing", "fault": "unauthorized_401"})
+        await provider.check(ENDPOINT)
+        monkeypatch.setattr(fal, "STILL_S", 0.0)
+        with pytest.raises(CredentialsError):
+            await provider.check(ENDPOINT)
+
+    on(emulator.base_url, work)
 
 
 class Stranger(BaseHTTPRequestHandler):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,9 @@ PAGE = 100
 MAX_PAGES = 200
 # The longest line of a status stream, in bytes, and how many streams are read at once, each on a connection of its own.
 LINE_BYTES, STREAMS = 2**20, 100
+# When a server last told the price of an endpoint, which shows that it is there and takes the key, and for how many seconds that holds.
+_told_at: dict[tuple[str | None, str], float] = {}
+STILL_S = 60.0
 
 
 def find_credentials() -> AuthCredentials | None:
@@ -112,7 +117,9 @@ class FalProvider:
         return self._clock.now()
 
     async def check(self, endpoint: str) -> None:
-        """Ask fal's API about an endpoint; raise CredentialsError or UnavailableError."""
+        """Ask fal's API about an endpoint, unless it has just told its price; raise CredentialsError or UnavailableError."""
+        if time.monotonic() - _told_at.get((self.base_url, endpoint), -inf) < STILL_S:
+            return
         where, remedy = API, "the network, and the proxy if there is one"
         if self.base_url:
             where, remedy = self.base_url, "provider.base_url"
@@ -134,6 +141,7 @@ class FalProvider:
             response = await self._ask("GET", f"{API}/pricing", "price", endpoint_id=endpoint)
             if response.status_code != 404:
                 found |= answers.prices(_asked(response))
+                _told_at[self.base_url, endpoint] = time.monotonic()
         return found
 
     async def bills(self, request_ids: Sequence[str], start: datetime, end: datetime) -> Mapping[str, float]:

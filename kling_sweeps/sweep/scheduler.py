@@ -227,9 +227,9 @@ class _Scheduler:
             return await self._run_all()
         provider = self.context.provider
         try:
-            await asyncio.to_thread(opencv.load)  # what can't measure shall not buy
-            for endpoint in {cell.request.endpoint for cell in self.cells}:
-                await provider.check(endpoint)
+            endpoints = {cell.request.endpoint for cell in self.cells}
+            # What can't measure shall not buy, nor what fal does not know.
+            await asyncio.gather(asyncio.to_thread(opencv.load), *map(provider.check, endpoints))
             await self._run_all()
         except asyncio.CancelledError:
             if self.context.policy.on_interrupt == "cancel":
