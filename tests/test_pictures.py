@@ -28,6 +28,7 @@ from kling_sweeps.errors import ConfigError
 from kling_sweeps.experiment.config import read_job
 from kling_sweeps.experiment.picture import find_picture
 from kling_sweeps.experiment.settings import Cell
+from kling_sweeps.measurement.measurement import distance_from
 from kling_sweeps.metrics import measure
 from kling_sweeps.providers.fal import NO_CREDENTIALS, FalProvider
 from kling_sweeps.store.folder import Store
@@ -184,7 +185,10 @@ def test_how_far_a_video_is_from_its_picture(tmp_path):
     for name, planes in (("first", first), ("other", other)):
         cv2.imwrite(f"{name}.png", cv2.resize(planes[0], (640, 360)))
     Path("text.png").write_text("no picture")
-    far = [measured.distance_from(Path(name)) for name in ("first.png", "other.png", "text.png", "gone.png")]
+    far = [
+        distance_from(Path(name), measured.facts)
+        for name in ("first.png", "other.png", "text.png", "gone.png")
+    ]
     assert far[0] <= 0.05 and 0.3 < far[1] < 0.7 and np.isnan(far[2:]).all()
 
 

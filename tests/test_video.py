@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from kling_sweeps.metrics import measure
 from kling_sweeps.video import decode, opencv
 from kling_sweeps.video.decode import Video, _ahead, frames, verify
 from kling_sweeps.video.filmstrip import Filmstrip, filmstrip
-from kling_sweeps.video.picture_hash import distance, picture_hash, written
+from kling_sweeps.video.picture_hash import distance, mean_distances, picture_hash, written
 
 
 def decoded(path: Path, threads: int = 0):
@@ -458,5 +459,19 @@ class TestPictureHash:
         assert distance(written([0, 7, 1]), written([0, 1])) == 0
         assert distance(written([0, 0]), written([1, 0])) == 1 / 126
         for text in ("", "what?"):
-            with pytest.raises(ValueError, match=r"without pictures|invalid literal"):
+            with pytest.raises(ValueError, match="is not what describes"):
                 distance(text, written([0]))
+
+    def test_each_from_all_others(self):
+        """Is the mean over the pairs, whatever the videos' lengths, and NaN for one alone."""
+        draw = random.Random(1)
+        videos = [[draw.getrandbits(63) for _ in range(length)] for length in (12, 12, 7, 1, 12, 7, 3)]
+
+        def differing(one, other):
+            number = min(len(one), len(other))
+            places = [np.linspace(0, len(each) - 1, number).round().astype(int) for each in (one, other)]
+            return sum((one[i] ^ other[j]).bit_count() for i, j in zip(*places, strict=True)) / (63 * number)
+
+        expected = [np.mean([differing(a, b) for b in videos if b is not a]) for a in videos]
+        assert mean_distances([*map(written, videos)]) == pytest.approx(expected)
+        assert np.isnan(mean_distances([written([1])])).all()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from math import nan
 
-import numpy as np
 import pandas as pd
 
 from kling_sweeps import CONF
 from kling_sweeps.analysis.pairing import listed
-from kling_sweeps.video.picture_hash import distance
+from kling_sweeps.video.picture_hash import mean_distances
 
 REPEAT_DISTANCE = "repeat_distance"
 MEANING = "how far a video is from its repeats; 0 the same, 0.5 nothing in common"
@@ -28,8 +26,8 @@ def repeats_df(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell in _cells(runs, params):
         hashes = _hashes(cell)
-        apart = [distance(one, other) for one, other in combinations(hashes, 2)]
-        rows.append([*cell.iloc[0][params], "FINISHED", len(hashes), np.mean(apart) if apart else nan])
+        apart = mean_distances([*hashes]).mean() if len(hashes) else nan
+        rows.append([*cell.iloc[0][params], "FINISHED", len(hashes), apart])
     table = pd.DataFrame(rows, columns=[*params, "status", "repeats", REPEAT_DISTANCE])
     table.attrs = {**runs.attrs, "params": params, "metrics": [REPEAT_DISTANCE]}
     return table
@@ -40,9 +38,7 @@ def distances(runs: pd.DataFrame) -> pd.Series:
     found: dict[object, float] = {}
     for cell in _cells(runs, _held(runs)):
         hashes = _hashes(cell)
-        for row, own in hashes.items():
-            apart = [distance(own, other) for other in hashes.drop(row)]
-            found[row] = float(np.mean(apart)) if apart else nan
+        found |= dict(zip(hashes.index, mean_distances([*hashes]), strict=True))
     return pd.Series(found, dtype=float).reindex(runs.index)
 
 

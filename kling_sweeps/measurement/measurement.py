@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -69,19 +69,10 @@ class Measurement:
         strip = folder / FILMSTRIP
         return cls(
             values=values,
-            columns=_columns((folder / FRAMES).read_bytes()),
+            columns=read_series(folder),
             filmstrip=_picture(strip.read_bytes()) if strip.exists() else None,
             **saved,
         )
-
-    def distance_from(self, picture: Path) -> float:
-        """Return how unlike a picture the video's first frame is, by `picture_hash.distance`; NaN where that can't be told."""
-        first = str(self.facts.get("picture_hashes", "")).split()[:1]
-        try:
-            luma = cv2.imdecode(np.frombuffer(picture.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-        except OSError:
-            return nan
-        return nan if luma is None or not first else distance(written([picture_hash(luma)]), first[0])
 
     def record(self) -> dict[str, Any]:
         """Give the numbers and how they came about as JSON has them: None for NaN."""
@@ -118,13 +109,27 @@ def _parquet(columns: Mapping[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _columns(content: bytes) -> dict[str, np.ndarray]:
-    """Read the columns of a Parquet file, null as NaN; raises OSError or ValueError where it is none."""
+def read_series(folder: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the series of a saved measurement, or those with these names, null as NaN.
+
+    Raises OSError or ValueError where they can't be read.
+    """
     from pyarrow import parquet
 
     # pandas would read it by Arrow's datasets, which take 18 MB.
-    table = parquet.ParquetFile(BytesIO(content)).read(use_threads=False)
+    file = parquet.ParquetFile(BytesIO((folder / FRAMES).read_bytes()))
+    table = file.read(None if names is None else list(names), use_threads=False)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def distance_from(picture: Path, facts: Mapping[str, Any]) -> float:
+    """Return how unlike a picture the first frame of a measured video is, by `picture_hash.distance`; NaN where that can't be told."""
+    first = str(facts.get("picture_hashes", "")).split()[:1]
+    try:
+        luma = cv2.imdecode(np.frombuffer(picture.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    except OSError:
+        return nan
+    return nan if luma is None or not first else distance(written([picture_hash(luma)]), first[0])
 
 
 def _picture(png: bytes) -> np.ndarray:

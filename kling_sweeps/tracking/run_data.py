@@ -13,9 +13,9 @@ from kling_sweeps.experiment.naming import JUDGED, UNREADABLE
 from kling_sweeps.experiment.picture import Attachment
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.settings import Cell
-from kling_sweeps.measurement.measurement import Measurement
+from kling_sweeps.measurement.measurement import distance_from, read_series
 from kling_sweeps.metrics.camera import word
-from kling_sweeps.store.measured import read_facts, read_flaws, read_values
+from kling_sweeps.store.measured import read_facts, read_flaws, read_record, read_values
 from kling_sweeps.store.result import RunResult
 
 if TYPE_CHECKING:
@@ -145,12 +145,14 @@ def metrics(result: RunResult) -> list[Point]:
     values = {**settings(result.cell), "cost_usd": result.state.spent_usd if has_price else None, **seconds}
     if result.measurement is None:
         return _points(values, at_ms)
-    measured = Measurement.load(result.measurement)
-    values |= {"measure_s": _measure_s(result), **measured.values}
+    measured = read_record(result.measurement)
+    values |= {"measure_s": _measure_s(result), **measured["values"]}
     if begins := _beginning(result.cell.request):
         kept = result.entry.store.pictures / begins.file_name  # its own file may be another by now
-        values["input_distance"] = measured.distance_from(kept)
-    return _points(values, at_ms) + list(_series(measured.columns, at_ms))
+        values["input_distance"] = distance_from(kept, measured["facts"])
+    # The other series, and the filmstrip, would take as long to read as MLflow takes to create a run.
+    charted = read_series(result.measurement, ("frame", "time_s", *CHARTED))
+    return _points(values, at_ms) + list(_series(charted, at_ms))
 
 
 def _beginning(request: GenerationRequest) -> Attachment | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from math import nan
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from kling_sweeps.video import opencv as cv2
 
 # The side of the picture that is transformed, and of the square of low frequencies of which all but the mean count.
 SIDE, LOW = 32, 8
-BITS = LOW * LOW - 1
+BITS, DIGITS = LOW * LOW - 1, 16
 
 
 def picture_hash(luma: np.ndarray) -> int:
@@ -22,7 +24,7 @@ def picture_hash(luma: np.ndarray) -> int:
 
 def written(hashes: Sequence[int]) -> str:
     """Write the hashes of a video's pictures as text: 16 hexadecimal digits each."""
-    return " ".join(f"{each:016x}" for each in hashes)
+    return " ".join(f"{each:0{DIGITS}x}" for each in hashes)
 
 
 def distance(one: str, other: str) -> float:
@@ -31,13 +33,35 @@ def distance(one: str, other: str) -> float:
     Pictures at like moments are compared. 0 to 0.05 is the same picture, however it is coded, 0.1 to 0.25 the same scene, framed
     otherwise, 0.4 to 0.6 what has nothing in common. Raises ValueError for what `written` did not write.
     """
-    pictures = [[int(each, 16) for each in text.split()] for text in (one, other)]
-    number = min(map(len, pictures))
-    if not number:
-        raise ValueError("a video without pictures can't be compared")
-    chosen = [np.linspace(0, len(each) - 1, number).round().astype(int) for each in pictures]
-    pairs = zip(
-        *([each[at] for at in places] for each, places in zip(pictures, chosen, strict=True)), strict=True
-    )
-    differing: int = sum((first ^ second).bit_count() for first, second in pairs)
-    return differing / (number * BITS)
+    return float(mean_distances([one, other])[0])
+
+
+def mean_distances(hashes: Sequence[str]) -> np.ndarray:
+    """Return for each of n videos its mean `distance` from all others, n float64 values, NaN where it is the only one.
+
+    Bits are counted instead of pairs, so that the time it takes is proportional to n. Raises ValueError as `distance` does.
+    """
+    videos = [_bits(text) for text in hashes]
+    lengths = np.array([len(bits) for bits in videos], int)
+    stacks = {length: np.stack([bits for bits in videos if len(bits) == length]) for length in {*lengths}}
+    total = np.zeros(len(videos))
+    for (length, own), (other, others) in product(stacks.items(), repeat=2):
+        number = min(length, other)
+        own, others = (bits[:, _spread(len(bits[0]), number)] for bits in (own, others))
+        ones = others.sum(axis=0)
+        differing = np.where(own, len(others) - ones, ones).sum(axis=(1, 2))
+        total[lengths == length] += differing / (number * BITS)
+    return total / (len(videos) - 1) if len(videos) > 1 else np.full(len(videos), nan)
+
+
+def _bits(text: str) -> np.ndarray:
+    """Read written hashes as pictures x 64 bits."""
+    pictures = text.split()
+    if not pictures or any(len(each) != DIGITS for each in pictures):
+        raise ValueError(f"{text[:60]!r} is not what describes a video's pictures")
+    return np.unpackbits(np.frombuffer(bytes.fromhex("".join(pictures)), np.uint8).reshape(-1, 8), axis=1)
+
+
+def _spread(length: int, number: int) -> np.ndarray:
+    """Choose so many of the pictures of a video, evenly spaced, the first and the last among them."""
+    return np.linspace(0, length - 1, number).round().astype(int)
