@@ -25,6 +25,7 @@ from bare import ENDPOINT  # noqa: E402
 from kling_sweeps import metrics  # noqa: E402
 from kling_sweeps.emulator import EmulatorProcess, EmulatorSettings  # noqa: E402
 from kling_sweeps.measurement.workers import Workers  # noqa: E402
+from kling_sweeps.metric import Requested  # noqa: E402
 
 DIFFERENT = 4
 
@@ -49,7 +50,7 @@ def seconds(videos: list[Path], workers_count: int, folder: Path) -> float:
 
     async def measure(some: list[Path], into: Path) -> None:
         spec = metrics.specification("default")
-        each = (workers.measure(into / str(n), video, spec, "16:9", "5") for n, video in enumerate(some))
+        each = (workers.measure(into / str(n), video, spec, Requested()) for n, video in enumerate(some))
         await asyncio.gather(*each)
 
     with Workers(workers_count) as workers:

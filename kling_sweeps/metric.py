@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from kling_sweeps.video import ratio as ratio  # for metrics
+from kling_sweeps.requested import Requested as Requested  # for metrics
+from kling_sweeps.video import ratio as ratio
 
 if TYPE_CHECKING:
     from kling_sweeps.video.decode import Video
@@ -63,15 +64,6 @@ class Value:
     source: str = ""
     scale: Scale = "raw"
     alike_in: tuple[Likeness, ...] = ()
-
-
-@dataclass(frozen=True)
-class Requested:
-    """What the video was asked to be: width over height, and seconds, None where nothing was asked, and the prompt."""
-
-    aspect_ratio: float | None = None
-    duration_s: float | None = None
-    prompt: str = ""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from kling_sweeps.experiment.roles import (
     ratio_of,
     seconds_of,
 )
-from kling_sweeps.metric import Requested
+from kling_sweeps.requested import Requested
 
 # The keywords within which a value's pictures are found.
 VISITED = ("items", "properties", "anyOf", "oneOf", "allOf")

@@ -6,14 +6,16 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from kling_sweeps.experiment.emulator_settings import EmulatorSettings
-from kling_sweeps.experiment.expectations import Expectations
 from kling_sweeps.experiment.price import Price, Quote, quote
 from kling_sweeps.experiment.request import GenerationRequest
 from kling_sweeps.experiment.rubric import Rubric
-from kling_sweeps.metric import Requested
+from kling_sweeps.requested import Requested
+
+if TYPE_CHECKING:
+    from kling_sweeps.experiment.expectations import Expectations
 
 # The param of an argument that a run's request has not.
 NULL = "null"
