@@ -20,7 +20,7 @@ ROOMS = {
     "requested": "",
     "metric": "requested video",
     "metrics": "metric video measurement terminal",
-    "experiment": "requested metric metrics video",
+    "experiment": "requested metrics video",
     "store": "experiment",
     "provider": "experiment store",
     "terminal": "experiment store",
