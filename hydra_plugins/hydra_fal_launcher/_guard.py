@@ -46,10 +46,9 @@ from kling_sweeps.experiment.refusals import message
 from kling_sweeps.experiment.roles import IMAGE
 from kling_sweeps.experiment.settings import Cell, OptimizeSettings, Settings
 from kling_sweeps.experiment.tracking_uri import PASSWORD_IN_CONFIG, holds_password
-from kling_sweeps.sweep import cluster, gates, summary
+from kling_sweeps.sweep import cluster
 from kling_sweeps.sweep.earlier import settled
 from kling_sweeps.sweep.job import at_end
-from kling_sweeps.sweep.scheduler import Runs
 from kling_sweeps.untrusted import secrets
 
 from . import _outputs, _prompts
@@ -257,22 +256,27 @@ def _check_plan(config: DictConfig, overrides: Sequence[Override]) -> None:
             "judge them afterwards, with python -m kling_sweeps.judge"
         )
     if cells and not is_alone:  # our launcher does so itself, where it has them all at once
-        _check_runs(Runs.read(settings, cells), Path(config.hydra.sweep.dir))
+        _check_runs(settings, cells, Path(config.hydra.sweep.dir))
     if machines != "local":
         cluster.announce(settings)
 
 
-def _check_runs(runs: Runs, outputs: Path) -> None:
-    if runs.settings.judge:
+def _check_runs(settings: Settings, cells: Sequence[Cell], outputs: Path) -> None:
+    # What plans runs takes longer to import than a wrong key to be found.
+    from kling_sweeps.sweep import gates, summary
+    from kling_sweeps.sweep.scheduler import Runs
+
+    runs = Runs.read(settings, cells)
+    if settings.judge:
         from kling_sweeps.sweep import judging
 
         runs = judging.planned(runs)
-    if runs.settings.dry_run:
+    if settings.dry_run:
         summary.show_refusal(runs)
-        gates.show_expected(runs.settings.expect)
+        gates.show_expected(settings.expect)
         return
     runs.check()
-    gates.check(runs.settings.expect)
+    gates.check(settings.expect)
     at_end.callback(summary.show_sweep, runs, outputs)  # Hydra calls nobody at the end where a run failed
 
 
