@@ -120,7 +120,8 @@ def test_a_config_that_is_lent_becomes_each_job(loader, master, jobs):
             with pytest.raises(type(error)):
                 composer.lend(master, list(job))
             continue
-        lent, changed = composer.lend(master, list(job))
+        given = composer.lend(master, list(job))
+        lent, changed = given.config, given.changed
         ours = OmegaConf.to_container(lent)
         assert (ours, [*ours]) == (theirs, [*theirs]), number
         if changed:

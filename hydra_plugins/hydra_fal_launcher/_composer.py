@@ -6,8 +6,9 @@ import pickle
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,14 +22,16 @@ from kling_sweeps.experiment.reader import unresolved
 MOST_PARSED = 1000
 
 
-class Lent(NamedTuple):
-    """A job's config, which becomes the next job's, and the keys at its top that tell it from the job before.
+@dataclass
+class Lent:
+    """A config that is one job's after the other's, and the keys at its top that tell the job from the one before, if there was one.
 
-    `changed` is None where the job before has another config.
+    `reader` is whoever read the job before, to be kept here: it lives as long as the config does.
     """
 
     config: DictConfig
-    changed: frozenset[str] | None
+    changed: frozenset[str] = frozenset()
+    reader: Any = None
 
 
 class Composer:
@@ -92,11 +95,13 @@ class Composer:
             overrides = [*map(self._parsed, sweep_overrides)]
             base, values = self._base(master_config, overrides), [*filter(self._is_value, overrides)]
             if changed := base.become(values):
-                return Lent(self._told(base.lent, overrides), changed)
-        config = self.compose(master_config, sweep_overrides)
+                self._told(base.lent.config, overrides)
+                base.lent.changed = changed
+                return base.lent
+        lent = Lent(self.compose(master_config, sweep_overrides))
         if base and self._is_like_hydra:
-            base.lent, base.values = config, values
-        return Lent(config, None)
+            base.lent, base.values = lent, values
+        return lent
 
     def known(self, sweep_overrides: list[str]) -> Any:
         """Return, once, what was read of a job before, None where nothing was."""
@@ -142,7 +147,7 @@ class _Base:
     def __init__(self, config: DictConfig) -> None:
         self.pickled = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)
         self.plain = unresolved(config)
-        self.lent = DictConfig({})
+        self.lent = Lent(DictConfig({}))
         self.values: Sequence[Override] = ()
 
     def copy(self) -> DictConfig:
@@ -158,13 +163,14 @@ class _Base:
         changed = {tops[line] for line in {*map(written, last)} ^ {*map(written, values)}}
         if not changed <= self.plain.keys():  # keys that were added stand in the order of the overrides
             changed |= {*tops.values()} - self.plain.keys()
-        with open_dict(self.lent):
+        config = self.lent.config
+        with open_dict(config):
             for key in changed:
                 if key in self.plain:
-                    self.lent[key] = self.plain[key]
+                    config[key] = self.plain[key]
                 else:
-                    del self.lent[key]
-        hydra_private.apply_values([value for value in values if _top(value) in changed], self.lent)
+                    del config[key]
+        hydra_private.apply_values([value for value in values if _top(value) in changed], config)
         self.values = values
         return frozenset(changed)
 

@@ -122,7 +122,8 @@ def _refuse_credentials(config: DictConfig) -> None:
 
 
 def _refuse_folder(config: DictConfig) -> None:
-    HydraConfig.instance().cfg = cast(Any, config)  # where Hydra's own interpolations look
+    # Where Hydra's own interpolations look: the config itself, which will be the next job's, where `set_config` has a copy.
+    HydraConfig.instance().cfg = cast(Any, config)
     if problems := list(_outputs.problems(config.hydra)):
         raise ConfigError(*problems)
 
@@ -306,19 +307,17 @@ def read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settin
     jobs = hydra_private.jobs(overrides)
     if jobs is None:
         return read_settings(config), []  # our launcher reads them when it has them
-    readers: dict[int, JobReader] = {}
 
     def read(number: int) -> tuple[Settings, Cell]:
-        job, changed = composer.lend(config, jobs[number])
+        lent = composer.lend(config, jobs[number])
+        job = lent.config
         with open_dict(job):
             job.hydra.job.id = job.hydra.job.num = number
-        last = readers.pop(id(job), None) if changed else None
-        reader = last.after(changed) if last and changed else None
-        if reader is None:
+        lent.reader = lent.reader and lent.reader.after(lent.changed)
+        if lent.reader is None:
             _refuse_folder(job)
-            reader = JobReader(job, job.hydra)
-        readers[id(job)] = reader
-        found = settled(*reader.read())
+            lent.reader = JobReader(job, job.hydra)
+        found = settled(*lent.reader.read())
         composer.keep(jobs[number], found)
         return found
 
