@@ -128,9 +128,11 @@ def run(page: Page, address: str, folder: Path) -> None:
     """Look at the page of a run, its video playing."""
     from kling_sweeps.analysis import runs_df
 
-    found = runs_df("cfg", f"sqlite:///{folder / 'mlflow.db'}").iloc[4]
+    runs = runs_df("cfg", f"sqlite:///{folder / 'mlflow.db'}").sort_values(["prompt", "cfg_scale"])
+    found = runs.iloc[-1]
     experiment = Path(found["artifact_uri"]).parts[-3]
-    page.goto(f"{address}/#/experiments/{experiment}/runs/{found['run_id']}/artifacts/video.mp4")
+    place = f"experiments/{experiment}/runs/{found['run_id']}/artifacts/video.mp4"
+    page.goto(f"{address}/#/{place}?workflowType=machine_learning")
     page.wait_for_function("() => document.querySelector('video')?.readyState >= 2")
     page.evaluate("() => { const video = document.querySelector('video'); video.currentTime = 2.5; }")
     page.wait_for_function(
@@ -176,12 +178,13 @@ def main() -> None:
         folder = Path(temporary)
         written = sweep(folder)
         browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(TIMEOUT_MS)
-        page.add_init_script(NO_ASSISTANT)
+        context = browser.new_context(viewport={"width": 1400, "height": 900})
+        context.set_default_timeout(TIMEOUT_MS)
+        context.add_init_script(NO_ASSISTANT)
+        page = context.new_page()
         terminal(page, folder, written)
         report(page, folder)
-        vote(page.context.new_page(), folder)
+        vote(context.new_page(), folder)
         with mlflow(folder) as address:
             charts(page, address, written)
             run(page, address, folder)
