@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kling_sweeps.errors import UnavailableError
 from kling_sweeps.experiment.tracking_uri import Address
@@ -30,6 +31,7 @@ RUNS = """
     LEFT JOIN tags content ON content.run_uuid = runs.run_uuid AND content.key = 'content'
     WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active'
 """
+RUN = "SELECT 1 FROM tags WHERE key = 'request_key' AND value = ?"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,20 @@ def read(uri: str, experiment: str) -> TrackedRuns | None:
 
 def names(uri: str) -> set[str] | None:
     """Return the names of the experiments in a SQLite file; None where only MLflow itself can read them."""
+    found = _selected(uri, NAMES)
+    return None if found is None else {name for (name,) in found}
+
+
+def is_new(uri: str, request_key: str) -> bool:
+    """Tell whether no run of a request was ever written to a SQLite file; False where only MLflow itself can tell.
+
+    MLflow's own search for it takes a sixth of the time that a run takes to be written.
+    """
+    return _selected(uri, RUN, request_key) == []
+
+
+def _selected(uri: str, query: str, *given: str) -> list[Any] | None:
+    """Return the rows that a query finds in a SQLite file; None where there is none, or only MLflow itself can read it."""
     address = Address(uri)
     if not (address.is_sqlite and address.file and address.file.exists()) or has_workspaces():
         return None
@@ -67,7 +83,7 @@ def names(uri: str) -> set[str] | None:
         with _opened(address.file) as database:
             if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
                 return None
-            return {name for (name,) in database.execute(NAMES)}
+            return database.execute(query, given).fetchall()
     except sqlite3.Error:
         return None
 

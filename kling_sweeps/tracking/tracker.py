@@ -313,7 +313,7 @@ class Tracker:
 
         What judges gave is of the video, and goes to a run with the same one.
         """
-        there = list(self._search(f"tags.request_key = '{result.cell.request.key}'"))
+        there = self._runs_of(result.cell.request.key)
         there.sort(key=lambda run: (run.data.tags.get("content") == run_data.content(result), _ended(run)))
         theirs: dict[str, str] = {}
         votes: dict[str, float] = {}
@@ -333,6 +333,12 @@ class Tracker:
         for run in there:
             self.client.delete_run(run.info.run_id)
 
+    def _runs_of(self, request_key: str) -> list[Run]:
+        """Return the runs of a request that are there."""
+        if tracked.is_new(self.uri, request_key):
+            return []
+        return list(self._search(f"tags.request_key = '{request_key}'"))
+
     def _add_tags(self, run: Run, theirs: dict[str, str]) -> None:
         """Add the tags that people gave to another run of the same request."""
         for key, value in theirs.items():
@@ -340,27 +346,27 @@ class Tracker:
                 self.client.set_tag(run.info.run_id, key, value)
 
     def _write(self, result: RunResult, theirs: dict[str, str], votes: Mapping[str, float]) -> None:
-        """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""
+        """Write a whole run; the tag `content` comes last, with its numbers, and a run that lacks it is replaced."""
         from mlflow.entities import Metric, Param, RunTag
 
         at_ms = run_data.start_ms(result)
         points = run_data.metrics(result) + [run_data.Point(*vote, at_ms, 0) for vote in votes.items()]
         ours = {"request_key": result.cell.request.key, "sweep": self.sweep, "provider": self.provider}
+        ours |= {key: value[:TAG_LENGTH] for key, value in run_data.tags(result).items()}
         run_id = self.client.create_run(
             self.experiment_id,
             start_time=at_ms,
             tags={**ours, **run_data.words(result), **self._color(result), **theirs},
             run_name=theirs.get("mlflow.runName", result.cell.name),
         ).info.run_id
+        self._log_artifacts(run_id, result)
+        self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
         self.client.log_batch(
             run_id,
             metrics=[Metric(*point) for point in points],
             params=[Param(key, str(value)[:PARAM_LENGTH]) for key, value in result.cell.params.items()],
-            tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in run_data.tags(result).items()],
+            tags=[RunTag("content", run_data.content(result))],
         )
-        self._log_artifacts(run_id, result)
-        self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
-        self.client.set_tag(run_id, "content", run_data.content(result))
         self.known[result.cell.request.key] = run_data.content(result)
 
     def _color(self, result: RunResult) -> dict[str, str]:
