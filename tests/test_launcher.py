@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import shutil
+from pathlib import Path
 
 import clips
 import pytest
+import yaml
 from hydra import initialize_config_dir, version
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
     LauncherTestSuite,
 )
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from joblib import Parallel, delayed
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from hydra_plugins.hydra_fal_launcher._composer import Composer
+from hydra_plugins.hydra_fal_launcher._notes import Notes
 from kling_sweeps import CONF
 from kling_sweeps.experiment import hydra_private
 from kling_sweeps.measurement.workers import Workers
@@ -177,6 +183,74 @@ def test_jobs_are_left_to_hydra_after_a_surprise(loader, master, monkeypatch, na
     for job in (["model=kling_v2_master", "cfg_scale=0.3"], ["cfg_scale=0.4", "sample=1"]):
         ours, theirs = composer.compose(master, list(job)), loader.load_sweep_config(master, list(job))
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+
+
+# What YAML would take for something else, or has to escape.
+ODD = [
+    ["prompt='no'", "negative_prompt='1e3'"],
+    ["prompt='\U0001f9a9 é \\u2028 #: - ? | > % @'", "sample=2"],
+    ["prompt='two\nlines \t and more'", f"negative_prompt='{'a long one, ' * 40}'"],
+    ["~fail_fast", "+arguments={seed: 1, flag: true, none: null, part: 0.1}"],
+    ["hydra.sweep.subdir='${hydra.job.override_dirname}'", "prompt=potter"],
+]
+
+
+@pytest.mark.slow
+def test_a_job_is_written_down_as_hydra_writes_it(loader, master, tmp_path):
+    """Writes the same files to the same place, whatever is in them, once a job of Hydra's has shown how."""
+    notes = Notes()
+    assert not notes.write(_at(loader, master, tmp_path, []))
+    for job in [*JOBS, *ODD]:
+        config = _at(loader, master, tmp_path, job)
+        theirs = run(loader, config)
+        notes.compare(config)
+        shutil.rmtree(tmp_path)
+        assert notes.write(_at(loader, master, tmp_path, job))
+        assert _written(tmp_path) == theirs
+        assert len(theirs) == 3
+        shutil.rmtree(tmp_path)
+
+
+def run(loader, config):
+    """Let Hydra run a job that does nothing; return what it has written."""
+    context = HydraContext(loader, Callbacks())
+    run_job(lambda _: None, config, "hydra.sweep.dir", "hydra.sweep.subdir", context, configure_logging=False)
+    return _written(Path(config.hydra.sweep.dir))
+
+
+def _at(loader, master, folder, job):
+    config = Composer(loader).compose(master, list(job))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = 7
+        config.hydra.sweep.dir = str(folder)
+    return config
+
+
+def _written(folder):
+    return {
+        file.relative_to(folder): yaml.safe_load(file.read_text(encoding="utf-8"))
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", ["output_subdir", "our callbacks alone", "a dumper"])
+def test_notes_are_left_to_hydra_after_a_surprise(loader, master, tmp_path, monkeypatch, without):
+    """Writes nothing of a job where somebody else is called back or OmegaConf has changed, and no file where Hydra has none."""
+    notes, config = Notes(), _at(loader, master, tmp_path, [])
+    if without == "a dumper":
+        monkeypatch.setattr(hydra_private, "yaml_dumper", _raise)
+    with open_dict(config):
+        if without == "output_subdir":
+            config.hydra.output_subdir = None
+        if without == "our callbacks alone":
+            config.hydra.callbacks.another = {}
+    asked = config.copy()
+    theirs = run(loader, config)
+    notes.compare(config)
+    assert notes.write(asked) is (without == "output_subdir")
+    assert _written(tmp_path) == theirs
 
 
 @pytest.mark.cluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ from kling_sweeps.sweep import runner
 from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.job import job
 
+from ._notes import Notes
+
 if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
 
@@ -41,7 +43,7 @@ def launch(
     if launcher.task_function is job:
         return _generate(launcher, jobs)
     # There is nothing to generate.
-    return [jobs.run(number, launcher.task_function) for number in range(len(job_overrides))]
+    return [jobs.run(jobs.config(number), launcher.task_function) for number in range(len(job_overrides))]
 
 
 def _generate(launcher: FalLauncher, jobs: _Jobs) -> list[JobReturn]:
@@ -88,6 +90,7 @@ class _Jobs:
     launcher: FalLauncher
     overrides: Sequence[Sequence[str]]
     first: int
+    notes: Notes = field(default_factory=Notes)
 
     def read(self, number: int) -> tuple[Settings, Cell]:
         """Read a job, unless that was done before the sweep began."""
@@ -102,13 +105,13 @@ class _Jobs:
             config.hydra.job.id = config.hydra.job.num = self.first + number
         return config
 
-    def run(self, number: int, task: TaskFunction) -> JobReturn:
+    def run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
         """Let Hydra write a job's config down and run a task with it."""
         launcher = self.launcher
         returned = run_job(
             hydra_context=launcher.hydra_context,
             task_function=task,
-            config=self.config(number),
+            config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
@@ -116,15 +119,19 @@ class _Jobs:
         return returned
 
     def write_down(self, number: int, settings: Settings, result: RunResult) -> JobReturn:
-        """Let Hydra write down the job of a run that is over; where Hydra can't, the run is as good."""
+        """Write down the job of a run that is over, as Hydra does; where that can't be, the run is as good."""
         failure, objective = runner.error_of(result), runner.objective(settings, result)
+        config = self.config(number)
         try:
-            return self.run(number, partial(_end, failure, objective))
+            if not self.notes.write(config):
+                returned = self.run(config, partial(_end, failure, objective))
+                self.notes.compare(config)
+                return returned
         except OSError as error:
             log.warning("Hydra could not note the run %s: %s", result.cell.name, error)
         returned = JobReturn(status=JobStatus.FAILED if failure else JobStatus.COMPLETED)
         returned.return_value = failure or objective
-        self.launcher.hydra_context.callbacks.on_job_end(config=self.launcher.config, job_return=returned)
+        self.launcher.hydra_context.callbacks.on_job_end(config=config, job_return=returned)
         return returned
 
 

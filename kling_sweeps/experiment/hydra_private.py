@@ -37,6 +37,14 @@ def yaml_loader() -> Any:
         return _Loader
 
 
+def yaml_dumper() -> Any:
+    """Return a class that writes YAML as OmegaConf does, by libyaml where that is there; raise one of GONE."""
+    from omegaconf._utils import get_omega_conf_dumper
+
+    base = getattr(yaml, "CDumper", yaml.Dumper)
+    return type("_Dumper", (base,), {"yaml_representers": get_omega_conf_dumper().yaml_representers})
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's loader without dates."""
 
