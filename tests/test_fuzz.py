@@ -329,3 +329,26 @@ def test_a_crash_takes_no_other_file_with_it(originals, tmp_path, monkeypatch):
     assert [getattr(end, "error_type", "measured") for end in ended] == ["decoder_crashed"] * 4 + [
         "measured"
     ] * 4
+
+
+@pytest.mark.slow
+def test_what_is_to_be_measured_holds_no_download_up(originals, tmp_path):
+    """Verifies a file that came last as soon as a worker is free."""
+    file = tmp_path / "video.mp4"
+    file.write_bytes(originals[0])
+    ended = []
+
+    async def noted(name: str, work) -> None:
+        await work
+        ended.append(name)
+
+    async def all_of(scheduler: Workers) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                measured = scheduler.measure(tmp_path / str(number), file, *SPEC)
+                group.create_task(noted("measured", measured))
+            group.create_task(noted("verified", scheduler.verify(file)))
+
+    with Workers(1) as scheduler:
+        asyncio.run(all_of(scheduler))
+    assert ended == ["measured", "verified", *["measured"] * 3]

@@ -62,13 +62,19 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         return ProcessPool(self.number, initializer=_start, context=context)
 
+    @cached_property
+    def _measuring(self) -> asyncio.Semaphore:
+        """Hold what is to be measured back while all are busy, so that it stands before nothing that is to be verified."""
+        return asyncio.Semaphore(self.number)
+
     async def verify(self, video: Path) -> None:
-        """Raise VideoError where a file is not a whole video."""
+        """Raise VideoError where a file is not a whole video; a run at the provider may wait for this, none for a measurement."""
         await self._run(_verify, video, self.max_pixels)
 
     async def measure(self, folder: Path, video: Path, spec: Spec, requested: Requested) -> float:
         """Measure a video into a folder; return the seconds it took. Raises VideoError."""
-        seconds: float = await self._run(_measure, folder, video, spec, requested, self.max_pixels)
+        async with self._measuring:
+            seconds: float = await self._run(_measure, folder, video, spec, requested, self.max_pixels)
         return seconds
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
