@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 KILLS = 24
 COPIES = ("a", "a", "b")  # two repeats and another
 STEPS = ("submitting", "submitted", "started", "completed", "fetched", "downloaded", "measured")
-TRACKING = ("create_run", "log_artifact", "set_terminated", "log_batch")
+TRACKING = ("create_run", "log_batch", "log_artifact", "set_tag", "set_terminated")
 FILES = ("request.json", "result.json", "video.mp4", "values.json")
 PLACES = [
     *(f"{moment} append {step}" for step in STEPS for moment in ("before", "torn", "after")),

@@ -267,13 +267,14 @@ def test_a_path_of_many_names_is_measured_as_a_whole():
 
 
 @pytest.mark.slow
-def test_what_hydra_cannot_note_costs_no_run_anything(run, emulator, monkeypatch):
+@pytest.mark.parametrize("part", ["_core.run_job", "_notes.Notes.write", "_core._Jobs.config"])
+def test_what_hydra_cannot_note_costs_no_run_anything(run, emulator, monkeypatch, part):
     """Tracks every run, and counts the failed ones, though the folder of notes can't be made any more."""
 
-    def fail(**given):
+    def fail(*args, **given):
         raise FileNotFoundError(2, "No such file or directory", "outputs")
 
-    monkeypatch.setattr("hydra_plugins.hydra_fal_launcher._core.run_job", fail)
+    monkeypatch.setattr(f"hydra_plugins.hydra_fal_launcher.{part}", fail)
     emulator.set_faults({"at": "generate", "fault": "moderation_422", "match": "fox"})
     given = ["provider=emulator", f"provider.base_url={emulator.base_url}", "metrics=fast"]
     code, out, err = run("-m", "prompt=potter,fox", *given)

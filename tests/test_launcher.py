@@ -13,6 +13,7 @@ import yaml
 from hydra import initialize_config_dir, version
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.test_utils.launcher_common_tests import (
@@ -192,65 +193,75 @@ ODD = [
     ["prompt='two\nlines \t and more'", f"negative_prompt='{'a long one, ' * 40}'"],
     ["~fail_fast", "+arguments={seed: 1, flag: true, none: null, part: 0.1}"],
     ["hydra.sweep.subdir='${hydra.job.override_dirname}'", "prompt=potter"],
+    ["hydra.sweep.subdir='${hydra:job.num}/${hydra:job.override_dirname}'", "prompt=potter"],
 ]
 
 
 @pytest.mark.slow
 def test_a_job_is_written_down_as_hydra_writes_it(loader, master, tmp_path):
-    """Writes the same files to the same place, whatever is in them, once a job of Hydra's has shown how."""
-    notes = Notes()
+    """Writes the same files to the same places, whatever is in them, once Hydra has written those of another job."""
+    notes, first = Notes(), _at(loader, master, tmp_path, [])
     assert not notes.write(_at(loader, master, tmp_path, []))
+    _run(loader, first)
+    notes.compare(first)
     for job in [*JOBS, *ODD]:
-        config = _at(loader, master, tmp_path, job)
-        theirs = run(loader, config)
-        notes.compare(config)
-        shutil.rmtree(tmp_path)
+        theirs = _run(loader, _at(loader, master, tmp_path, job))
+        HydraConfig.instance().cfg = first  # as whoever read the last job has left it
         assert notes.write(_at(loader, master, tmp_path, job))
+        assert HydraConfig.instance().cfg is first
         assert _written(tmp_path) == theirs
         assert len(theirs) == 3
-        shutil.rmtree(tmp_path)
 
 
-def run(loader, config):
-    """Let Hydra run a job that does nothing; return what it has written."""
-    context = HydraContext(loader, Callbacks())
+def _run(loader, config):
+    """Let Hydra run a job that does nothing; return what it has written, and nothing from before."""
+    context, folder = HydraContext(loader, Callbacks()), Path(config.hydra.sweep.dir)
+    shutil.rmtree(folder)
     run_job(lambda _: None, config, "hydra.sweep.dir", "hydra.sweep.subdir", context, configure_logging=False)
-    return _written(Path(config.hydra.sweep.dir))
+    return _written(folder)
 
 
-def _at(loader, master, folder, job):
+def _at(loader, master, folder, job, number=7):
+    """Compose a job whose files are to be in a folder."""
     config = Composer(loader).compose(master, list(job))
     with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = 7
+        config.hydra.job.id = config.hydra.job.num = number
         config.hydra.sweep.dir = str(folder)
     return config
 
 
 def _written(folder):
+    """Return what OmegaConf reads in each file of a folder."""
     return {
-        file.relative_to(folder): yaml.safe_load(file.read_text(encoding="utf-8"))
+        file.relative_to(folder): yaml.load(file.read_text(encoding="utf-8"), hydra_private.yaml_loader())
         for file in folder.rglob("*")
         if file.is_file()
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("without", ["output_subdir", "our callbacks alone", "a dumper"])
-def test_notes_are_left_to_hydra_after_a_surprise(loader, master, tmp_path, monkeypatch, without):
-    """Writes nothing of a job where somebody else is called back or OmegaConf has changed, and no file where Hydra has none."""
-    notes, config = Notes(), _at(loader, master, tmp_path, [])
-    if without == "a dumper":
+@pytest.mark.parametrize("surprise", ["no files", "another callback", "another file", "a dumper", "numbers"])
+def test_jobs_are_written_by_hydra_after_a_surprise(loader, master, tmp_path, monkeypatch, surprise):
+    """Writes nothing of any job where the first one's files are others than Hydra's, or somebody else is called back."""
+    notes, config = Notes(), _at(loader, master, tmp_path, ["prompt='1e3'"])
+    if surprise == "a dumper":
         monkeypatch.setattr(hydra_private, "yaml_dumper", _raise)
+    if surprise == "numbers":
+        monkeypatch.setattr(hydra_private, "yaml_dumper", lambda: yaml.CDumper)
     with open_dict(config):
-        if without == "output_subdir":
+        if surprise == "no files":
             config.hydra.output_subdir = None
-        if without == "our callbacks alone":
+        if surprise == "another callback":
             config.hydra.callbacks.another = {}
-    asked = config.copy()
-    theirs = run(loader, config)
+    _run(loader, config)
+    if surprise == "another file":
+        Path(config.hydra.runtime.output_dir, "job.log").touch()
+    before = _written(tmp_path)
     notes.compare(config)
-    assert notes.write(asked) is (without == "output_subdir")
-    assert _written(tmp_path) == theirs
+    monkeypatch.undo()
+    notes.compare(config)  # once is enough
+    assert not notes.write(_at(loader, master, tmp_path, [], number=8))
+    assert _written(tmp_path) == before
 
 
 @pytest.mark.cluster

@@ -203,6 +203,22 @@ def test_a_lock_is_waited_for_once(made, tmp_path, result):
     assert Tracker(tracker.uri, "cfg", "fal").has(result)
 
 
+def test_a_request_is_new_where_no_run_was_ever_written(made, tmp_path, monkeypatch):
+    """Finds a run in any experiment, a deleted one too, and leaves what it can't read to MLflow."""
+    file = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    assert not tracked.is_new(uri, "a")
+    shutil.copyfile(made, file)
+    client = Tracker(uri, "other", "fal").client
+    (experiment,) = {one.experiment_id for one in client.search_experiments() if one.name != "Default"}
+    run_id = client.create_run(experiment, tags={"request_key": "a", "other": "b"}).info.run_id
+    client.delete_run(run_id)
+    assert [tracked.is_new(uri, key) for key in ("a", "b", "A", "%")] == [False, True, True, True]
+    assert not tracked.is_new("postgresql://here/one", "b")
+    monkeypatch.setattr(tracked, "SCHEMAS", {"another"})
+    assert not tracked.is_new(uri, "b")
+
+
 def test_an_experiment_is_found_among_thousands(made, tmp_path):
     """Finds a sweep whatever number of others the database has, and lists them all where it has none."""
     copy = tmp_path / "mlflow.db"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from kling_sweeps.store.result import RunResult
 from kling_sweeps.sweep import runner
 from kling_sweeps.sweep.earlier import read_job
 from kling_sweeps.sweep.job import job
-
-from ._notes import Notes
 
 if TYPE_CHECKING:
     from .fal_launcher import FalLauncher
@@ -90,7 +89,6 @@ class _Jobs:
     launcher: FalLauncher
     overrides: Sequence[Sequence[str]]
     first: int
-    notes: Notes = field(default_factory=Notes)
 
     def read(self, number: int) -> tuple[Settings, Cell]:
         """Read a job, unless that was done before the sweep began."""
@@ -121,15 +119,17 @@ class _Jobs:
     def write_down(self, number: int, settings: Settings, result: RunResult) -> JobReturn:
         """Write down the job of a run that is over, as Hydra does; where that can't be, the run is as good."""
         failure, objective = runner.error_of(result), runner.objective(settings, result)
-        config = self.config(number)
+        config, notes = self.launcher.config, self.launcher.notes
         try:
-            if not self.notes.write(config):
+            config = self.config(number)
+            if not notes.write(config):
                 returned = self.run(config, partial(_end, failure, objective))
-                self.notes.compare(config)
+                notes.compare(config)
                 return returned
         except OSError as error:
             log.warning("Hydra could not note the run %s: %s", result.cell.name, error)
-        returned = JobReturn(status=JobStatus.FAILED if failure else JobStatus.COMPLETED)
+        status = JobStatus.FAILED if failure else JobStatus.COMPLETED
+        returned = JobReturn(overrides=self.overrides[number], working_dir=os.getcwd(), status=status)
         returned.return_value = failure or objective
         self.launcher.hydra_context.callbacks.on_job_end(config=config, job_return=returned)
         return returned

@@ -1,11 +1,12 @@
 """One job of Hydra's, and how a job and a launcher meet.
 
-A launcher calls Hydra's `run_job` for each job, which writes the job's config down and calls a task function.
+Hydra's `run_job` writes a job's config down and calls a task function; its launchers call it for each job.
 
 - Our launcher (`hydra/launcher=fal`) reads the configs of all jobs, unless the guard has before the sweep began,
-  and gives their cells to `runner.run_all` together. Once a run is over, it calls `run_job` with a task function
-  that only returns the run's objective or raises its error. The config is composed again for that and not kept:
-  it takes 180 kB of memory and 7 ms to compose, and a sweep may have thousands.
+  and gives their cells to `runner.run_all` together. Once a run is over, the job is written down: the first one by
+  `run_job`, with a task function that only returns the run's objective or raises its error, the others as that has
+  written the first. The config is composed again for that and not kept: it takes 180 kB of memory and 7 ms to
+  compose, and a sweep may have thousands.
 - Any other launcher (basic, joblib, Ray, submitit), and a command of a single run, has Hydra call `job`: in this
   process, in another one or on another machine. It reads its config and gives its one cell to `runner.run_all`.
 

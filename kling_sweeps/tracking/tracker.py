@@ -346,8 +346,8 @@ class Tracker:
                 self.client.set_tag(run.info.run_id, key, value)
 
     def _write(self, result: RunResult, theirs: dict[str, str], votes: Mapping[str, float]) -> None:
-        """Write a whole run; the tag `content` comes last, with its numbers, and a run that lacks it is replaced."""
-        from mlflow.entities import Metric, Param, RunTag
+        """Write a whole run; the tag `content` comes last, and a run that lacks it is replaced."""
+        from mlflow.entities import Metric, Param
 
         at_ms = run_data.start_ms(result)
         points = run_data.metrics(result) + [run_data.Point(*vote, at_ms, 0) for vote in votes.items()]
@@ -359,14 +359,14 @@ class Tracker:
             tags={**ours, **run_data.words(result), **self._color(result), **theirs},
             run_name=theirs.get("mlflow.runName", result.cell.name),
         ).info.run_id
-        self._log_artifacts(run_id, result)
-        self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
         self.client.log_batch(
             run_id,
             metrics=[Metric(*point) for point in points],
             params=[Param(key, str(value)[:PARAM_LENGTH]) for key, value in result.cell.params.items()],
-            tags=[RunTag("content", run_data.content(result))],
         )
+        self._log_artifacts(run_id, result)
+        self.client.set_terminated(run_id, "FAILED" if result.error else "FINISHED")
+        self.client.set_tag(run_id, "content", run_data.content(result))
         self.known[result.cell.request.key] = run_data.content(result)
 
     def _color(self, result: RunResult) -> dict[str, str]:
