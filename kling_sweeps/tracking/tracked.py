@@ -69,7 +69,7 @@ def names(uri: str) -> set[str] | None:
 def is_new(uri: str, request_key: str) -> bool:
     """Tell whether no run of a request was ever written to a SQLite file; False where only MLflow itself can tell.
 
-    MLflow's own search for it takes a sixth of the time that a run takes to be written.
+    MLflow's own search takes a sixth of the time that a run takes to be written; among 20,000 runs it takes as long as this.
     """
     return _selected(uri, RUN, request_key) == []
 
