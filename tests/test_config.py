@@ -89,6 +89,10 @@ def test_every_file_composes_and_is_read(file: Path, monkeypatch):
         (["prompt='${long} s'", "duration='${long}'"], ["++long='5','10'"], 0),
         ([], ["budget.max_usd=7,7.0"], 0),
         (["hydra.sweep.subdir='${hydra:job.override_dirname}'"], ["sample=0,1"], 0),
+        (["prompt='in ${hydra:runtime.version}'"], ["sample=0,1"], 0),
+        ([], ["prompt='in ${hydra:runtime.version}','a dog'"], 1),
+        (["+prompts.mine='take ${sample}'", "prompt=mine"], ["sample=range(2)"], 0),
+        (["+prompts.mine='at noon'", "prompt=mine"], ["cfg_scale=0.3,0.7"], 1),
         ([], ["model=kling_v2_master,kling_v2.1_master", "sample=0,1"], 2),
     ],
 )

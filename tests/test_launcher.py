@@ -123,11 +123,14 @@ def test_a_config_that_is_lent_becomes_each_job(loader, master, jobs):
     for number, job in enumerate([*jobs, *jobs]):
         try:
             theirs = OmegaConf.to_container(loader.load_sweep_config(master, list(job)))
+            theirs["hydra"]["job"] |= {"id": str(number), "num": number}
         except HydraException as error:
             with pytest.raises(type(error)):
                 composer.lend(master, list(job))
             continue
         given = composer.lend(master, list(job))
+        composer.tell(given, number)
+        assert given.task == theirs["hydra"]["overrides"]["task"]
         lent, changed = given.config, given.changed
         ours = OmegaConf.to_container(lent)
         assert (ours, [*ours]) == (theirs, [*theirs]), number

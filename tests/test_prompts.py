@@ -47,7 +47,7 @@ def texts(name: str, content: str | bytes) -> list[str]:
     found = [reader.read()[1].prompt_text]
     for other in others:
         cfg.prompt = other
-        reader = reader.after({"prompt"})
+        reader = reader.after({"prompt"}, [])
         found.append(reader.read()[1].prompt_text)
     return found
 

@@ -26,12 +26,19 @@ MOST_PARSED = 1000
 class Lent:
     """A config that is one job's after the other's, and the keys at its top that tell the job from the one before, if there was one.
 
-    `reader` is whoever read the job before, to be kept here: it lives as long as the config does.
+    Hydra's part of it may be an earlier job's, until `Composer.tell` has been called. `reader` is whoever read the job before,
+    to be kept here: it lives as long as the config does.
     """
 
     config: DictConfig
+    overrides: Sequence[Override] = ()
     changed: frozenset[str] = frozenset()
     reader: Any = None
+
+    @property
+    def task(self) -> list[str]:
+        """Return the overrides of the job's own part, as they were given."""
+        return [written(override) for override in self.overrides if not override.is_hydra_override()]
 
 
 class Composer:
@@ -90,18 +97,24 @@ class Composer:
 
     def lend(self, master_config: DictConfig, sweep_overrides: list[str]) -> Lent:
         """Compose one job to be read and then given up: only what tells it from the last one is changed; raise what Hydra raises."""
-        base = None
+        base, overrides = None, []
         with suppress(Exception):
             overrides = [*map(self._parsed, sweep_overrides)]
             base, values = self._base(master_config, overrides), [*filter(self._is_value, overrides)]
             if changed := base.become(values):
-                self._told(base.lent.config, overrides)
-                base.lent.changed = changed
+                base.lent.overrides, base.lent.changed = overrides, changed
                 return base.lent
-        lent = Lent(self.compose(master_config, sweep_overrides))
+        lent = Lent(self.compose(master_config, sweep_overrides), overrides)
         if base and self._is_like_hydra:
             base.lent, base.values = lent, values
         return lent
+
+    def tell(self, lent: Lent, number: int) -> None:
+        """Let Hydra's part of a config be that of the job that it is lent as, whose number this is."""
+        if lent.changed:
+            self._told(lent.config, lent.overrides)
+        with open_dict(lent.config):
+            lent.config.hydra.job.id = lent.config.hydra.job.num = number
 
     def known(self, sweep_overrides: list[str]) -> Any:
         """Return, once, what was read of a job before, None where nothing was."""

@@ -310,13 +310,11 @@ def read_jobs(config: DictConfig, overrides: Sequence[Override]) -> tuple[Settin
 
     def read(number: int) -> tuple[Settings, Cell]:
         lent = composer.lend(config, jobs[number])
-        job = lent.config
-        with open_dict(job):
-            job.hydra.job.id = job.hydra.job.num = number
-        lent.reader = lent.reader and lent.reader.after(lent.changed)
+        lent.reader = lent.reader and lent.reader.after(lent.changed, lent.task)
         if lent.reader is None:
-            _refuse_folder(job)
-            lent.reader = JobReader(job, job.hydra)
+            composer.tell(lent, number)
+            _refuse_folder(lent.config)
+            lent.reader = JobReader(lent.config, lent.config.hydra)
         found = settled(*lent.reader.read())
         composer.keep(jobs[number], found)
         return found

@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
 # What a run is made of, besides ARGUMENTS and what is added: each is resolved anew for every job.
 RUN_KEYS = frozenset({"prompt", "prompts", "sample", "arguments", "where_taken"})
+# Overrides of which a run's name says what they are resolved to.
+SAID_RESOLVED = re.compile(r"\+*(model|prompts)\b.*\$\{", re.DOTALL)
 OF_NUMBER = re.compile(r"\$\{[^}]*\bjob\.(id|num)\b")
 WAYS = ("max", "min")
 # More than two can't be traded off by looking at them.
@@ -149,6 +151,7 @@ class JobReader(Reader):
     def __init__(self, cfg: DictConfig, hydra: DictConfig | HydraConf) -> None:
         super().__init__(cfg)
         self.hydra = hydra
+        self.task: Sequence[str] | None = None  # the job's overrides, where Hydra's part has those of another
         self.of_the_run: dict[frozenset[str], bool] = {}
 
     def read(self) -> tuple[Settings, Cell]:
@@ -160,16 +163,19 @@ class JobReader(Reader):
             raise ConfigError(*self.problems)
         return settings, cell
 
-    def after(self, changed: Collection[str]) -> JobReader | None:
+    def after(self, changed: Collection[str], task: Sequence[str]) -> JobReader | None:
         """Return a reader of the job that the config has become by a change of these keys at its top.
 
-        It keeps what was read of the rest. None where more than the run is made of those keys, and where a value
-        holds a credential.
+        `task` are the job's overrides. It keeps what was read of the rest, and of Hydra's part. None where more than the
+        run is made of those keys, or the run of Hydra's part, and where a value holds a credential.
         """
         part = unresolved(OmegaConf.masked_copy(self.cfg, list(changed)))
         if not self.is_of_the_run(frozenset(changed)) or self.credentials(part):
             return None
+        if "hydra" in str(part) or any(map(SAID_RESOLVED.match, task)):
+            return None
         other = copy(self)
+        other.task = task
         other.raw = {**self.raw, **part}
         other.known = {
             key: value
@@ -191,8 +197,12 @@ class JobReader(Reader):
             hydras.pop("overrides")
             hydras["job"].pop("override_dirname")
             is_shared = changed & {*KEYS} - (RUN_KEYS - {"prompts"}) - {*ARGUMENTS}
+            runs = {key: self.raw.get(key) for key in RUN_KEYS - changed}
             self.of_the_run[changed] = not (
-                is_shared or _names([rest, hydras], made_of) or OF_NUMBER.search(str(rest))
+                is_shared
+                or "hydra" in str(runs)
+                or _names([rest, hydras], made_of)
+                or OF_NUMBER.search(str(rest))
             )
         return self.of_the_run[changed]
 
@@ -780,7 +790,8 @@ class JobReader(Reader):
     @cached_property
     def varied(self) -> tuple[dict[str, str], set[str]]:
         """Return what the command gives, as it is written, and the keys that a run's name says."""
-        given = dict(override.lstrip("+~").partition("=")[::2] for override in self.hydra.overrides.task)
+        task = self.hydra.overrides.task if self.task is None else self.task
+        given = dict(override.lstrip("+~").partition("=")[::2] for override in task)
         swept = self.hydra.job.env_set.get(SWEPT)
         return given, set(given) - {"prompts"} if swept is None else set(swept.split())
 
