@@ -170,7 +170,7 @@ class Runs:
         slots = room_for(wanted)
         if slots < wanted:
             log.warning(
-                "%d runs are in flight at once, not %d: this process may not open more files (ulimit -Hn)",
+                "No more than %d of %d runs are in flight at once: this process may not open more files (ulimit -Hn)",
                 slots,
                 wanted,
             )
