@@ -14,6 +14,8 @@ SECRET_VARIABLES = (
 )
 # Shorter ones are no secrets, and would be found in ordinary words.
 SHORTEST_SECRET = 5
+# A line's end, and the two joiners: Persian, Hindi and emoji of several parts are written with them.
+KEPT = "\n\u200c\u200d"
 
 _further: set[str] = set()
 
@@ -41,10 +43,10 @@ def clean(text: object, limit: int = 300) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with its lines, and what can't be printed replaced by U+FFFD."""
+    """Return a text with its lines and what joins letters and emoji, and what else can't be printed replaced by U+FFFD."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in KEPT else "\ufffd" for c in text)
 
 
 def mask(text: str) -> str:

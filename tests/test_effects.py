@@ -590,7 +590,7 @@ def test_statements_of_a_table():
     runs["cuts"] = np.random.default_rng(1).normal(size=len(runs))
     lines = statements(effects(runs, "cfg_scale"), most=2)
     assert {line.split(" is ")[0] for line in lines[:2]} <= {"luma_mean", "saturation_mean"}
-    assert lines[2] == "2 more are in the table."
+    assert lines[2] == "2 more are in the table of python -m kling_sweeps.effects."
     assert lines[3].startswith(
         "Not distinguishable from cfg_scale=0.1 at 0.5 and 0.9 in general, by 6 prompts, which is not to say equal: cuts ("
     )

@@ -64,7 +64,7 @@ def statements(*tables: pd.DataFrame, most: int = MOST) -> list[str]:
     found.sort(key=lambda row: (row["verdict"] != FOUND, row["p_adjusted"], row["p"]))
     lines = [statement(row) for row in found[:most]]
     if len(found) > most:
-        lines.append(f"{len(found) - most} more are in the table.")
+        lines.append(f"{len(found) - most} more are in the table of python -m kling_sweeps.effects.")
     asked = {name for table in tables for name in table.attrs.get("asked", ())}
     wanted = [row for row in rows if row["metric"] in asked] or [row for row in rows if not _is_idle(row)]
     missed: dict[object, list[Row]] = defaultdict(list)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -342,9 +343,16 @@ def _on_its_way(entry: Entry, state: State, tracked: Sequence[Video]) -> Video:
     arguments = dict(asked.get("arguments") or {})
     text = str(arguments.pop("prompt", ""))
     like = next((one for one in tracked if one.params.get("prompt_text") == text), None)
-    known = like.params if like else {"prompt": clean(text, 40), "prompt_text": text}
+    endpoint = str(asked.get("endpoint", ""))
+    models = {
+        one.params["model"]
+        for one in tracked
+        if one.params.get("endpoint") == endpoint and one.params.get("model")
+    }
+    unnamed = {"prompt": shorten(clean(text), 40, placeholder=" …"), "prompt_text": text}
+    known = like.params if like else {**unnamed, **({"model": models.pop()} if len(models) == 1 else {})}
     params = {**known, **{name: _text(_number(value)) for name, value in arguments.items()}}
-    params |= {"endpoint": str(asked.get("endpoint", "")), "sample": str(asked.get("sample", 0))}
+    params |= {"endpoint": endpoint, "sample": str(asked.get("sample", 0))}
     since = state.submitting_at
     return Video(
         name=" · ".join(

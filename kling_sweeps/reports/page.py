@@ -192,9 +192,11 @@ def _facts(contents: Contents) -> dict[str, Any]:
     differing = {factor.key for factor in contents.factors} | {"prompt_text", "sample", "endpoint"}
     settings = dict.fromkeys(key for video in videos for key in video.params if key not in differing)
     by_model = {video.params.get("model", ""): video.params for video in reversed(videos)}
+    prompts = {video.params.get("prompt_text", "") for video in videos}
     shared = {key for key in settings if len({video.params.get(key) for video in videos}) == 1}
     return {
         "asked": _asked(contents.factors, videos),
+        "text": prompts.pop() if len(prompts) == 1 else "",
         "finished": len(contents.of("finished")),
         "failed": len(contents.of("failed")),
         "coming": len(contents.of("coming")),

@@ -117,8 +117,8 @@ function acrossIn(list) {
 }
 
 function repOf(run) {
-  if (run.status !== "finished" || !run.size) {
-    const words = { failed: "failed", coming: "on its way", finished: "no video" };
+  const words = { failed: "failed", coming: "on its way", finished: "no video" };
+  if (run.status === "failed" || !run.size) {
     return el("div", { className: `rep gone ${run.status}`, title: run.why || run.flaws, tabIndex: 0, role: "group", "aria-label": `${run.name}: ${words[run.status]}` },
       el("b", {}, words[run.status]), el("p", {}, run.why || run.flaws));
   }
@@ -127,6 +127,7 @@ function repOf(run) {
   const rep = el("div", { className: "rep", "data-run": run.number }, button, pin);
   if (samples.length > 1 && state.rows !== "repeat" && state.columns !== "repeat") rep.append(el("span", { className: "sample" }, `#${run.sample}`));
   if (run.broken) rep.append(el("p", { className: "broken", title: run.broken }, el("b", {}, "✕ not as expected"), ` ${run.broken}`));
+  if (run.status === "coming") rep.append(el("p", { className: "broken coming", title: run.why }, el("b", {}, words.coming), ` ${run.why}`));
   rep.style.setProperty("--ratio", run.size[0] / run.size[1]);
   return rep;
 }
@@ -246,7 +247,7 @@ function curveOf(series, run, quantity, height = 40) {
   const move = (time) => {
     if (!box.isConnected && box.wasShown) { hears.delete(move); return; }
     box.wasShown ||= box.isConnected;
-    const share = clamp(time / run.seconds, 0, 1), value = series[Math.round(share * (series.length - 1))];
+    const share = clamp(time / run.seconds, 0, 1), value = nearest(series, Math.round(share * (series.length - 1)));
     mark.setAttribute("x1", share * 100);
     mark.setAttribute("x2", share * 100);
     label.textContent = `${quantity.name} ${value === null ? "–" : shown(Number((low + value * (high - low)).toPrecision(3)))}`;

@@ -50,12 +50,20 @@ function seriesOf(run, quantity) {
 
 /** Return an SVG path of a series in a box. */
 function pathOf(series, width, height) {
-  let path = "", isDrawn = false;
+  let path = "";
   series.forEach((value, index) => {
-    if (value === null) { isDrawn = false; return; }
+    if (value === null) return;
     const x = (index / Math.max(1, series.length - 1)) * width, y = (1 - value) * height;
-    path += `${isDrawn ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
-    isDrawn = true;
+    path += `${path ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
   });
   return path;
+}
+
+/** Return the value of a series at an index, or the one nearest to it: a metric may be measured on few frames. */
+function nearest(series, index) {
+  for (let away = 0; away < series.length; away += 1) {
+    const found = series[index - away] ?? series[index + away] ?? null;
+    if (found !== null) return found;
+  }
+  return null;
 }

@@ -40,6 +40,7 @@ function setView() {
   const arrow = { higher: " ↑", lower: " ↓", neither: "" };
   options($("colour"), [["", "none"], ...known.map((quantity) => [quantity.name, quantity.name + arrow[quantity.direction]])]);
   options($("setting"), factors.filter((factor) => !factor.isRepeat).map((factor) => [factor.key, factor.key]));
+  $("setting").parentElement.hidden = !$("setting").options.length;
   for (const key of ["rows", "columns", "colour", "order", "size", "setting"]) $(key).value = state[key];
   $("within").checked = state.within === "row";
   document.documentElement.style.colorScheme = state.theme || "light dark";
@@ -110,12 +111,15 @@ document.addEventListener("keydown", (event) => {
   if (isForBar(key, target)) act(key);
   else if (key === "p" && (cell || state.open.length === 1)) togglePin(cell ? Number(cell.dataset.run) : state.open[0]);
   else if (key === "c" && state.pins.length > 1) open(state.pins);
-  else if (key === "w" && state.open.length > 1) { state.mode = state.mode === "wipe" ? "side" : "wipe"; setTheatre(); save(); }
+  else if (key === "w" && state.open.length === 2) { state.mode = state.mode === "wipe" ? "side" : "wipe"; setTheatre(); save(); }
   else if (arrows && theatre.open && state.open.length === 1 && arrows[0]) neighbour(arrows[0]);
   else if (arrows && cell) walk(cell.querySelector(".open"), ...arrows);
   else return;
   event.preventDefault();
 });
+
+// A button that is pressed by the space bar is so when the bar is let go.
+document.addEventListener("keyup", (event) => { if (event.key === " " && isForBar(event.key, event.target)) event.preventDefault(); });
 
 // What a printer gets are the filmstrips.
 const fillAll = () => document.querySelectorAll(".rep[data-run]").forEach((rep) => fill(runs[Number(rep.dataset.run)], rep.querySelector(".picture")));

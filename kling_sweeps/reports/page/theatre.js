@@ -57,6 +57,7 @@ function modes(list) {
     pin.setAttribute("aria-pressed", isPinned);
     return [button("←", "The video before (←)", () => neighbour(-1)), button("→", "The next video (→)", () => neighbour(1)), pin];
   }
+  if (list.length > 2) return [];
   return [["side", "side by side"], ["wipe", "wipe"]].map(([mode, text]) => {
     const made = el("button", { type: "button", "aria-pressed": state.mode === mode, "data-mode": mode }, text);
     made.addEventListener("click", () => { state.mode = mode; setTheatre(); save(); });
@@ -64,14 +65,17 @@ function modes(list) {
   });
 }
 
+/** Tell whether two videos lie over each other; more stand side by side. */
+const isWiped = () => state.mode === "wipe" && state.open.length === 2;
+
 function stage() {
   clearStage();
   const list = state.open.map((number) => runs[number]);
   const box = $("stage");
-  box.className = `stage ${state.mode}`;
-  if (state.mode === "wipe") box.replaceChildren(wipeOf(list[0], list[1]));
+  box.className = isWiped() ? "stage wipe" : "stage side";
+  if (isWiped()) box.replaceChildren(wipeOf(...list));
   else box.replaceChildren(...list.map((run) => el("figure", {}, largeOf(run), captionOf(run, list))));
-  const across = state.mode === "wipe" ? 1 : acrossOf(list, box);
+  const across = isWiped() ? 1 : acrossOf(list, box);
   box.style.setProperty("--across", across);
   box.style.setProperty("--down", Math.ceil(list.length / across));
   for (const view of stagedViews) view.see(true);
@@ -137,7 +141,7 @@ function wipeOf(one, other) {
 /** Return what is told beside the videos: prompts, curves, and each metric of each. */
 function beside(list) {
   const parts = [];
-  for (const text of new Set(list.map((run) => texts[run.text]))) parts.push(el("blockquote", {}, text));
+  for (const text of new Set(list.map((run) => texts[run.text]))) parts.push(el("blockquote", { tabIndex: 0 }, text));
   const quantity = quantityOf(state.colour);
   if (list.some((run) => seriesOf(run, quantity))) parts.push(curvesOf(list, quantity));
   const differing = factors.filter((factor) => list.length === 1 || new Set(list.map((run) => levelOf(run, factor))).size > 1);

@@ -21,7 +21,7 @@ function faster(direction) {
 }
 
 const KEYS = { " ": toggle, k: toggle, ",": () => move(-1), ".": () => move(1), "<": () => faster(-1), ">": () => faster(1) };
-const isForBar = (key, target) => key in KEYS && !(key === " " && target.matches("button, summary"));
+const isForBar = (key, target) => key in KEYS && !(key === " " && target.matches("button:not(.open), summary"));
 const act = (key) => KEYS[key]();
 
 $("play").addEventListener("click", toggle);
