@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,50 @@ def test_a_hostile_prompt_is_text(opened):
     assert page.locator("#beside blockquote").inner_text() == text.format(prompt="potter")
     assert page.evaluate("window.bad") is None
     assert page.locator("img[src='x']").count() == 0
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_a_long_prompt_makes_no_page_wider(opened, width):
+    """Keeps the columns' width and cuts the line, however much a prompt says and few columns there are."""
+    page = opened(text="A {prompt} " * 200, settings=(0.2, 0.8), samples=2, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [one.bounding_box() for one in page.locator("#matrix .picture").all()[:4]]
+    cells = [one.bounding_box() for one in page.locator("#matrix .rep").all()[:4]]
+    assert all(box["width"] > 0.85 * cell["width"] for box, cell in zip(boxes, cells, strict=True))
+    assert boxes[-1]["x"] + boxes[-1]["width"] <= width
+
+
+def test_a_video_that_is_here_is_seen_before_it_is_measured(opened, made):
+    """Plays what the store has of an unfinished sweep, and says what is still to be done for it."""
+    contents = report_data.contents(made, status=lambda number: "coming" if number < 2 else "finished")
+    videos = [replace(video, clip=made[0]) if n == 0 else video for n, video in enumerate(contents.videos)]
+    page = opened(page=render(replace(contents, videos=videos)))
+    first, second = page.locator("#matrix .rep").all()[:2]
+    expect(first.locator("canvas.drawn")).to_be_visible()
+    expect(first).to_contain_text("on its way")
+    expect(second.locator("canvas")).to_have_count(0)
+    expect(second).to_contain_text("on its way")
+
+
+def test_the_space_bar_plays_and_pauses_on_a_video(opened):
+    """Leaves a video as it is that has the focus, which the enter key enlarges."""
+    page = opened()
+    page.locator("#matrix .open").first.focus()
+    for is_playing in (True, False):
+        page.keyboard.press(" ")
+        assert page.evaluate("window.report.playing") is is_playing
+        expect(page.locator("#theatre")).to_be_hidden()
+    page.keyboard.press("Enter")
+    expect(page.locator("#theatre")).to_be_visible()
+
+
+def test_three_videos_stand_side_by_side(opened):
+    """Offers no edge to wipe over more than two, by key or by an address either."""
+    page = opened(fragment="#pins=0-1-2&open=0-1-2&mode=wipe")
+    expect(page.locator("#stage figure")).to_have_count(3)
+    expect(page.locator("#modes button")).to_have_count(0)
+    page.keyboard.press("w")
+    expect(page.locator("#stage figure")).to_have_count(3)
 
 
 def test_filmstrips_stand_in_for_clips(opened, made):
