@@ -42,3 +42,9 @@ def test_a_text_becomes_one_short_line():
     """Folds line breaks, keeps other alphabets, and cuts what is long."""
     assert clean("no\r\n  such\tmodel  猫") == "no such model 猫"
     assert len(clean("a" * 10_000_000)) == 300
+
+
+@pytest.mark.parametrize("text", ["👩\u200d🚀", "می\u200cخواهم", "क्\u200dष"])
+def test_what_joins_letters_and_emoji_is_kept(text):
+    """Shows an emoji of several parts, and Persian and Hindi, as they are written."""
+    assert clean(text) == text
