@@ -203,14 +203,15 @@ ODD = [
 @pytest.mark.slow
 def test_a_job_is_written_down_as_hydra_writes_it(loader, master, tmp_path):
     """Writes the same files to the same places, whatever is in them, once Hydra has written those of another job."""
-    notes, first = Notes(), _at(loader, master, tmp_path, [])
-    assert not notes.write(_at(loader, master, tmp_path, []))
+    notes, composer = Notes(), Composer(loader)
+    first = _at(composer, master, tmp_path, [])
+    assert not notes.write(_at(composer, master, tmp_path, []))
     _run(loader, first)
     notes.compare(first)
     for job in [*JOBS, *ODD]:
-        theirs = _run(loader, _at(loader, master, tmp_path, job))
+        theirs = _run(loader, _at(composer, master, tmp_path, job))
         HydraConfig.instance().cfg = first  # as whoever read the last job has left it
-        assert notes.write(_at(loader, master, tmp_path, job))
+        assert notes.write(_at(composer, master, tmp_path, job))
         assert HydraConfig.instance().cfg is first
         assert _written(tmp_path) == theirs
         assert len(theirs) == 3
@@ -224,9 +225,9 @@ def _run(loader, config):
     return _written(folder)
 
 
-def _at(loader, master, folder, job, number=7):
+def _at(composer, master, folder, job, number=7):
     """Compose a job whose files are to be in a folder."""
-    config = Composer(loader).compose(master, list(job))
+    config = composer.compose(master, list(job))
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = number
         config.hydra.sweep.dir = str(folder)
@@ -246,7 +247,8 @@ def _written(folder):
 @pytest.mark.parametrize("surprise", ["no files", "another callback", "another file", "a dumper", "numbers"])
 def test_jobs_are_written_by_hydra_after_a_surprise(loader, master, tmp_path, monkeypatch, surprise):
     """Writes nothing of any job where the first one's files are others than Hydra's, or somebody else is called back."""
-    notes, config = Notes(), _at(loader, master, tmp_path, ["prompt='1e3'"])
+    notes, composer = Notes(), Composer(loader)
+    config = _at(composer, master, tmp_path, ["prompt='1e3'"])
     if surprise == "a dumper":
         monkeypatch.setattr(hydra_private, "yaml_dumper", _raise)
     if surprise == "numbers":
@@ -263,7 +265,7 @@ def test_jobs_are_written_by_hydra_after_a_surprise(loader, master, tmp_path, mo
     notes.compare(config)
     monkeypatch.undo()
     notes.compare(config)  # once is enough
-    assert not notes.write(_at(loader, master, tmp_path, [], number=8))
+    assert not notes.write(_at(composer, master, tmp_path, [], number=8))
     assert _written(tmp_path) == before
 
 
