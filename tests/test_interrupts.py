@@ -159,6 +159,16 @@ def test_an_interrupt_while_runs_are_tracked_stops_all_the_same(command):
         check_collected(command, going_on)
 
 
+def test_what_is_here_is_seen_after_an_interrupt(command, slow_emulator):
+    """Names the command that makes a report of what has landed of a sweep with a name, which plays it."""
+    first = interrupted(command, slow_emulator, signal.SIGINT, one_completed(command), "experiment=cut")
+    assert first.code == 130
+    (named,) = re.findall(r"See what is here: python -m kling_sweeps\.report (\S+)", first.said)
+    module = ["-m", "kling_sweeps.report", named, "--out", "cut.html"]
+    subprocess.run([sys.executable, *module], cwd=command.folder, check=True, timeout=200)
+    assert 'id="strip-0"' in (command.folder / "cut.html").read_text(encoding="utf-8")
+
+
 def test_an_interrupt_can_cancel_what_waits(command):
     """Cancels under `on_interrupt=cancel` what is still in fal's queue, and the same command buys it then."""
     with emulating(command.folder, latency_s=600) as stalled:

@@ -74,6 +74,7 @@ def run_all(
     left = [cell for cell in runs.cells if cell.request.key not in complete]
     lines: list[str] = []
     outcome = conclusions.Outcome(runs, tracker)
+    is_broken_off = True
     try:
         yield from tuple(results)
         if left:
@@ -87,9 +88,12 @@ def run_all(
         if not is_part and (is_new or not left):
             lines = conclusions.draw(outcome) if is_new else conclusions.recall(outcome)
         summary.present(tracker)
+        is_broken_off = False
     finally:
         summary.show_results(results, runs, tracker)
         summary.show_in_flight(runs)
+        if is_broken_off:
+            summary.say_what_is_here(runs)
     has_grades = is_judged and judging.judge_runs(runs, tracker)
     if has_grades:
         outcome = conclusions.Outcome(runs, tracker)

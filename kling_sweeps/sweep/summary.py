@@ -391,6 +391,14 @@ def show_in_flight(runs: Runs) -> None:
         )
 
 
+def say_what_is_here(runs: Runs) -> None:
+    """Say how the videos of a sweep are seen that is broken off, where it has a name and any are there."""
+    entries = [runs.store.entry(cell.request) for cell in runs.cells]
+    with suppress(OSError):
+        if runs.settings.sweep != NAMELESS and any(entry.video.exists() for entry in entries):
+            show_line(f"See what is here: {_report_command(runs)}")
+
+
 def spent(made: Sequence[Attempt], provider: str, done: str = "generated") -> str:
     """Say what submissions have cost, and what they may have; `done` is what became of them."""
     prices: dict[Cost, list[float | None]] = {Cost.SPENT: [], Cost.IN_FLIGHT: [], Cost.PERHAPS: []}
