@@ -69,8 +69,10 @@ if TYPE_CHECKING:
 
 # What a run is made of, besides ARGUMENTS and what is added: each is resolved anew for every job.
 RUN_KEYS = frozenset({"prompt", "prompts", "sample", "arguments", "where_taken"})
-# Overrides of which a run's name says what they are resolved to.
-SAID_RESOLVED = re.compile(r"\+*(model|prompts)\b.*\$\{", re.DOTALL)
+# Keys of overrides that a run's name says, as they are resolved.
+SAID = r"(model|prompts)\b"
+SAID_RESOLVED = re.compile(rf"\+*{SAID}.*\$\{{", re.DOTALL)
+HYDRAS = ("hydra",)
 OF_NUMBER = re.compile(r"\$\{[^}]*\bjob\.(id|num)\b")
 WAYS = ("max", "min")
 # More than two can't be traded off by looking at them.
@@ -172,7 +174,7 @@ class JobReader(Reader):
         part = unresolved(OmegaConf.masked_copy(self.cfg, list(changed)))
         if not self.is_of_the_run(frozenset(changed)) or self.credentials(part):
             return None
-        if "hydra" in str(part) or any(map(SAID_RESOLVED.match, task)):
+        if _names(part, HYDRAS) or any(map(SAID_RESOLVED.match, task)):
             return None
         other = copy(self)
         other.task = task
@@ -200,7 +202,7 @@ class JobReader(Reader):
             runs = {key: self.raw.get(key) for key in RUN_KEYS - changed}
             self.of_the_run[changed] = not (
                 is_shared
-                or "hydra" in str(runs)
+                or _names(runs, HYDRAS)
                 or _names([rest, hydras], made_of)
                 or OF_NUMBER.search(str(rest))
             )
@@ -801,9 +803,7 @@ class JobReader(Reader):
         varied = {re.sub(r"^(arguments|where_taken)\.", "", key) for key in keys}
         arguments = {key: value for key, value in request.shown.items() if key != model.prompt}
         values = {key: value for key, value in {**factors, **arguments}.items() if key in varied}
-        values |= {
-            key: given[key] for key in sorted(keys & set(given)) if re.match(r"(model|prompts)\b", key)
-        }
+        values |= {key: given[key] for key in sorted(keys & set(given)) if re.match(SAID, key)}
         return " · ".join([part("prompt", prompt), *starmap(part, values.items()), f"#{request.sample}"])
 
 
