@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,23 +81,24 @@ def _selected(uri: str, query: str, *given: str) -> list[Any] | None:
         return None
     try:
         with _opened(address.file) as database:
-            if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
-                return None
             return database.execute(query, given).fetchall()
-    except sqlite3.Error:
+    except (sqlite3.Error, LookupError):
         return None
 
 
-def _opened(path: Path) -> closing[sqlite3.Connection]:
-    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database to be read; raise LookupError where its tables may be others than the known ones."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        if unknown := {version for (version,) in database.execute(VERSION)} - SCHEMAS:
+            raise LookupError(f"schemas {unknown} are not known")
+        yield database
 
 
-def _in_file(path: Path, experiment: str) -> TrackedRuns | None:
+def _in_file(path: Path, experiment: str) -> TrackedRuns:
     if not path.exists():
         return TrackedRuns(None, {})
     with _opened(path) as database:
-        if {version for (version,) in database.execute(VERSION)} - SCHEMAS:
-            return None
         found = database.execute(ACTIVE, [experiment]).fetchone()
         if found is None:
             return TrackedRuns(None, {})
