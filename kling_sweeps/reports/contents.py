@@ -342,16 +342,11 @@ def _on_its_way(entry: Entry, state: State, tracked: Sequence[Video]) -> Video:
     asked = entry.read_json("request.json")
     arguments = dict(asked.get("arguments") or {})
     text = str(arguments.pop("prompt", ""))
-    like = next((one for one in tracked if one.params.get("prompt_text") == text), None)
     endpoint = str(asked.get("endpoint", ""))
-    models = {
-        one.params["model"]
-        for one in tracked
-        if one.params.get("endpoint") == endpoint and one.params.get("model")
+    params = {
+        **_known_of(text, endpoint, tracked),
+        **{name: _text(_number(value)) for name, value in arguments.items()},
     }
-    unnamed = {"prompt": shorten(clean(text), 40, placeholder=" …"), "prompt_text": text}
-    known = like.params if like else {**unnamed, **({"model": models.pop()} if len(models) == 1 else {})}
-    params = {**known, **{name: _text(_number(value)) for name, value in arguments.items()}}
     params |= {"endpoint": endpoint, "sample": str(asked.get("sample", 0))}
     since = state.submitting_at
     return Video(
@@ -368,6 +363,16 @@ def _on_its_way(entry: Entry, state: State, tracked: Sequence[Video]) -> Video:
         source=entry.video if state.stage is Stage.FINISHED else None,
         key=entry.key,
     )
+
+
+def _known_of(text: str, endpoint: str, tracked: Sequence[Video]) -> dict[str, str]:
+    """Return the params of a run with the same prompt; else the prompt as its own name, and the model, if one alone has the endpoint."""
+    for one in tracked:
+        if one.params.get("prompt_text") == text:
+            return dict(one.params)
+    known = {"prompt": shorten(clean(text), 40, placeholder=" …"), "prompt_text": text}
+    models = {one.params.get("model", "") for one in tracked if one.params.get("endpoint") == endpoint} - {""}
+    return {**known, "model": models.pop()} if len(models) == 1 else known
 
 
 def _number(value: object) -> object:

@@ -118,7 +118,7 @@ def _data(contents: Contents, tracks: Tracks) -> dict[str, Any]:
         for one in contents.quantities
     ]
     names = [one.name for one in contents.quantities]
-    texts = list(dict.fromkeys(video.params.get("prompt_text", "") for video in contents.videos))
+    texts = _texts(contents.videos)
     runs = [
         {
             "name": video.name,
@@ -173,9 +173,14 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
+def _texts(videos: Iterable[Video]) -> list[str]:
+    """Return the texts of the videos' prompts, each once."""
+    return list(dict.fromkeys(video.params.get("prompt_text", "") for video in videos))
+
+
 def _prompts(contents: Contents) -> dict[str, int]:
     """Return, for each prompt that has one text alone, the number of its text."""
-    texts = list(dict.fromkeys(video.params.get("prompt_text", "") for video in contents.videos))
+    texts = _texts(contents.videos)
     found: dict[str, set[int]] = {}
     for video in contents.videos:
         found.setdefault(video.params.get("prompt", ""), set()).add(
@@ -192,11 +197,11 @@ def _facts(contents: Contents) -> dict[str, Any]:
     differing = {factor.key for factor in contents.factors} | {"prompt_text", "sample", "endpoint"}
     settings = dict.fromkeys(key for video in videos for key in video.params if key not in differing)
     by_model = {video.params.get("model", ""): video.params for video in reversed(videos)}
-    prompts = {video.params.get("prompt_text", "") for video in videos}
+    texts = _texts(videos)
     shared = {key for key in settings if len({video.params.get(key) for video in videos}) == 1}
     return {
         "asked": _asked(contents.factors, videos),
-        "text": prompts.pop() if len(prompts) == 1 else "",
+        "text": texts[0] if len(texts) == 1 else "",
         "finished": len(contents.of("finished")),
         "failed": len(contents.of("failed")),
         "coming": len(contents.of("coming")),

@@ -72,7 +72,6 @@ function stage() {
   clearStage();
   const list = state.open.map((number) => runs[number]);
   const box = $("stage");
-  box.className = isWiped() ? "stage wipe" : "stage side";
   if (isWiped()) box.replaceChildren(wipeOf(...list));
   else box.replaceChildren(...list.map((run) => el("figure", {}, largeOf(run), captionOf(run, list))));
   const across = isWiped() ? 1 : acrossOf(list, box);
